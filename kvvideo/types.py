@@ -1,0 +1,41 @@
+"""What flows from the video to the session: frames that know when they were shown."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few seconds of video, decoded, sampled and resized: what a session ingests in one go.
+
+    Attributes:
+        frames: ``uint8 [n, height, width, 3]``, RGB; ``n`` is even, because Qwen2.5-VL merges
+            frames in pairs, and both sides are multiples of 28.
+        times: presentation time of each frame in seconds of the source, never decreasing.
+        start: first moment of the source this chunk stands for, in seconds.
+        end: first moment after it; ``start`` of the next chunk.
+        fps: frames per second after sampling; it spaces M-RoPE's temporal positions.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    times: tuple[float, ...]
+    start: float
+    end: float
+    fps: float
+
+    def until(self, time: float) -> "Chunk | None":
+        """The part of this chunk shown up to and including ``time``; None if that is nothing.
+
+        An odd last frame is shown twice, so that the count stays even.
+        """
+        shown = sum(t <= time + 1e-6 for t in self.times)
+        if shown == 0:
+            return None
+        if shown == len(self.times):
+            return self
+        index = [*range(shown)] + ([shown - 1] if shown % 2 else [])
+        return Chunk(
+            self.frames[index], tuple(self.times[i] for i in index), self.start, min(time, self.end), self.fps
+        )
