@@ -1,0 +1,97 @@
+"""What a strategy is: given one layer's cache and a budget, the tokens to keep.
+
+Pure torch. A strategy sees one layer of one request and knows nothing of blocks, batches or vLLM.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kvvideo.config import CacheConfig
+
+
+@dataclass(frozen=True)
+class LiveCache:
+    """The live tokens of one layer of one request, oldest first.
+
+    Attributes:
+        keys: ``[kv_heads, n, head_dim]``, rotated, in the cache's dtype.
+        values: ``[kv_heads, n, head_dim]``.
+        positions: ``int32 [kv_heads, n]``, temporal M-RoPE position each token was computed at.
+        state: the policy's own side state by name, ``float32 [kv_heads, n]``, zero for new tokens;
+            it moves with the tokens at compaction.
+        layer: index of the layer, from 0.
+        scale: factor of the attention logits, ``head_dim ** -0.5``.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    state: dict[str, Tensor]
+    layer: int
+    scale: float
+
+    def __len__(self) -> int:
+        return int(self.keys.shape[1])
+
+
+class Policy(ABC):
+    """Base of all strategies; a subclass lives in a module of ``strategies`` of the same name."""
+
+    summary: ClassVar[str]
+    """One honest line on what it keeps."""
+    source: ClassVar[str]
+    """Paper or project the method comes from."""
+    bounded: ClassVar[bool] = True
+    """False only for the strategy that never evicts."""
+    state: ClassVar[tuple[str, ...]] = ()
+    """Names of per-token side state to carry: one float32 per KV head and token each."""
+
+    def __init__(self, config: CacheConfig, budget: int) -> None:
+        self.config = config
+        self.budget = budget
+
+    @abstractmethod
+    def select(self, live: LiveCache) -> Tensor:
+        """Indices of the tokens to keep, ``int64 [kv_heads, budget]``, ascending in each row."""
+
+    def observe(self, queries: Tensor, live: LiveCache) -> None:  # noqa: B027  (optional)
+        """See the queries of a step, ``[q, q_heads, head_dim]``, and update ``live.state`` in place.
+
+        They belong to the last ``q`` live tokens. Called after each step's attention and before any
+        compaction, for strategies that override it.
+        """
+
+    @classmethod
+    def observes(cls) -> bool:
+        """Whether this strategy wants to see queries."""
+        return cls.observe is not Policy.observe
+
+
+class ScorePolicy(Policy):
+    """Keeps sinks, the most recent tokens, and the best-scored of the rest, per KV head."""
+
+    @abstractmethod
+    def score(self, live: LiveCache) -> Tensor:
+        """A score for each live token, ``[kv_heads, n]``; higher is kept."""
+
+    @property
+    def recent(self) -> int:
+        """How many of the last tokens are kept whatever their score."""
+        window = self.config.window
+        return min(self.budget // 4 if window is None else window, self.budget)
+
+    def select(self, live: LiveCache) -> Tensor:
+        scores = self.score(live).float()
+        sink = min(self.config.sink, self.budget - self.recent)
+        scores[:, :sink] = torch.inf
+        scores[:, len(live) - self.recent :] = torch.inf
+        return scores.topk(self.budget, dim=-1).indices.sort(dim=-1).values
+
+
+def keep_all_heads(live: LiveCache, index: Tensor) -> Tensor:
+    """The same selection ``int64 [budget]`` for every KV head, as ``[kv_heads, budget]``."""
+    return index.to(live.keys.device).expand(live.keys.shape[0], -1)

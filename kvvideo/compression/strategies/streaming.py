@@ -1,0 +1,16 @@
+"""StreamingLLM: attention sinks at the beginning, and the most recent tokens."""
+
+import torch
+from torch import Tensor
+
+from kvvideo.compression.policy import LiveCache, Policy, keep_all_heads
+
+
+class Streaming(Policy):
+    summary = "keeps the first tokens (sinks) and the most recent; what lies between is gone"
+    source = "StreamingLLM, arXiv 2309.17453"
+
+    def select(self, live: LiveCache) -> Tensor:
+        sink = min(self.config.sink, self.budget)
+        recent = torch.arange(len(live) - (self.budget - sink), len(live))
+        return keep_all_heads(live, torch.cat([torch.arange(sink), recent]))

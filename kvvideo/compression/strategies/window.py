@@ -1,0 +1,14 @@
+"""Sliding window: the most recent tokens and nothing else."""
+
+import torch
+from torch import Tensor
+
+from kvvideo.compression.policy import LiveCache, Policy, keep_all_heads
+
+
+class Window(Policy):
+    summary = "keeps the most recent tokens; forgets the prompt too, and degrades for it"
+    source = "window attention, the baseline of arXiv 2309.17453"
+
+    def select(self, live: LiveCache) -> Tensor:
+        return keep_all_heads(live, torch.arange(len(live) - self.budget, len(live)))

@@ -1,0 +1,60 @@
+"""Qwen2.5-VL whose M-RoPE positions go on where a folded history left off."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from vllm.model_executor.models.qwen2_5_vl import (
+    Qwen2_5_VLDummyInputsBuilder,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLMultiModalProcessor,
+    Qwen2_5_VLProcessingInfo,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from kvvideo.plugin import attention, history
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen2_5_VLMultiModalProcessor,
+    info=Qwen2_5_VLProcessingInfo,
+    dummy_inputs=Qwen2_5_VLDummyInputsBuilder,
+)
+class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
+    """vLLM's own model in all but two places; weights load unchanged."""
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[Any]
+    ) -> tuple[torch.Tensor, int]:
+        """M-RoPE positions ``[3, len(input_tokens)]`` and what to add to a later token's index.
+
+        Placeholders of a folded history get position 0: they are in the cache and never computed.
+        """
+        past = history.decode(input_tokens)
+        if past is None:
+            return super().get_mrope_input_positions(input_tokens, mm_features)
+        full = torch.zeros(3, len(input_tokens), dtype=torch.int64)
+        end = past.position
+        if len(input_tokens) > past.length:
+            shifted = [
+                replace(f, mm_position=replace(f.mm_position, offset=f.mm_position.offset - past.length))
+                for f in mm_features
+            ]
+            fresh, _ = super().get_mrope_input_positions(input_tokens[past.length :], shifted)
+            full[:, past.length :] = fresh + past.position
+            end = int(full.max()) + 1
+        return full, end - len(input_tokens)
+
+    def forward(self, input_ids: Any, positions: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        attention.current_positions = positions[0]
+        return super().forward(input_ids, positions, *args, **kwargs)
+
+
+def next_position(hf_config: Any, token_ids: list[int], mm_features: list[Any]) -> int:
+    """M-RoPE position of the token after ``token_ids``, by the model's own rule but without its weights."""
+    if not token_ids:
+        return 0
+    model = KvVideoQwen2_5_VL.__new__(KvVideoQwen2_5_VL)
+    object.__setattr__(model, "config", hf_config)
+    _, delta = model.get_mrope_input_positions(token_ids, mm_features)
+    return len(token_ids) + delta
