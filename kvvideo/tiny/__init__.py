@@ -1,0 +1,9 @@
+"""The bundled model: a small Qwen2.5-VL, the synthetic world it knows, and how it was trained.
+
+world.py    clips that show letters, and the questions one can ask of them
+samples.py  a clip as an mp4 with a truth file
+model.py    the architecture, the tokenizer and the files around the weights
+streams.py  random streams of chunks with questions asked along the way
+packing.py  one stream and all its questions as one sequence
+train.py    the training script
+"""

@@ -1,0 +1,244 @@
+"""One stream and every question asked along it, as one sequence.
+
+At inference a question is asked on a fork: the stream up to some frame, then the question. Training on
+each fork by itself would read the stream again for each of them. Here the stream is read once and the
+forks lie after it, each seeing only the stream up to its point and itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kvvideo import prompt
+from kvvideo.tiny import model
+
+Ints = npt.NDArray[np.int64]
+
+NEVER = 1 << 30
+"""An index no stream reaches: a token with this ``until`` is always kept."""
+
+VISION_START, VISION_END = prompt.VIDEO.split("<|video_pad|>")
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """A chunk of a stream: where it starts, in seconds, and which stored grids show its frames.
+
+    ``grids`` are indices of frame pairs in a bank; ``spacing`` is the distance of two frame pairs in
+    M-RoPE's temporal positions, tokens per second x seconds per pair.
+    """
+
+    start: float
+    grids: Ints
+    spacing: float = 2.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question asked once the first ``grids`` frame pairs of chunk ``chunk`` were seen."""
+
+    chunk: int
+    grids: int
+    q: str
+    answer: str
+    kind: int
+    age: float
+
+
+@dataclass
+class Packed:
+    """A stream of ``S`` tokens and its forks' ``F`` tokens.
+
+    Attributes:
+        ids: ``[S + F]`` tokens; video tokens are the placeholder.
+        positions: ``[3, S + F]``, M-RoPE.
+        cells: ``[S + F]`` index of a video token's embedding in the bank, ``grid * TOKENS + cell``; -1
+            for text.
+        until: ``[S]`` stream index from which on a token is no longer seen.
+        limit: ``[F]`` how many of the stream's tokens a fork's token may see.
+        fork: ``[F]`` which fork a token belongs to.
+        labels: ``[F]`` the token that should follow; -1 where that is not asked for.
+        asks: the questions, by fork.
+        chunk_starts: ``[chunks + 1]`` stream index of each chunk's first token, and the stream's end.
+        video_starts: ``[chunks]`` stream index of each chunk's first video token.
+    """
+
+    ids: Ints
+    positions: Ints
+    cells: Ints
+    until: Ints
+    limit: Ints
+    fork: Ints
+    labels: Ints
+    asks: list[Ask]
+    chunk_starts: Ints
+    video_starts: Ints
+
+
+class Encoder:
+    """Token ids of strings, remembered, since streams repeat theirs."""
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        self._encode = encode
+        self._known: dict[str, Ints] = {}
+
+    def __call__(self, text: str) -> Ints:
+        found = self._known.get(text)
+        if found is None:
+            found = self._known[text] = np.array(self._encode(text), np.int64)
+        return found
+
+
+def grid_positions(grids: int, spacing: float) -> Ints:
+    """M-RoPE positions ``[3, grids * TOKENS]`` of a chunk's video tokens, relative to its first."""
+    index = np.indices((grids, model.ROWS, model.COLUMNS)).reshape(3, -1)
+    index[0] = (index[0] * spacing).astype(np.int64)
+    return index
+
+
+def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int = 0) -> Packed:
+    """Lay out a stream and its forks; positions after the opening are shifted by ``offset``."""
+    opening = encode(prompt.OPENING)
+    pad = int(encode("<|video_pad|>")[0])
+    end = encode("<|im_end|>")
+    close = encode(VISION_END)
+    ids, positions, cells = [opening], [_text_positions(0, len(opening))], [np.full(len(opening), -1)]
+    at, position = len(opening), len(opening) + offset
+    starts, video_starts, video_positions = [], [], []
+    for chunk in chunks:
+        text = encode(prompt.chunk_text(chunk.start).removesuffix(prompt.VIDEO) + VISION_START)
+        count = len(chunk.grids) * model.TOKENS
+        video = grid_positions(len(chunk.grids), chunk.spacing) + position + len(text)
+        after = int(video.max()) + 1
+        starts.append(at)
+        video_starts.append(at + len(text))
+        video_positions.append(position + len(text))
+        ids += [text, np.full(count, pad), close]
+        positions += [_text_positions(position, len(text)), video, _text_positions(after, len(close))]
+        cell = (chunk.grids[:, None] * model.TOKENS + np.arange(model.TOKENS)).reshape(-1)
+        cells += [np.full(len(text), -1), cell, np.full(len(close), -1)]
+        at += len(text) + count + len(close)
+        position = after + len(close)
+    limits, forks, labels = [], [], []
+    for number, ask in enumerate(asks):
+        head = np.concatenate([close, encode(prompt.question_text(ask.q))])
+        answer = np.concatenate([encode(ask.answer), end])
+        tokens = np.concatenate([head, answer[:-1]])
+        after = video_positions[ask.chunk] + _span(ask.grids, chunks[ask.chunk].spacing)
+        ids.append(tokens)
+        positions.append(_text_positions(after, len(tokens)))
+        limits.append(np.full(len(tokens), video_starts[ask.chunk] + ask.grids * model.TOKENS))
+        forks.append(np.full(len(tokens), number))
+        label = np.full(len(tokens), -1)
+        label[len(head) - 1 :] = answer
+        labels.append(label)
+    stream = at
+    every = np.concatenate(ids)
+    cells.append(np.full(len(every) - stream, -1))
+    return Packed(
+        ids=every,
+        positions=np.concatenate(positions, axis=1),
+        cells=np.concatenate(cells),
+        until=np.full(stream, NEVER),
+        limit=_join(limits),
+        fork=_join(forks),
+        labels=_join(labels),
+        asks=asks,
+        chunk_starts=np.array([*starts, stream]),
+        video_starts=np.array(video_starts),
+    )
+
+
+@dataclass
+class Batch:
+    """Packed streams side by side, padded; ``B`` streams of ``S`` and forks of ``F`` tokens.
+
+    Attributes:
+        ids: ``[B, S + F]``; positions: ``[3, B, S + F]``; cells: ``[B, S + F]``.
+        until: ``[B, S]``, or None if every stream keeps all its tokens.
+        limit, fork: ``[B, F]``; padding belongs to fork -1.
+        where: ``[N]`` flat index into ``B x (S + F)`` of each token whose follower is asked for.
+        targets: ``[N]`` those followers.
+        question: ``[N]`` the question each belongs to, counted over the batch.
+        kinds, ages, sizes: ``[Q]`` of each question: its kind, its age in seconds (-1: not seen), and
+            the chunks of its stream.
+        clean: ``[Q]`` whether its stream kept all its tokens.
+    """
+
+    ids: Ints
+    positions: Ints
+    cells: Ints
+    until: Ints | None
+    limit: Ints
+    fork: Ints
+    where: Ints
+    targets: Ints
+    question: Ints
+    kinds: Ints
+    ages: npt.NDArray[np.float64]
+    sizes: Ints
+    clean: npt.NDArray[np.bool_]
+
+
+def collate(packed: list[Packed], multiple: int = 32) -> Batch:
+    """Put ``packed`` into one batch; lengths are padded to a multiple that attention kernels like."""
+
+    def up(length: int) -> int:
+        return -(-length // multiple) * multiple
+
+    rows = len(packed)
+    stream = up(max(len(p.until) for p in packed))
+    forks = up(max(len(p.limit) for p in packed))
+    total = stream + forks
+    ids, cells = np.zeros((rows, total), np.int64), np.full((rows, total), -1)
+    positions = np.zeros((3, rows, total), np.int64)
+    until = np.full((rows, stream), NEVER)
+    limit, fork = np.ones((rows, forks), np.int64), np.full((rows, forks), -1)
+    where, targets, question = [], [], []
+    asked = 0
+    for row, one in enumerate(packed):
+        s, f = len(one.until), len(one.limit)
+        ids[row, :s], ids[row, stream : stream + f] = one.ids[:s], one.ids[s:]
+        cells[row, :s] = one.cells[:s]
+        positions[:, row, :s] = one.positions[:, :s]
+        positions[:, row, stream : stream + f] = one.positions[:, s:]
+        until[row, :s] = one.until
+        limit[row, :f], fork[row, :f] = one.limit, one.fork
+        index = np.flatnonzero(one.labels >= 0)
+        where.append(row * total + stream + index)
+        targets.append(one.labels[index])
+        question.append(asked + one.fork[index])
+        asked += len(one.asks)
+    asks = [ask for one in packed for ask in one.asks]
+    sizes = [len(one.video_starts) for one in packed for _ in one.asks]
+    clean = [bool((one.until == NEVER).all()) for one in packed]
+    return Batch(
+        ids=ids,
+        positions=positions,
+        cells=cells,
+        until=None if all(clean) else until,
+        limit=limit,
+        fork=fork,
+        where=np.concatenate(where),
+        targets=np.concatenate(targets),
+        question=np.concatenate(question),
+        kinds=np.array([ask.kind for ask in asks]),
+        ages=np.array([ask.age for ask in asks]),
+        sizes=np.array(sizes),
+        clean=np.array([c for c, one in zip(clean, packed, strict=True) for _ in one.asks]),
+    )
+
+
+def _join(parts: list[Ints]) -> Ints:
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _text_positions(start: int, length: int) -> Ints:
+    return np.broadcast_to(np.arange(start, start + length), (3, length))
+
+
+def _span(grids: int, spacing: float) -> int:
+    """Positions that ``grids`` frame pairs take up: the text after them begins that much later."""
+    return max(int((grids - 1) * spacing), model.ROWS - 1, model.COLUMNS - 1) + 1
