@@ -10,6 +10,9 @@ from kvvideo.errors import ConfigError
 KEY = "kvvideo"
 """Where the settings stand in vLLM's ``additional_config``."""
 
+FORK_OF = "kvvideo_fork_of"
+"""Key in ``SamplingParams.extra_args`` that names the session a question is asked of."""
+
 
 @dataclass(frozen=True)
 class CacheConfig:

@@ -1,4 +1,4 @@
-"""What flows from the video to the session: frames that know when they were shown."""
+"""What flows between the parts: frames that know when they were shown, and what a cache holds."""
 
 from dataclasses import dataclass
 
@@ -39,3 +39,24 @@ class Chunk:
         return Chunk(
             self.frames[index], tuple(self.times[i] for i in index), self.start, min(time, self.end), self.fps
         )
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What the cache of one request holds.
+
+    Attributes:
+        seen: tokens computed so far, evicted ones included.
+        live: tokens held.
+        evicted: tokens gone.
+        blocks: blocks held.
+        compactions: times the cache was compacted.
+        bytes: memory of those blocks over all layers, side state included.
+    """
+
+    seen: int
+    live: int
+    evicted: int
+    blocks: int
+    compactions: int
+    bytes: int

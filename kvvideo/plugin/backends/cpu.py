@@ -15,7 +15,9 @@ from kvvideo.plugin.attention import BoundedBackend, BoundedBuilder, BoundedImpl
 
 
 @cache
-def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _unpacking(
+    block_size: int, head_dim: int, dtype: torch.dtype, isa: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Where element ``i`` of a block's keys, and of its values, stands in the raw block.
 
     The packing permutes elements inside a block. Writing each element's index, seven bits at a time
@@ -56,7 +58,12 @@ class Impl(BoundedImpl, CPUAttentionBackendImpl):
         return keys, values
 
     def write_slots(
-        self, layer: Any, kv_cache: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+        self,
+        layer: Any,
+        kv_cache: torch.Tensor,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
     ) -> None:
         count, heads, size, _ = kv_cache.shape
         cache = kv_cache.view(count, heads, 2 * size, self.head_size)

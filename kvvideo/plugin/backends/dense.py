@@ -15,7 +15,12 @@ class DenseImpl(BoundedImpl):
         return keys, values
 
     def write_slots(
-        self, layer: Any, kv_cache: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+        self,
+        layer: Any,
+        kv_cache: torch.Tensor,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
     ) -> None:
         size = kv_cache.shape[2]
         kv_cache[slots // size, :, slots % size] = torch.cat([keys, values], dim=-1)

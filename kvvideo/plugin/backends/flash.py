@@ -1,6 +1,10 @@
 """vLLM's FlashAttention on GPUs."""
 
-from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend, FlashAttentionImpl, FlashAttentionMetadataBuilder
+from vllm.v1.attention.backends.flash_attn import (
+    FlashAttentionBackend,
+    FlashAttentionImpl,
+    FlashAttentionMetadataBuilder,
+)
 
 from kvvideo.plugin.attention import BoundedBackend, BoundedBuilder
 from kvvideo.plugin.backends.dense import DenseImpl

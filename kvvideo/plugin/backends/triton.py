@@ -1,6 +1,10 @@
 """vLLM's TritonAttention on GPUs."""
 
-from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend, TritonAttentionImpl, TritonAttentionMetadataBuilder
+from vllm.v1.attention.backends.triton_attn import (
+    TritonAttentionBackend,
+    TritonAttentionImpl,
+    TritonAttentionMetadataBuilder,
+)
 
 from kvvideo.plugin.attention import BoundedBackend, BoundedBuilder
 from kvvideo.plugin.backends.dense import DenseImpl

@@ -1,0 +1,270 @@
+"""Compaction inside the attention layers: mixins over whichever backend the platform runs.
+
+The builder shows the unmodified kernel a block table of live tokens only, closed up. Order does not
+matter to attention, for RoPE is baked into the keys, as long as the step's own tokens stay last: the
+causal mask is aligned to the end. After the kernel, each layer scores and compacts its own cache.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from vllm.config import get_current_vllm_config
+from vllm.model_executor.models.utils import extract_layer_index
+from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+from kvvideo.compression import load
+from kvvideo.compression.policy import LiveCache, Policy
+from kvvideo.config import CacheConfig
+from kvvideo.errors import KvvideoError
+from kvvideo.plugin.layout import lay_out
+from kvvideo.plugin.settings import cache_config
+from kvvideo.plugin.spec import BoundedSpec
+
+current_positions: torch.Tensor | None = None
+"""Temporal M-RoPE positions of this step's tokens, left here by the model's ``forward``."""
+
+
+@dataclass(frozen=True)
+class RequestStep:
+    """One request that a layer has work for after this step's attention.
+
+    Attributes:
+        queries: where its tokens stand in the batch.
+        blocks: ``int64``, its live blocks in order.
+        length, evictable: as in ``Layout``.
+    """
+
+    queries: slice
+    blocks: torch.Tensor
+    length: int
+    evictable: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the layers need to know of a step beyond the kernel's own metadata."""
+
+    spec: BoundedSpec
+    slots: torch.Tensor
+    ordinals: torch.Tensor
+    requests: tuple[RequestStep, ...]
+
+
+def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
+    """The side state behind each page of ``kv_cache``, ``int32 [blocks, rows, kv_heads, block_size]``."""
+    words = torch.empty(0, dtype=torch.int32, device=kv_cache.device).set_(kv_cache.untyped_storage())
+    size = kv_cache.element_size()
+    start = kv_cache.storage_offset() * size + spec.state_offset
+    heads, slots = spec.num_kv_heads, spec.block_size
+    return words.as_strided(
+        (kv_cache.shape[0], spec.state_rows, heads, slots),
+        (kv_cache.stride(0) * size // 4, heads * slots, slots, 1),
+        start // 4,
+    )
+
+
+class BoundedBuilder:
+    """Mixin over an ``AttentionMetadataBuilder``."""
+
+    kv_cache_spec: Any
+    vllm_config: Any
+
+    @classmethod
+    def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
+        """Compaction runs Python, which a captured graph of the whole step would skip."""
+        if isinstance(kv_cache_spec, BoundedSpec):
+            return AttentionCGSupport.NEVER
+        return super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc, no-any-return]
+
+    def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+        spec = self.kv_cache_spec
+        if not isinstance(spec, BoundedSpec):
+            return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
+        global current_positions
+        current_positions = None
+        packed, step = _pack(common_attn_metadata, spec, _observes(self.vllm_config))
+        metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
+        metadata.kvvideo = step
+        return metadata
+
+
+def _observes(vllm_config: Any) -> bool:
+    config = cache_config(vllm_config)
+    return config is not None and load(config.strategy).observes()
+
+
+def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
+    """Close up the block tables of a batch; returns its metadata as the kernel should see it."""
+    lengths = batch.seq_lens if batch.seq_lens_cpu_upper_bound is None else batch.seq_lens_cpu_upper_bound
+    ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
+    table = batch.block_table_tensor
+    marks = table[:, 0].tolist()  # the null block is number 0
+    packed, seq_lens, longest = table, batch.seq_lens, 0
+    requests, ordinals = [], []
+    for row in range(batch.num_reqs):
+        n1, queries = ends[row], slice(starts[row], starts[row + 1])
+        n0 = n1 - (queries.stop - queries.start)
+        ordinals.append(torch.arange(n0, n1))
+        if n0 == n1:
+            continue
+        layout = lay_out(n0, n1, spec.schedule, spec.block_size, fork=marks[row] == 0)
+        if layout.length != n1:
+            if packed is table:
+                packed, seq_lens = table.clone(), batch.seq_lens.clone()
+            at = 0
+            for blocks in layout.blocks:
+                packed[row, at : at + len(blocks)] = table[row, blocks.start : blocks.stop]
+                at += len(blocks)
+            seq_lens[row] = layout.length
+        longest = max(longest, layout.length)
+        if layout.evictable or (observes and marks[row] != 0):
+            live = packed[row, : -(-layout.length // spec.block_size)].long()
+            requests.append(RequestStep(queries, live, layout.length, layout.evictable))
+    step = Step(
+        spec,
+        batch.slot_mapping[: starts[batch.num_reqs]],
+        torch.cat(ordinals).to(table.device, torch.int32),
+        tuple(requests),
+    )
+    return batch.replace(block_table_tensor=packed, seq_lens=seq_lens, max_seq_len=longest), step
+
+
+class BoundedImpl:
+    """Mixin over an ``AttentionImpl``; an adapter adds how its backend lays out keys and values."""
+
+    settings: ClassVar[CacheConfig | None] = None
+    """Settings of the engine being built: ``customize_spec`` is called without its config."""
+
+    scale: float
+    head_size: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = BoundedImpl.settings = cache_config(get_current_vllm_config())
+        self.policy: Policy | None = None
+
+    def read_blocks(
+        self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of ``blocks``, each ``[len(blocks), kv_heads, block_size, head_dim]``."""
+        raise NotImplementedError
+
+    def write_slots(
+        self,
+        layer: Any,
+        kv_cache: torch.Tensor,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> None:
+        """Store ``keys`` and ``values``, each ``[len(slots), kv_heads, head_dim]``, in ``slots``."""
+        raise NotImplementedError
+
+    def forward(
+        self, layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor,
+        attn_metadata: Any, *args: Any, **kwargs: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        result: torch.Tensor = super().forward(  # type: ignore[misc]
+            layer, query, key, value, kv_cache, attn_metadata, *args, **kwargs
+        )
+        step: Step | None = getattr(attn_metadata, "kvvideo", None)
+        if step is not None:
+            self._after_attention(layer, query, kv_cache, step)
+        return result
+
+    def _after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
+        state = side_state(kv_cache, step.spec)
+        blocks, offsets = step.slots // step.spec.block_size, step.slots % step.spec.block_size
+        positions = step.ordinals if current_positions is None else current_positions[: len(step.slots)]
+        if step.spec.state_rows > 1:
+            state[blocks, :, :, offsets] = 0
+        state[blocks, 0, :, offsets] = positions.to(torch.int32)[:, None]
+        for request in step.requests:
+            policy = self._policy(step.spec)
+            if policy.observes():
+                live, rows = self._live(layer, kv_cache, state, request.blocks, request.length)
+                policy.observe(query[request.queries], live)
+                self._put_rows(state, request.blocks, torch.stack([rows[0], *_words(live)]))
+            if request.evictable:
+                self._compact(layer, kv_cache, state, request, policy)
+
+    def _policy(self, spec: BoundedSpec) -> Policy:
+        if self.policy is None:
+            assert self.config is not None
+            self.policy = load(self.config.strategy)(self.config, spec.budget)
+        return self.policy
+
+    def _live(
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, blocks: torch.Tensor, length: int
+    ) -> tuple[LiveCache, torch.Tensor]:
+        """The first ``length`` live tokens, and their side state as stored, ``int32 [rows, heads, length]``."""
+        keys, values = (
+            part.transpose(0, 1).flatten(1, 2)[:, :length]
+            for part in self.read_blocks(layer, kv_cache, blocks)
+        )
+        rows = state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
+        names = load(self.config.strategy).state if self.config else ()
+        scores = {name: row.view(torch.float32).clone() for name, row in zip(names, rows[1:], strict=True)}
+        index = extract_layer_index(layer.layer_name)
+        return LiveCache(keys, values, rows[0], scores, index, self.scale), rows
+
+    def _compact(
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, policy: Policy
+    ) -> None:
+        """Move the survivors of the first ``evictable`` tokens to the front of the request's blocks."""
+        size = kv_cache.shape[2]
+        sources = request.blocks[: request.evictable // size]
+        live, rows = self._live(layer, kv_cache, state, sources, request.evictable)
+        kept = policy.select(live)
+        if kept.shape != (live.keys.shape[0], policy.budget):
+            raise KvvideoError(
+                f"strategy {type(policy).__name__} selected {tuple(kept.shape)} tokens instead of "
+                f"(kv_heads, budget) = {(live.keys.shape[0], policy.budget)}"
+            )
+        places = kept[..., None].expand(-1, -1, self.head_size)
+        keys, values = (
+            part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values)
+        )
+        survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
+        targets = sources[: policy.budget // size]
+        slots = (targets[:, None] * size + torch.arange(size, device=targets.device)).flatten()
+        self.write_slots(layer, kv_cache, slots, keys, values)
+        self._put_rows(state, targets, survivors)
+
+    @staticmethod
+    def _put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:
+        """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
+        size = state.shape[-1]
+        whole = torch.nn.functional.pad(rows, (0, len(blocks) * size - rows.shape[-1]))
+        state[blocks] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
+
+
+def _words(live: LiveCache) -> list[torch.Tensor]:
+    return [row.contiguous().view(torch.int32) for row in live.state.values()]
+
+
+class BoundedBackend:
+    """Mixin over an ``AttentionBackend``. Its name is inherited, for vLLM looks it up in an enum."""
+
+    impl: ClassVar[type]
+    builder: ClassVar[type]
+
+    @classmethod
+    def get_impl_cls(cls) -> type:
+        return cls.impl
+
+    @classmethod
+    def get_builder_cls(cls) -> type:
+        return cls.builder
+
+    @classmethod
+    def customize_spec(cls, spec: Any) -> Any:
+        spec = super().customize_spec(spec)  # type: ignore[misc]
+        config = BoundedImpl.settings
+        if config is None or type(spec) is not FullAttentionSpec:
+            return spec
+        return BoundedSpec.extend(
+            spec, config.schedule(spec.block_size), 1 + len(load(config.strategy).state)
+        )

@@ -1,0 +1,25 @@
+"""Reads what the workers hold: run inside each worker through ``collective_rpc``."""
+
+from typing import Any
+
+import torch
+
+from kvvideo.plugin.attention import side_state
+from kvvideo.plugin.spec import BoundedSpec
+
+
+def live_positions(worker: Any, block_ids: list[int], length: int) -> torch.Tensor:
+    """Temporal M-RoPE positions of a request's live tokens, ``int32 [layers, kv_heads, length]``."""
+    runner = worker.model_runner
+    group = runner.kv_cache_config.kv_cache_groups[0]
+    spec = group.kv_cache_spec
+    if not isinstance(spec, BoundedSpec):
+        raise TypeError(f"the engine was not configured for kvvideo: its cache is a {type(spec).__name__}")
+    context = runner.compilation_config.static_forward_context
+    blocks = torch.tensor(block_ids, dtype=torch.int64)
+    layers = []
+    for name in group.layer_names:
+        cache = context[name].kv_cache
+        state = side_state(cache, spec)[blocks.to(cache.device), 0]
+        layers.append(state.transpose(0, 1).flatten(1)[:, :length].cpu())
+    return torch.stack(layers)

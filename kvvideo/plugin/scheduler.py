@@ -1,0 +1,206 @@
+"""A scheduler that knows sessions: it folds their past, forks them for questions, and ends lost ones.
+
+*Fold*: at a chunk boundary a session is rewritten as a short one whose first tokens are placeholders
+for what the cache still holds, so that time and host memory per chunk stay flat for ever.
+
+*Fork*: a question is a request of its own that shares the session's blocks by reference count. Only
+a half-filled last block is copied. The session never notices.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vllm.v1.core.kv_cache_utils import KVCacheBlock
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.request import Request, RequestStatus, StreamingUpdate
+
+from kvvideo.config import FORK_OF
+from kvvideo.errors import EngineError
+from kvvideo.plugin import history
+from kvvideo.plugin.history import History
+from kvvideo.plugin.settings import cache_config
+from kvvideo.plugin.spec import BoundedManager
+from kvvideo.types import CacheStats
+
+@dataclass(frozen=True)
+class _Past:
+    """What folds have taken out of a session's own counters."""
+
+    position: int = 0
+    evicted: int = 0
+    compactions: int = 0
+
+
+class SessionScheduler(Scheduler):  # type: ignore[misc]
+    """vLLM's scheduler, plus sessions over a bounded cache."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = cache_config(self.vllm_config)
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        if self.config is not None and not (len(managers) == 1 and isinstance(managers[0], BoundedManager)):
+            raise EngineError(
+                "kvvideo bounds models in which all layers use full attention; this one's caches are "
+                + ", ".join(type(m.kv_cache_spec).__name__ for m in managers)
+            )
+        self.manager = managers[0]
+        self.schedule_rule = self.manager.schedule if self.config is not None else None
+        self._pasts: dict[str, _Past] = {}
+        self._lost: list[Request] = []
+
+    # What is evicted must depend on the tokens alone, so no step crosses a compaction. This hook has
+    # the last word on a step's size, for running and for waiting requests.
+    def _reserve_prefill_lookahead(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
+        allowed: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        if self.schedule_rule is None or self.manager.is_fork(request.request_id):
+            return allowed
+        return min(allowed, self.schedule_rule.next_compaction(num_computed_tokens) - num_computed_tokens)
+
+    # Sessions ------------------------------------------------------------------------------------
+
+    def _update_request_as_session(self, session: Request, update: StreamingUpdate) -> None:
+        if self.config is not None and self.model_uses_mrope:
+            self._fold(session)
+        super()._update_request_as_session(session, update)
+
+    def fold(self, session_id: str) -> int:
+        """Fold an idle session now, which also lets go of its pixels; returns its next M-RoPE position."""
+        session = self._idle(session_id)
+        self._fold(session)
+        return self._pasts[session_id].position
+
+    def is_idle(self, session_id: str) -> bool:
+        """Whether the session has computed all it was given. False if it is gone."""
+        session = self.requests.get(session_id)
+        return session is not None and session.status == RequestStatus.WAITING_FOR_STREAMING_REQ
+
+    def stats_of(self, request_id: str) -> CacheStats:
+        """What the cache of a request holds now; evicted blocks count as gone before they are freed."""
+        request, rule = self.requests[request_id], self.schedule_rule
+        past, n = self._pasts.get(request_id, _Past()), request.num_computed_tokens
+        live, compactions = n, past.compactions
+        if rule is not None and not self.manager.is_fork(request_id):
+            self.manager.remove_skipped_blocks(request_id, n - request.num_in_flight_tokens)
+            live = rule.live(n)
+            if compacted := rule.compacted_upto(n):
+                compactions += 1 + (compacted - rule.max_tokens) // rule.interval
+        blocks = len(self.manager.live_blocks(request_id))
+        evicted = past.evicted + n - live
+        size = blocks * self.block_bytes
+        return CacheStats(past.evicted + n, live, evicted, blocks, compactions, size)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers, side state included."""
+        group = self.kv_cache_config.kv_cache_groups[0]
+        return int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names)
+
+    def live_block_ids(self, request_id: str) -> list[int]:
+        """Physical ids of the request's live blocks, oldest first."""
+        return [block.block_id for block in self.manager.live_blocks(request_id)]
+
+    def _idle(self, session_id: str) -> Request:
+        session = self.requests.get(session_id)
+        if session is None:
+            raise EngineError(f"session {session_id} has ended; start a new one and feed it the video again")
+        if session.status != RequestStatus.WAITING_FOR_STREAMING_REQ:
+            raise EngineError(
+                f"session {session_id} is still computing its last chunk; wait for it to finish"
+            )
+        return session
+
+    def _fold(self, session: Request) -> None:
+        """Rewrite ``session`` as placeholders for its live tokens. Folding twice changes nothing."""
+        session_id, n = session.request_id, session.num_computed_tokens
+        past = self._pasts.get(session_id, _Past())
+        position = _next_position(self.vllm_config, session._all_token_ids[:n], session.mm_features)
+        stats = self.stats_of(session_id)
+        if stats.live < history.HEADER_LENGTH:
+            return  # too short to carry a header, and nothing is gained yet
+        blocks = self.manager.req_to_blocks[session_id]
+        blocks[:] = self.manager.live_blocks(session_id)
+        ids = history.encode(History(stats.live, position))
+        session._all_token_ids[:] = ids + session._all_token_ids[n:]
+        session.prompt_token_ids[:] = ids
+        session.num_prompt_tokens = session.num_computed_tokens = stats.live
+        session.mm_features.clear()
+        self._pasts[session_id] = replace(
+            past, position=position, evicted=stats.evicted, compactions=stats.compactions
+        )
+
+    # Questions -----------------------------------------------------------------------------------
+
+    def add_request(self, request: Request) -> None:
+        extra = (request.sampling_params.extra_args if request.sampling_params else None) or {}
+        if FORK_OF in extra and request.request_id not in self.requests:
+            self._fork(request, self._idle(extra[FORK_OF]))
+        super().add_request(request)
+
+    def _fork(self, request: Request, session: Request) -> None:
+        """Make ``request`` go on where ``session`` stands, on the session's own blocks."""
+        self._fold(session)
+        size, pool = self.manager.block_size, self.kv_cache_manager.block_pool
+        live = session.num_computed_tokens
+        blocks = self.manager.req_to_blocks[session.request_id]
+        shared: list[KVCacheBlock] = blocks[: live // size]
+        if live % size and pool.get_num_free_blocks() < 1:
+            raise EngineError(
+                "no free KV block to ask a question with; ask fewer at once or enlarge the pool"
+            )
+        pool.touch(shared)
+        own = [self.manager._null_block, *shared]
+        if live % size:
+            (copy,) = pool.get_new_blocks(1)
+            source = blocks[live // size]
+            # Both ends stay retained until the workers have copied, as vLLM's own copy-on-write does.
+            pool.touch([source, copy])
+            self.manager._pending_cow_copies.append((source, copy))
+            own.append(copy)
+        self.manager.req_to_blocks[request.request_id] = own
+        self.manager.num_cached_block[request.request_id] = 0
+
+        past = self._pasts[session.request_id]
+        ids = history.encode(History(size + live, past.position))
+        request.mm_features = [
+            replace(f, mm_position=replace(f.mm_position, offset=f.mm_position.offset + len(ids)))
+            for f in request.mm_features
+        ]
+        request.prompt_token_ids = ids + request.prompt_token_ids
+        request._all_token_ids[:0] = ids
+        request.num_prompt_tokens = len(request.prompt_token_ids)
+        request.num_computed_tokens = len(ids)
+
+    # Losses --------------------------------------------------------------------------------------
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """A request whose past is folded cannot be recomputed: end it instead of resuming it."""
+        super()._preempt_request(request, *args, **kwargs)
+        if history.decode(request.prompt_token_ids or ()) is not None:
+            self.finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)
+            self._lost.append(request)
+
+    def update_from_output(self, *args: Any, **kwargs: Any) -> dict[int, EngineCoreOutputs]:
+        outputs: dict[int, EngineCoreOutputs] = super().update_from_output(*args, **kwargs)
+        for request in self._lost:
+            mine = outputs.setdefault(request.client_index, EngineCoreOutputs())
+            mine.outputs.append(EngineCoreOutput(request.request_id, [], finish_reason=FinishReason.ERROR))
+        self._lost.clear()
+        return outputs
+
+    def finish_requests(
+        self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
+    ) -> list[Request]:
+        finished: list[Request] = super().finish_requests(request_ids, finished_status)
+        for request in finished:
+            self._pasts.pop(request.request_id, None)
+        return finished
+
+
+def _next_position(vllm_config: Any, token_ids: list[int], mm_features: list[Any]) -> int:
+    from kvvideo.plugin.model import next_position  # the model's module is slow to import
+
+    return next_position(vllm_config.model_config.hf_config, token_ids, mm_features)

@@ -1,0 +1,243 @@
+"""vLLM in this process, configured for sessions: one engine serves many of them.
+
+In-process means direct access to the scheduler for live statistics, and no serialisation of pixels.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvvideo import _compat
+from kvvideo.config import KEY, CacheConfig
+from kvvideo.errors import ConfigError, EngineError, OutOfMemoryError
+from kvvideo.types import Chunk
+
+TINY = "tiny"
+"""Name of the bundled model."""
+
+QUESTION_TOKENS = 1024
+"""Room reserved in the KV pool for each question asked at once: its text, last frames and answer."""
+
+
+def model_path(name: str) -> str:
+    """Directory or hub name to load for ``--model name``; ``tiny`` is the bundled model."""
+    if name != TINY:
+        return name
+    from kvvideo import tiny
+
+    return str(Path(tiny.__file__).parent / "weights")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to run the model.
+
+    Attributes:
+        model: hub name, directory, or ``tiny``.
+        cache: how each session's cache is bounded.
+        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
+        max_model_len: longest request in vLLM's sense. A session is folded at every chunk, so this
+            limits the live cache plus one chunk and one answer, never the length of the video.
+        sessions: sessions that the KV pool must hold at once.
+        questions: questions that may be asked at once.
+        kv_bytes: size of the KV pool; by default what the sessions need, or, for ``full``, what
+            vLLM finds.
+        seed: seed of everything random.
+        load_format: vLLM's; ``dummy`` makes weights up, for measuring at a model's true shape.
+        step_tokens: most tokens computed in one step; also bounds the frames of one chunk.
+        options: further ``EngineArgs`` of vLLM.
+    """
+
+    model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    dtype: str = "auto"
+    max_model_len: int = 32768
+    sessions: int = 1
+    questions: int = 16
+    kv_bytes: int | None = None
+    seed: int = 0
+    load_format: str = "auto"
+    step_tokens: int = 8192
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def engine_args(**settings: Any) -> dict[str, Any]:
+    """Keyword arguments that switch the bounded cache on in any vLLM entry point.
+
+    >>> vllm.LLM("Qwen/Qwen2.5-VL-3B-Instruct", **kvvideo.engine_args(strategy="streaming", max_tokens=4096))
+
+    Args:
+        settings: fields of ``CacheConfig``.
+
+    Raises:
+        ConfigError: naming the field and what is allowed.
+    """
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    return {
+        "additional_config": {KEY: CacheConfig.from_dict(settings).as_dict()},
+        "scheduler_cls": "kvvideo.plugin.scheduler.SessionScheduler",
+        "enable_prefix_caching": False,
+        "async_scheduling": False,
+    }
+
+
+class Engine:
+    """A model loaded in vLLM, ready for sessions.
+
+    Raises:
+        ConfigError: a model or setting that cannot be used.
+        OutOfMemoryError: the model or the pool its sessions need does not fit.
+        EngineError: anything else that keeps vLLM from starting.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        _set_environment()
+        _compat.prepare()
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        path = model_path(config.model)
+        arguments = {
+            "model": path,
+            "dtype": config.dtype,
+            "max_model_len": config.max_model_len,
+            "max_num_batched_tokens": config.step_tokens,
+            "max_num_seqs": config.sessions + config.questions,
+            "limit_mm_per_prompt": {"video": 1, "image": 0},
+            "mm_processor_cache_gb": 0,
+            "load_format": config.load_format,
+            "seed": config.seed,
+            "block_size": _block_size(),
+            "enforce_eager": _is_cpu(),
+            "disable_log_stats": True,
+            "skip_mm_profiling": True,
+            **engine_args(**config.cache.as_dict()),
+            **config.options,
+        }
+        arguments["kv_cache_memory_bytes"] = config.kv_bytes or _pool_bytes(config, path, arguments)
+        try:
+            self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        except Exception as error:
+            raise _start_error(error, config) from error
+        self.core = self.llm.engine_core.engine_core
+        self.scheduler = self.core.scheduler
+        self._count = 0
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in one KV block."""
+        return int(self.scheduler.manager.block_size)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks in vLLM's pool that nothing uses."""
+        return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.llm.get_tokenizer()
+
+    def new_id(self, kind: str) -> str:
+        """A request id that was not used before."""
+        self._count += 1
+        return f"{kind}-{self._count}"
+
+    def prompt(self, text: str, chunk: Chunk | None) -> dict[str, Any]:
+        """``text`` and the frames it refers to, in the form vLLM's input processor takes."""
+        if chunk is None:
+            return {"prompt": text}
+        count = len(chunk.frames)
+        metadata = {
+            "fps": chunk.fps,
+            "frames_indices": list(range(count)),
+            "total_num_frames": count,
+            "duration": count / chunk.fps,
+            "video_backend": "kvvideo",
+            "do_sample_frames": False,
+        }
+        frames = np.ascontiguousarray(chunk.frames)
+        return {"prompt": text, "multi_modal_data": {"video": [(frames, metadata)]}}
+
+    def process(self, request_id: str, prompt: dict[str, Any], params: Any, resumable: bool = False) -> Any:
+        """vLLM's own preprocessing of a prompt into an ``EngineCoreRequest``."""
+        params.skip_clone = True
+        return self.llm.input_processor.process_inputs(
+            request_id=request_id, prompt=prompt, params=params,
+            supported_tasks=self.llm.get_supported_tasks(), resumable=resumable,
+        )  # fmt: skip
+
+    def step(self) -> Sequence[Any]:
+        """One step of the scheduler and the model; returns what was generated for questions.
+
+        Raises:
+            EngineError: if vLLM failed.
+        """
+        try:
+            return self.llm.step()  # type: ignore[no-any-return]
+        except Exception as error:
+            if "out of memory" in str(error).lower():
+                raise OutOfMemoryError(f"out of memory while computing: {_first_line(error)}") from error
+            raise EngineError(f"vLLM failed: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.llm.engine_core.shutdown()
+
+
+def _set_environment() -> None:
+    """Settings vLLM takes from the environment only. They must stand before it is imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _is_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def _block_size() -> int:
+    return 32 if _is_cpu() else 16  # the smallest each platform's kernels take
+
+
+def _pool_bytes(config: EngineConfig, path: str, arguments: dict[str, Any]) -> int | None:
+    """Bytes of a KV pool that just holds the sessions and their questions; None to let vLLM choose."""
+    schedule = config.cache.schedule(arguments["block_size"])
+    if schedule is None:
+        return 1 << 30 if _is_cpu() else None
+    from kvvideo.session.memory import block_bytes
+
+    size = arguments["block_size"]
+    blocks = config.sessions * (schedule.max_tokens // size + 1)
+    blocks += config.questions * (QUESTION_TOKENS // size + 2) + 1
+    return blocks * block_bytes(path, config, size)
+
+
+def _start_error(error: Exception, config: EngineConfig) -> Exception:
+    """What a failed start means to the person who asked for it."""
+    if isinstance(error, ConfigError):
+        return error
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ConfigError, EngineError)):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    text = str(error)
+    if "memory" in text.lower() and ("kv" in text.lower() or "cuda" in text.lower()):
+        return OutOfMemoryError(f"{config.model} does not fit: {_first_line(error)}")
+    if isinstance(error, OSError) or "is not a local folder" in text or "Repo id" in text:
+        return ConfigError(f"cannot load model {config.model!r}: {_first_line(error)}")
+    return EngineError(f"vLLM could not start with {config.model!r}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

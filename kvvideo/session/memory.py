@@ -1,0 +1,54 @@
+"""How many bytes a KV cache takes, from a model's configuration alone."""
+
+from functools import cache
+from typing import Any
+
+from kvvideo.compression import load
+from kvvideo.errors import ConfigError
+
+
+@cache
+def text_config(path: str) -> Any:
+    """The language model's part of the configuration at ``path``.
+
+    Raises:
+        ConfigError: if there is no model there, or not one of the Qwen2.5-VL kind.
+    """
+    config = model_config(path)
+    if config.model_type != "qwen2_5_vl":
+        raise ConfigError(f"{path} is a {config.model_type} model; kvvideo streams into qwen2_5_vl models")
+    return config.text_config
+
+
+@cache
+def model_config(path: str) -> Any:
+    """The configuration at ``path``, a directory or hub name."""
+    from kvvideo import _compat
+
+    _compat.prepare()
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"cannot load model {path!r}: {reason}") from error
+
+
+def block_bytes(path: str, config: Any, block_size: int) -> int:
+    """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool."""
+    import torch
+    from vllm.utils.torch_utils import STR_DTYPE_TO_TORCH_DTYPE
+
+    text = text_config(path)
+    dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else STR_DTYPE_TO_TORCH_DTYPE[config.dtype]
+    rows = 1 + len(load(config.cache.strategy).state)
+    return page_bytes(text, block_size, dtype.itemsize, rows) * int(text.num_hidden_layers)
+
+
+def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int) -> int:
+    """Bytes of one layer's page of ``block_size`` tokens."""
+    heads = int(text.num_key_value_heads)
+    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    size = heads * block_size * (2 * head_dim * itemsize + 4 * state_rows)
+    return -(-size // 256) * 256

@@ -1,0 +1,247 @@
+"""One video's stream: ingest chunks, ask questions, see what is still remembered."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvvideo.config import FORK_OF
+from kvvideo.errors import EngineError
+from kvvideo.prompt import OPENING, chunk_text, question_text
+from kvvideo.session.engine import Engine
+from kvvideo.types import CacheStats, Chunk
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one question.
+
+    Attributes:
+        question: as it was asked.
+        text: the answer.
+        token_ids: its tokens, the end marker included.
+        logprobs: of each token, if they were asked for.
+        finish_reason: ``stop``, or ``length`` if the answer was cut at ``max_tokens``.
+        first_token_seconds: from asking to the first token.
+        seconds: from asking to the last token.
+    """
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    first_token_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of video, ``start`` to ``end`` seconds, and the share of its tokens still held."""
+
+    start: float
+    end: float
+    share: float
+
+
+class VideoSession:
+    """A video streamed into ``engine``, with a cache that never grows past its bound.
+
+    Questions are asked on forks: they see all that was ingested and leave no trace in it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.chunks = 0
+        self.frames = 0
+        self.end = 0.0
+        """Time in the source up to which was ingested, in seconds."""
+        self._id: str | None = None
+        self._position = 0
+        self._tokens = 0
+        # One row a chunk: first M-RoPE position, tokens, start and end in seconds.
+        self._log: list[tuple[int, int, float, float]] = []
+
+    def __enter__(self) -> "VideoSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ingest(self, chunk: Chunk) -> None:
+        """Let the model see ``chunk``, and compact the cache when that is due.
+
+        Raises:
+            EngineError: if the session was ended, by vLLM or by ``close``.
+        """
+        from vllm import SamplingParams
+
+        engine, scheduler = self.engine, self.engine.scheduler
+        text = chunk_text(chunk.start)
+        if self._id is None:
+            text = OPENING + text
+        # vLLM needs one token sampled to end a turn, and drops it again.
+        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
+        request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), params, True)
+        self._check_length(len(request.prompt_token_ids), chunk)
+        if self._id is not None and self._id not in scheduler.requests:
+            raise EngineError("this session was ended; start a new one and feed it the video again")
+        self._id = request.request_id
+        # The core changes its list; sharing ours would let both sides extend it.
+        request.prompt_token_ids = list(request.prompt_token_ids)
+        engine.llm.engine_core.add_request(request)
+        while not scheduler.is_idle(self._id):
+            engine.step()
+            if self._id not in scheduler.requests:
+                raise EngineError(
+                    "the session lost its KV blocks to other requests (preemption) and cannot be recomputed; "
+                    "start a new one, with fewer sessions at once or a larger pool (kv_bytes)"
+                )
+        started_at, self._position = self._position, scheduler.fold(self._id)
+        self._log.append((started_at, len(request.prompt_token_ids), chunk.start, chunk.end))
+        self.chunks += 1
+        self.frames += len(chunk.frames)
+        self.end = chunk.end
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Ask one question; see ``ask_all``."""
+        return self.ask_all([question], **options)[0]
+
+    def ask_all(
+        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
+        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+    ) -> list[Answer]:  # fmt: skip
+        """Ask questions as one batch, each on a fork of its own.
+
+        Args:
+            questions: what to ask, in words.
+            also: frames to show before the question without remembering them: the beginning of the
+                next chunk, when the question belongs to a moment inside it.
+            max_tokens: longest answer.
+            temperature: 0 is greedy.
+            seed: of the sampling.
+            logprobs: whether answers carry the log probability of each token.
+
+        Raises:
+            EngineError: if nothing was ingested, or vLLM ended the session or a question.
+        """
+        answers: list[Answer] = []
+        limit = self.engine.config.questions
+        for first in range(0, len(questions), limit):
+            batch = list(questions[first : first + limit])
+            final: dict[int, Answer] = {}
+            for index, answer in self.stream(
+                batch, also=also, max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=logprobs
+            ):
+                final[index] = answer
+            answers += [final[index] for index in range(len(batch))]
+        return answers
+
+    def stream(
+        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
+        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+    ) -> Iterator[tuple[int, Answer]]:  # fmt: skip
+        """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.engine
+        if self._id is None:
+            raise EngineError("nothing was ingested yet; there is nothing to ask about")
+        asked = time.perf_counter()
+        waiting: dict[str, int] = {}
+        first_token: dict[str, float] = {}
+        try:
+            for index, question in enumerate(questions):
+                shown = "" if also is None else chunk_text(also.start)
+                params = SamplingParams(
+                    max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0 if logprobs else None,
+                    output_kind=RequestOutputKind.CUMULATIVE, extra_args={FORK_OF: self._id},
+                )  # fmt: skip
+                prompt = engine.prompt(shown + question_text(question), also)
+                request = engine.process(engine.new_id("question"), prompt, params)
+                engine.llm.input_processor.assign_request_id(request)
+                engine.llm.output_processor.add_request(request, None, None, 0)
+                waiting[request.external_req_id or request.request_id] = index
+                request.prompt_token_ids = list(request.prompt_token_ids)
+                engine.llm.engine_core.add_request(request)
+            while waiting:
+                for output in engine.step():
+                    if output.request_id not in waiting:
+                        continue
+                    now = time.perf_counter() - asked
+                    first_token.setdefault(output.request_id, now)
+                    index = waiting[output.request_id]
+                    if output.finished:
+                        del waiting[output.request_id]
+                    yield index, _answer(questions[index], output, first_token[output.request_id], now)
+        finally:
+            if waiting:
+                engine.llm.abort_request(list(waiting))
+
+    def stats(self) -> CacheStats:
+        """What the cache holds now.
+
+        Raises:
+            EngineError: if nothing was ingested, or the session has ended.
+        """
+        if self._id is None or self._id not in self.engine.scheduler.requests:
+            raise EngineError("the session has no cache: nothing was ingested, or it was closed")
+        return self.engine.scheduler.stats_of(self._id)  # type: ignore[no-any-return]
+
+    def timeline(self) -> list[Span]:
+        """For each chunk ingested, the share of its tokens still held, mean over layers and KV heads."""
+        if not self._log:
+            return []
+        firsts = np.array([row[0] for row in self._log])
+        tokens = np.array([row[1] for row in self._log])
+        owner = np.searchsorted(firsts, self._live_positions(), side="right") - 1
+        held = np.bincount(owner.ravel(), minlength=len(firsts)) / (owner.shape[0] * owner.shape[1])
+        share = np.minimum(held / tokens, 1.0)
+        return [Span(row[2], row[3], float(s)) for row, s in zip(self._log, share, strict=True)]
+
+    def held(self) -> list[tuple[float, float]]:
+        """Stretches of the source, in seconds, of which any token is still held by any layer or head."""
+        spans: list[tuple[float, float]] = []
+        for span in self.timeline():
+            if span.share <= 0:
+                continue
+            if spans and abs(spans[-1][1] - span.start) < 1e-6:
+                spans[-1] = (spans[-1][0], span.end)
+            else:
+                spans.append((span.start, span.end))
+        return spans
+
+    def close(self) -> None:
+        """End the session and give all its blocks back."""
+        if self._id is not None and self._id in self.engine.scheduler.requests:
+            self.engine.llm.engine_core.abort_requests([self._id])
+
+    def _live_positions(self) -> np.ndarray[Any, Any]:
+        from kvvideo.plugin.inspect import live_positions
+
+        blocks = self.engine.scheduler.live_block_ids(self._id)
+        arguments = (blocks, self.stats().live)
+        (positions,) = self.engine.llm.collective_rpc(live_positions, args=arguments)[:1]
+        return np.asarray(positions)
+
+    def _check_length(self, tokens: int, chunk: Chunk) -> None:
+        limit = min(self.engine.config.step_tokens, self.engine.config.max_model_len)
+        if tokens > limit:
+            raise EngineError(
+                f"one chunk of {len(chunk.frames)} frames is {tokens} tokens, more than the {limit} that a step "
+                "can take; use shorter chunks, fewer frames per second, or smaller frames"
+            )
+
+
+def _answer(question: str, output: Any, first: float, now: float) -> Answer:
+    result = output.outputs[0]
+    if result.finish_reason in ("error", "abort"):
+        raise EngineError("a question was ended before its answer: the KV pool ran out of blocks; ask fewer at once")
+    chosen = zip(result.token_ids, result.logprobs or (), strict=False)
+    return Answer(
+        question, result.text.strip(), tuple(result.token_ids),
+        tuple(step[token].logprob for token, step in chosen), result.finish_reason or "", first, now,
+    )  # fmt: skip
