@@ -199,3 +199,27 @@ def test_positions_are_vllms():
     assert relative[0].max() == 6
     assert relative[1].max() == model.ROWS - 1
     assert relative[2].max() == model.COLUMNS - 1
+
+
+def test_a_sample_shows_what_its_truth_says(tmp_path):
+    import json
+
+    import av
+
+    from kvvideo.tiny import samples
+
+    out, truth = tmp_path / "videos" / "clip.mp4", tmp_path / "truth.jsonl"
+    out.parent.mkdir()
+    asked = samples.make(out, 11, 0.5, truth)
+    line = json.loads(truth.read_text())
+    assert (line["id"], line["video"]) == ("clip", "videos/clip.mp4")
+    assert [q["answer"] for q in line["questions"]] == [q.answer for q in asked]
+    times = [q["t"] for q in line["questions"] if q["t"] is not None]
+    assert [parse_time(t) for t in times] == [q.t for q in asked if q.t is not None]
+    clip = world.Clip(11, 8)
+    with av.open(str(out)) as container:
+        frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    assert len(frames) == 8 * 32
+    assert out.stat().st_size < 400_000
+    for time, picture in frames[::20]:
+        assert np.abs(picture.astype(int) - clip.frame(time)).mean() < 12

@@ -44,7 +44,8 @@ class Plan:
     Attributes:
         chunks: how many chunks of four seconds it has.
         asks: how many questions it is asked.
-        varied: whether it may lose tokens, have chunks of other lengths and shifted positions.
+        varied: whether it may have chunks of other lengths and shifted positions.
+        lossy: whether it loses tokens, if its chunks are of the usual length.
         start: seconds its first chunk begins at; drawn if None.
         latest: the last moment a stream may begin at if drawn, in seconds.
     """
@@ -52,6 +53,7 @@ class Plan:
     chunks: int
     asks: int
     varied: bool = True
+    lossy: bool = False
     start: float | None = None
     latest: float = 7200.0
 
@@ -109,7 +111,7 @@ class Source:
                 ChunkPlan(float(t), s * GRIDS + np.arange(GRIDS)) for t, s in zip(times, slots, strict=True)
             ]
             width = 1.0
-            loss = _draw_loss(rng, count) if 0.12 <= way < 0.37 else None
+            loss = _draw_loss(rng, count) if plan.lossy and count > 1 else None
         drawn = _Drawn(slots, times, letters, width, loss)
         asks = [self._ask(rng, drawn) for _ in range(plan.asks)]
         offset = int(rng.integers(30000)) if plan.varied and rng.random() < 0.15 else 0

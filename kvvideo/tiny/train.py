@@ -270,10 +270,11 @@ def draw_batch(source: Source, rng: np.random.Generator, level: int, scale: Scal
     longest = LEVELS[level]
     low = max(1.0, longest / 3) if rng.random() < 0.75 else 1.0
     chunks = round(math.exp(rng.uniform(math.log(low), math.log(longest))))
-    asks = min(128, max(4, 2 * chunks))
+    asks = min(192, max(4, 2 * chunks))
     budget = scale.tokens if chunks < 32 else scale.long_tokens
     rows = max(1, round(budget / (chunks * 70 + 14 + asks * 21)))
-    plan = Plan(chunks, asks, varied=level >= 3)
+    # All of a batch's streams lose tokens, or none: a stream that keeps all has a cheaper mask.
+    plan = Plan(chunks, asks, varied=level >= 3, lossy=level >= 3 and rng.random() < 0.25)
     return packing.collate([source.draw(rng, plan) for _ in range(rows)])
 
 
@@ -421,6 +422,7 @@ def evaluate(
     cases += [
         ("150 chunks, start up to 2:00:00", Plan(150, 100, varied=False)),
         ("60 chunks, varied", Plan(60, 100)),
+        ("60 chunks, evicted", Plan(60, 100, varied=False, lossy=True)),
     ]
     for name, plan in cases:
         rows: list[tuple[Batch, npt.NDArray[np.bool_]]] = []
@@ -496,7 +498,7 @@ def train(args: argparse.Namespace) -> None:
     log = Log(args.out / "log.txt")
     device, scale = torch.device(args.device), SCALES[args.device]
     total = args.minutes * 60.0
-    cores = os.cpu_count() or 2
+    cores = min(16, len(os.sched_getaffinity(0)))
     # Workers come first: they must not inherit a running accelerator.
     pool = multiprocessing.get_context("fork").Pool(cores if args.device == "cuda" else 1)
     producer = Producer(1000 * (args.seed + 1), scale)
