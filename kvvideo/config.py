@@ -58,9 +58,7 @@ class CacheConfig:
                 f"max_tokens={self.max_tokens}; use less, or a larger max_tokens"
             )
         if self.strategy != "window" and self.sink >= self.kept:
-            raise ConfigError(
-                f"sink: {self.sink} sinks fill the whole budget of {self.kept} tokens; use fewer"
-            )
+            raise ConfigError(f"sink: {self.sink} sinks fill the whole budget of {self.kept} tokens; use fewer")
         if self.window is not None and self.window > self.kept:
             raise ConfigError(f"window: {self.window} is more than the budget of {self.kept} tokens")
 

@@ -36,9 +36,7 @@ class Chunk:
         if shown == len(self.times):
             return self
         index = [*range(shown)] + ([shown - 1] if shown % 2 else [])
-        return Chunk(
-            self.frames[index], tuple(self.times[i] for i in index), self.start, min(time, self.end), self.fps
-        )
+        return Chunk(self.frames[index], tuple(self.times[i] for i in index), self.start, min(time, self.end), self.fps)
 
 
 @dataclass(frozen=True)

@@ -201,8 +201,7 @@ class BoundedImpl:
     ) -> tuple[LiveCache, torch.Tensor]:
         """The first ``length`` live tokens, and their side state as stored, ``int32 [rows, heads, length]``."""
         keys, values = (
-            part.transpose(0, 1).flatten(1, 2)[:, :length]
-            for part in self.read_blocks(layer, kv_cache, blocks)
+            part.transpose(0, 1).flatten(1, 2)[:, :length] for part in self.read_blocks(layer, kv_cache, blocks)
         )
         rows = state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
         names = load(self.config.strategy).state if self.config else ()
@@ -224,9 +223,7 @@ class BoundedImpl:
                 f"(kv_heads, budget) = {(live.keys.shape[0], policy.budget)}"
             )
         places = kept[..., None].expand(-1, -1, self.head_size)
-        keys, values = (
-            part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values)
-        )
+        keys, values = (part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values))
         survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
         targets = sources[: policy.budget // size]
         slots = (targets[:, None] * size + torch.arange(size, device=targets.device)).flatten()
@@ -265,6 +262,4 @@ class BoundedBackend:
         config = BoundedImpl.settings
         if config is None or type(spec) is not FullAttentionSpec:
             return spec
-        return BoundedSpec.extend(
-            spec, config.schedule(spec.block_size), 1 + len(load(config.strategy).state)
-        )
+        return BoundedSpec.extend(spec, config.schedule(spec.block_size), 1 + len(load(config.strategy).state))

@@ -23,9 +23,7 @@ from kvvideo.plugin import attention, history
 class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
     """vLLM's own model in all but two places; weights load unchanged."""
 
-    def get_mrope_input_positions(
-        self, input_tokens: list[int], mm_features: list[Any]
-    ) -> tuple[torch.Tensor, int]:
+    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[torch.Tensor, int]:
         """M-RoPE positions ``[3, len(input_tokens)]`` and what to add to a later token's index.
 
         Placeholders of a folded history get position 0: they are in the cache and never computed.

@@ -24,6 +24,7 @@ from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedManager
 from kvvideo.types import CacheStats
 
+
 @dataclass(frozen=True)
 class _Past:
     """What folds have taken out of a session's own counters."""
@@ -52,9 +53,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
 
     # What is evicted must depend on the tokens alone, so no step crosses a compaction. This hook has
     # the last word on a step's size, for running and for waiting requests.
-    def _reserve_prefill_lookahead(
-        self, request: Request, num_computed_tokens: int, num_new_tokens: int
-    ) -> int:
+    def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         allowed: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         if self.schedule_rule is None or self.manager.is_fork(request.request_id):
             return allowed
@@ -108,9 +107,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         if session is None:
             raise EngineError(f"session {session_id} has ended; start a new one and feed it the video again")
         if session.status != RequestStatus.WAITING_FOR_STREAMING_REQ:
-            raise EngineError(
-                f"session {session_id} is still computing its last chunk; wait for it to finish"
-            )
+            raise EngineError(f"session {session_id} is still computing its last chunk; wait for it to finish")
         return session
 
     def _fold(self, session: Request) -> None:
@@ -128,9 +125,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         session.prompt_token_ids[:] = ids
         session.num_prompt_tokens = session.num_computed_tokens = stats.live
         session.mm_features.clear()
-        self._pasts[session_id] = replace(
-            past, position=position, evicted=stats.evicted, compactions=stats.compactions
-        )
+        self._pasts[session_id] = replace(past, position=position, evicted=stats.evicted, compactions=stats.compactions)
 
     # Questions -----------------------------------------------------------------------------------
 
@@ -148,9 +143,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         blocks = self.manager.req_to_blocks[session.request_id]
         shared: list[KVCacheBlock] = blocks[: live // size]
         if live % size and pool.get_num_free_blocks() < 1:
-            raise EngineError(
-                "no free KV block to ask a question with; ask fewer at once or enlarge the pool"
-            )
+            raise EngineError("no free KV block to ask a question with; ask fewer at once or enlarge the pool")
         pool.touch(shared)
         own = [self.manager._null_block, *shared]
         if live % size:
@@ -191,9 +184,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         self._lost.clear()
         return outputs
 
-    def finish_requests(
-        self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
-    ) -> list[Request]:
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
         finished: list[Request] = super().finish_requests(request_ids, finished_status)
         for request in finished:
             self._pasts.pop(request.request_id, None)

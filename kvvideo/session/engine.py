@@ -110,6 +110,8 @@ class Engine:
             "max_num_seqs": config.sessions + config.questions,
             "limit_mm_per_prompt": {"video": 1, "image": 0},
             "mm_processor_cache_gb": 0,
+            # Frames come in the model's own size; resizing them again could only blur them.
+            "mm_processor_kwargs": {"do_resize": False},
             "load_format": config.load_format,
             "seed": config.seed,
             "block_size": _block_size(),

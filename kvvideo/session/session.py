@@ -86,7 +86,7 @@ class VideoSession:
         params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
         request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), params, True)
         self._check_length(len(request.prompt_token_ids), chunk)
-        if self._id is not None and self._id not in scheduler.requests:
+        if not self.alive:
             raise EngineError("this session was ended; start a new one and feed it the video again")
         self._id = request.request_id
         # The core changes its list; sharing ours would let both sides extend it.
@@ -94,7 +94,7 @@ class VideoSession:
         engine.llm.engine_core.add_request(request)
         while not scheduler.is_idle(self._id):
             engine.step()
-            if self._id not in scheduler.requests:
+            if not self.alive:
                 raise EngineError(
                     "the session lost its KV blocks to other requests (preemption) and cannot be recomputed; "
                     "start a new one, with fewer sessions at once or a larger pool (kv_bytes)"
@@ -148,7 +148,7 @@ class VideoSession:
         from vllm.sampling_params import RequestOutputKind
 
         engine = self.engine
-        if self._id is None:
+        if self._id is None and also is None:
             raise EngineError("nothing was ingested yet; there is nothing to ask about")
         asked = time.perf_counter()
         waiting: dict[str, int] = {}
@@ -156,9 +156,11 @@ class VideoSession:
         try:
             for index, question in enumerate(questions):
                 shown = "" if also is None else chunk_text(also.start)
+                if self._id is None:
+                    shown = OPENING + shown
                 params = SamplingParams(
                     max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0 if logprobs else None,
-                    output_kind=RequestOutputKind.CUMULATIVE, extra_args={FORK_OF: self._id},
+                    output_kind=RequestOutputKind.CUMULATIVE, extra_args={FORK_OF: self._id} if self._id else None,
                 )  # fmt: skip
                 prompt = engine.prompt(shown + question_text(question), also)
                 request = engine.process(engine.new_id("question"), prompt, params)
@@ -181,14 +183,21 @@ class VideoSession:
             if waiting:
                 engine.llm.abort_request(list(waiting))
 
+    @property
+    def alive(self) -> bool:
+        """Whether the session can go on: it was neither closed nor ended by vLLM."""
+        return self._id is None or self._id in self.engine.scheduler.requests
+
     def stats(self) -> CacheStats:
         """What the cache holds now.
 
         Raises:
-            EngineError: if nothing was ingested, or the session has ended.
+            EngineError: if the session has ended.
         """
-        if self._id is None or self._id not in self.engine.scheduler.requests:
-            raise EngineError("the session has no cache: nothing was ingested, or it was closed")
+        if self._id is None:
+            return CacheStats(0, 0, 0, 0, 0, 0)
+        if not self.alive:
+            raise EngineError("the session was ended and holds nothing")
         return self.engine.scheduler.stats_of(self._id)  # type: ignore[no-any-return]
 
     def timeline(self) -> list[Span]:
@@ -216,7 +225,7 @@ class VideoSession:
 
     def close(self) -> None:
         """End the session and give all its blocks back."""
-        if self._id is not None and self._id in self.engine.scheduler.requests:
+        if self._id is not None and self.alive:
             self.engine.llm.engine_core.abort_requests([self._id])
 
     def _live_positions(self) -> np.ndarray[Any, Any]:

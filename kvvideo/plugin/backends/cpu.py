@@ -15,9 +15,7 @@ from kvvideo.plugin.attention import BoundedBackend, BoundedBuilder, BoundedImpl
 
 
 @cache
-def _unpacking(
-    block_size: int, head_dim: int, dtype: torch.dtype, isa: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Where element ``i`` of a block's keys, and of its values, stands in the raw block.
 
     The packing permutes elements inside a block. Writing each element's index, seven bits at a time
@@ -52,8 +50,7 @@ class Impl(BoundedImpl, CPUAttentionBackendImpl):
         raw = kv_cache[blocks].view(count, heads, 2, size * self.head_size)
         places = _unpacking(size, self.head_size, kv_cache.dtype, layer.isa)
         keys, values = (
-            raw[:, :, side].index_select(-1, places[side]).view(count, heads, size, self.head_size)
-            for side in (0, 1)
+            raw[:, :, side].index_select(-1, places[side]).view(count, heads, size, self.head_size) for side in (0, 1)
         )
         return keys, values
 

@@ -1,0 +1,87 @@
+"""Which questions are asked when: at a moment of the video, every so often, or at its end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvvideo.errors import ConfigError
+from kvvideo.times import format_time, parse_time
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the moment of the source, in seconds, it is asked at; None for the end."""
+
+    text: str
+    at: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Question":
+        """From what a person types: ``What happened?``, or ``@10:30 What just happened?``.
+
+        Raises:
+            ConfigError: if the time cannot be read or no words follow.
+        """
+        stripped = text.strip()
+        at: float | None = None
+        if stripped.startswith("@"):
+            time, _, stripped = stripped[1:].partition(" ")
+            at = parse_time(time)
+        if not stripped.strip():
+            raise ConfigError(f"{text!r} asks nothing; write a question, or '@10:30 question'")
+        return cls(stripped.strip(), at)
+
+
+class Agenda:
+    """The questions of one run, handed out in the order of their times.
+
+    Args:
+        questions: what to ask.
+        every: if given, the questions without a time are asked every so many seconds, not at the end.
+        start: first moment of the video that is read.
+        end: last moment that is read, if it is known.
+
+    Raises:
+        ConfigError: if a question can never be asked.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        every: float | None = None,
+        start: float = 0.0,
+        end: float | None = None,
+    ) -> None:
+        if every is not None and not every > 0:
+            raise ConfigError(f"every: {every:g} seconds is not possible; it must be above 0")
+        for question in questions:
+            at = question.at
+            if at is not None and (at < start or (end is not None and at > end)):
+                read = f"{format_time(start)} to {'the end' if end is None else format_time(end)}"
+                raise ConfigError(f"'@{format_time(at)} {question.text}' is outside of what is read, {read}")
+        self._timed = sorted((q for q in questions if q.at is not None), key=lambda q: q.at or 0.0)
+        untimed = [q for q in questions if q.at is None]
+        self._repeated, self._last = (untimed, []) if every is not None else ([], untimed)
+        self._every, self._start, self._repeats = every, start, 1
+        if every is not None and not untimed:
+            raise ConfigError("every: there is no question without a time to repeat")
+
+    def before(self, time: float) -> list[tuple[float, list[Question]]]:
+        """Take out what is due before ``time``: moments in order, with the questions asked at each."""
+        due: dict[float, list[Question]] = {}
+        while self._timed and (self._timed[0].at or 0.0) < time:
+            question = self._timed.pop(0)
+            due.setdefault(question.at or 0.0, []).append(question)
+        while self._every is not None and (at := self._start + self._every * self._repeats) < time:
+            due.setdefault(at, []).extend(self._repeated)
+            self._repeats += 1
+        return sorted(due.items())
+
+    def at_end(self, end: float) -> list[Question]:
+        """Take out what is asked when the video ends at ``end`` seconds."""
+        last, self._last = self._last, []
+        due = [q for _, questions in self.before(end + 1e-6) for q in questions]
+        return due + last
+
+    def left(self) -> list[Question]:
+        """Questions that were not asked (repeated ones not counted)."""
+        return [*self._timed, *self._last]

@@ -1,0 +1,1 @@
+"""Measurements. Speed is reported as ratios inside one run, with the machine described."""

@@ -1,0 +1,100 @@
+"""``bench stream``: does the time per chunk, or any memory, grow with the length of the stream?"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from kvvideo.bench.machine import describe, host_bytes
+from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.session.prediction import frame_pixels
+from kvvideo.types import Chunk
+from kvvideo.video import frame_size
+
+VARIETY = 16
+"""Different chunks made up beforehand, so that making them is no part of the measurement."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the stream.
+
+    Attributes:
+        chunk: number of the last chunk in it.
+        ms: median milliseconds per chunk.
+        tokens: seen since the beginning of the stream.
+        live: tokens held at its end.
+        peak_live: most tokens held after any of its chunks.
+        blocks: KV blocks held at its end.
+        free_blocks: blocks free in vLLM's pool at its end.
+        host_mb: resident memory of the process at its end.
+    """
+
+    chunk: int
+    ms: float
+    tokens: int
+    live: int
+    peak_live: int
+    blocks: int
+    free_blocks: int
+    host_mb: float
+
+
+def run(
+    config: EngineConfig, chunks: int, windows: int = 20, on_window: Callable[[Window], None] = lambda _: None
+) -> dict[str, object]:
+    """Stream ``chunks`` chunks of made-up frames through one session; returns the report.
+
+    Ratios compare the last window with the second: the first pays for warming up.
+    """
+    engine = Engine(config)
+    session = VideoSession(engine)
+    made = _chunks(config)
+    rows: list[Window] = []
+    size = max(1, chunks // windows)
+    took: list[float] = []
+    peak = 0
+    for number in range(1, chunks + 1):
+        source = made[number % VARIETY]
+        shift = (number - 1) * 4.0
+        chunk = Chunk(source.frames, tuple(t + shift for t in source.times), shift, shift + 4.0, source.fps)
+        began = time.perf_counter()
+        session.ingest(chunk)
+        took.append(time.perf_counter() - began)
+        stats = session.stats()
+        peak = max(peak, stats.live)
+        if number % size == 0 or number == chunks:
+            rows.append(
+                Window(
+                    number, round(statistics.median(took) * 1000, 2), stats.seen, stats.live, peak, stats.blocks,
+                    engine.free_blocks, round(host_bytes() / 1e6, 1),
+                )
+            )  # fmt: skip
+            on_window(rows[-1])
+            took, peak = [], 0
+    session.close()
+    schedule = config.cache.schedule(engine.block_size)
+    report: dict[str, object] = {
+        "bench": "stream",
+        "machine": describe(),
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "max_tokens": schedule.max_tokens if schedule else None,
+        "budget": schedule.budget if schedule else None,
+        "max_model_len": config.max_model_len,
+        "windows": [asdict(row) for row in rows],
+    }
+    if len(rows) > 1:
+        report["time_ratio"] = round(rows[-1].ms / rows[1].ms, 3)
+        report["host_growth_mb"] = round(rows[-1].host_mb - rows[1].host_mb, 1)
+    engine.close()
+    return report
+
+
+def _chunks(config: EngineConfig) -> list[Chunk]:
+    height, width = frame_size(144, 256, *frame_pixels(config))
+    random = np.random.default_rng(config.seed)
+    frames = random.integers(0, 256, (VARIETY, 8, height, width, 3), dtype=np.uint8)
+    return [Chunk(f, tuple(i / 2 for i in range(8)), 0.0, 4.0, 2.0) for f in frames]

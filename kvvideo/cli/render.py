@@ -1,0 +1,121 @@
+"""All of rich: readable answers on stdout, progress on stderr and only on a terminal."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kvvideo.times import format_time
+from kvvideo.types import CacheStats
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+
+def clean(text: str) -> str:
+    """``text`` without control characters, which could drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def answer(record: dict[str, Any]) -> None:
+    """One answer record as text."""
+    out.print(Text(f"[{format_time(record['asked_at'])}] {clean(record['question'])}", style="bold"))
+    out.print(Text(f"  {clean(record['answer']) or '(no answer)'}"))
+    if record["finish_reason"] == "length":
+        out.print(Text("  … cut here; --max-answer-tokens allows longer answers", style="dim"))
+
+
+def summary(record: dict[str, Any]) -> None:
+    """The last record as one line on stderr."""
+    cache = record["cache"]
+    held = "" if cache is None else f"; cache {cache_line(CacheStats(**_stats(cache)), cache['budget'])}"
+    length = record["end"] - record["start"]
+    err.print(
+        Text(
+            f"{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
+            f"in {record['seconds']:.1f} s{held}",
+            style="dim",
+        )
+    )
+
+
+def prediction(record: dict[str, Any]) -> None:
+    """What a run will take, as a small table."""
+    table = Table(box=None, show_header=False)
+    rows = {
+        "frames": f"{record['frames']} of {record['width']}x{record['height']}, in {record['chunks']} chunks",
+        "tokens": f"{record['tokens']}",
+        "cache": f"{size(record['bytes'])}, at most {record['peak_tokens']} tokens; "
+        f"{record['compactions']} compactions ({record['strategy']})",
+        "without": f"{size(record['full_bytes'])} without compression",
+        "positions": f"up to {record['last_position']}; the model was trained to {record['trained_positions']}",
+    }
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), value)
+    out.print(table)
+
+
+def stream_report(report: dict[str, Any]) -> None:
+    """The report of ``bench stream`` as a table."""
+    table = Table("chunk", "ms/chunk", "tokens seen", "live", "peak", "blocks", "free", "host MB", box=None)
+    for row in report["windows"]:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table)
+    if "time_ratio" in report:
+        out.print(
+            f"last window against the second: {report['time_ratio']} x the time, "
+            f"{report['host_growth_mb']:+.1f} MB of host memory"
+        )
+
+
+def _stats(cache: dict[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in cache.items() if name != "budget"}
+
+
+def cache_line(stats: CacheStats, budget: int | None) -> str:
+    """A cache in a few words."""
+    bound = "" if budget is None else f"/{budget}"
+    return f"{stats.live}{bound} tokens, {stats.blocks} blocks, {size(stats.bytes)}, {stats.evicted} evicted"
+
+
+class Progress:
+    """One line that shows where the stream is; nothing at all unless stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=err, transient=True, refresh_per_second=8) if err.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Show ``text`` until the next update."""
+        if self._live:
+            self._live.update(Text(text, style="dim"))
+
+    def chunk(self, at: float, end: float | None, fps: float, stats: CacheStats, budget: int | None) -> None:
+        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds."""
+        if self._live:
+            of = "" if end is None else f" / {format_time(end)}"
+            row = Table.grid(padding=(0, 2))
+            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", cache_line(stats, budget))
+            self._live.update(row)

@@ -1,0 +1,65 @@
+"""What ``-f jsonl`` writes: one record an answer, one at the end. ``docs/records.md`` describes them.
+
+Version 1. A field may be added without a new version; none is renamed, removed or changed in meaning.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from kvvideo.agenda import Question
+from kvvideo.analyze import Asked
+from kvvideo.types import CacheStats
+
+SCHEMA = 1
+
+Record = dict[str, Any]
+
+
+def answer(asked: Asked, *, video: str, model: str, strategy: str, budget: int | None) -> Record:
+    """The record of one answer. ``budget`` is in tokens, None for a cache without bound."""
+    said = asked.answer
+    return {
+        "type": "answer",
+        "schema": SCHEMA,
+        "video": video,
+        "asked_at": round(asked.at, 3),
+        "question": said.question,
+        "answer": said.text,
+        "finish_reason": said.finish_reason,
+        "model": model,
+        "strategy": strategy,
+        "cache": cache(asked.cache, budget),
+        "held": [[round(start, 3), round(end, 3)] for start, end in asked.held],
+        "first_token_seconds": round(said.first_token_seconds, 4),
+        "seconds": round(said.seconds, 4),
+    }
+
+
+def done(
+    status: str, error: str | None, unasked: list[Question], stats: CacheStats | None, *, video: str,
+    model: str, strategy: str, budget: int | None, answers: int, chunks: int, frames: int, start: float,
+    end: float, seconds: float,
+) -> Record:  # fmt: skip
+    """The last record of a run; ``status`` is ``complete``, ``interrupted`` or ``error``."""
+    return {
+        "type": "done",
+        "schema": SCHEMA,
+        "video": video,
+        "status": status,
+        "error": error,
+        "model": model,
+        "strategy": strategy,
+        "answers": answers,
+        "unasked": [{"asked_at": q.at, "question": q.text} for q in unasked],
+        "chunks": chunks,
+        "frames": frames,
+        "start": round(start, 3),
+        "end": round(end, 3),
+        "cache": None if stats is None else cache(stats, budget),
+        "seconds": round(seconds, 3),
+    }
+
+
+def cache(stats: CacheStats, budget: int | None) -> Record:
+    """The cache part of a record."""
+    return {"budget": budget, **asdict(stats)}
