@@ -1,0 +1,134 @@
+"""What a decoder is, which there are, and how one is turned into chunks.
+
+A new decoder is one module with a subclass of ``Decoder`` and one line in ``DECODERS``.
+"""
+
+import importlib
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from kvvideo.errors import ConfigError, VideoError
+from kvvideo.times import format_time
+from kvvideo.types import Chunk
+from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, frame_size
+from kvvideo.video.plan import VideoInfo
+from kvvideo.video.sampling import Grid, assemble
+
+DECODERS = {
+    "pyav": "kvvideo.video.pyav:PyavDecoder",
+    "decord": "kvvideo.video.decord:DecordDecoder",
+}
+"""Decoders by name; loaded only when used."""
+
+Progress = Callable[[float], None]
+"""Told the source time, in seconds, of whatever is being read, to show that the work goes on."""
+
+
+class Decoder(ABC):
+    """One open video. Opening it raises VideoError if it cannot be decoded.
+
+    Attributes:
+        info: what is known of the video.
+        failure: why decoding ended early, once it has; what was decoded before is right.
+    """
+
+    name: ClassVar[str]
+    info: VideoInfo
+    failure: VideoError | None = None
+
+    @abstractmethod
+    def __init__(self, path: str, progress: Progress) -> None: ...
+
+    @abstractmethod
+    def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+        """The frame shown at each moment of ``grid``: its own time, and ``[height, width, 3]`` RGB.
+
+        Ends with the video, or early with ``failure`` set.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the file; safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def chunks(self, grid: Grid, min_pixels: int, max_pixels: int) -> Iterator[Chunk]:
+        """The chunks of ``grid``; what could be decoded comes first, then VideoError if not all could."""
+        height, width = frame_size(self.info.height, self.info.width, min_pixels, max_pixels)
+        empty = True
+        for chunk in assemble(self.sample(grid, height, width), grid):
+            empty = False
+            yield chunk
+        if self.failure is not None:
+            raise self.failure
+        if empty:
+            length = "" if self.info.duration is None else f", which lasts {format_time(self.info.duration)}"
+            raise ConfigError(
+                f"there is nothing to see from {format_time(grid.start)} on in {self.info.path!r}{length}; "
+                "start earlier"
+            )
+
+
+def open_decoder(name: str, path: str, progress: Progress = lambda time: None) -> Decoder:
+    """Opens ``path`` with the decoder called ``name``."""
+    check_decoder(name)
+    module, _, cls = DECODERS[name].partition(":")
+    decoder: Decoder = getattr(importlib.import_module(module), cls)(path, progress)
+    return decoder
+
+
+def check_decoder(name: str) -> None:
+    """Raises ConfigError unless there is a decoder called ``name``."""
+    if name not in DECODERS:
+        raise ConfigError(f"{name!r} is not a decoder; use {' or '.join(DECODERS)}")
+
+
+def read_chunks(
+    path: str,
+    fps: float = 2.0,
+    chunk_seconds: float = 4.0,
+    start: float | None = None,
+    end: float | None = None,
+    min_pixels: int = MIN_PIXELS,
+    max_pixels: int = MAX_PIXELS,
+    decoder: str = "pyav",
+    progress: Progress = lambda time: None,
+) -> Iterator[Chunk]:
+    """The chunks of a video, decoded in this process: nothing guards against a decoder that hangs.
+
+    ``VideoReader`` does the same in a process of its own; use that unless you are it.
+    """
+    grid = Grid.of(fps, chunk_seconds, start, end)
+    with open_decoder(decoder, path, progress) as source:
+        yield from source.chunks(grid, min_pixels, max_pixels)
+
+
+def check_file(path: str) -> None:
+    """Raises VideoError, saying what to do, unless ``path`` is something a decoder could open."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "; download it first: only files are read" if "://" in path else "; check the name"
+        raise VideoError(f"there is no file {path!r}{hint}") from None
+    except (OSError, ValueError) as error:
+        raise VideoError(f"{path!r} cannot be read: {reason(error)}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError(f"{path!r} is a directory; name a video file in it")
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+        raise VideoError(f"{path!r} is empty (0 bytes); copy or download it again")
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, without the number and the path that OSError puts around it."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

@@ -1,0 +1,113 @@
+"""The decord decoder, for who asks for it: ``--decoder decord``.
+
+decord 0.6.0 is right on H.264 in ordinary mp4 files, which is all it is given here. Measured elsewhere:
+wrong frames, silently, on HEVC, MPEG-TS, AVI and edit lists; none at all from live Matroska; and one
+damaged packet loses the chunk. Between chunks it goes on decoding in the background without limit;
+seeking to 0 after each stops that, mostly (up to 0.8 GB were seen in ten minutes; PyAV needs 0.1 GB).
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from kvvideo.errors import ConfigError, VideoError
+from kvvideo.video.decoder import Decoder, Progress, reason
+from kvvideo.video.plan import VideoInfo
+from kvvideo.video.pyav import PyavDecoder
+from kvvideo.video.sampling import Grid
+
+CLOCK_SLACK = 0.001
+"""decord gives times as 32-bit floats, which are up to half a millisecond off after two hours."""
+
+
+class DecordDecoder(Decoder):
+    """Decodes H.264 in mp4 with decord, by the frames' own times."""
+
+    name = "decord"
+
+    def __init__(self, path: str, progress: Progress) -> None:
+        self._decord = _load()
+        self._progress = progress
+        with PyavDecoder(path, progress) as checked:
+            self.info = checked.info
+        unfit = _unfit(self.info)
+        if unfit:
+            raise VideoError(
+                f"decord reads {unfit} wrongly or not at all; read {path!r} with the default decoder, pyav"
+            )
+
+    def close(self) -> None:
+        """decord frees a file with the last reference to its reader."""
+
+    def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+        try:
+            reader = self._decord.VideoReader(self.info.path, width=width, height=height)
+            spans = reader.get_frame_timestamp(range(len(reader)))
+        except Exception as error:
+            self.failure = self._failed(error)
+            return
+        times = np.asarray(spans, np.float64)[:, 0]
+        if not np.isfinite(times).all() or (np.diff(times) < 0).any() or abs(times[0]) > CLOCK_SLACK:
+            self.failure = self._failed(ValueError("it gives times that cannot be right"))
+            return
+        count = grid.count_before(self.info.duration or 0.0)
+        moments = [grid.time(i) for i in range(count if grid.count is None else min(count, grid.count))]
+        for first in range(0, len(moments), grid.per_chunk):
+            batch = moments[first : first + grid.per_chunk]
+            self._progress(batch[0])
+            index = np.searchsorted(times, np.asarray(batch) + CLOCK_SLACK, side="right") - 1
+            try:
+                frames: npt.NDArray[np.uint8] = reader.get_batch(index.tolist()).asnumpy()
+                reader.seek(0)
+            except Exception as error:
+                self.failure = self._failed(error)
+                return
+            yield from zip(times[index].tolist(), frames, strict=True)
+
+    def _failed(self, error: Exception) -> VideoError:
+        return VideoError(
+            f"decord failed on {self.info.path!r} ({reason(error)[:200]}); "
+            "the default decoder, pyav, also reads damaged files"
+        )
+
+
+def _load() -> Any:
+    """The module ``decord``, silenced.
+
+    Raises:
+        ConfigError: if it is not installed, or if decord2 is in its place.
+    """
+    try:
+        import decord
+    except (ImportError, OSError):
+        raise ConfigError(
+            "decord is not installed: pip install 'decord==0.6.0' (x86-64 only), or use --decoder pyav"
+        ) from None
+    if not decord.__version__.startswith("0."):
+        raise ConfigError(
+            f"decord {decord.__version__} is decord2, which gives wrong frames in long videos: "
+            "pip uninstall decord2 && pip install 'decord==0.6.0', or use --decoder pyav"
+        )
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def _unfit(info: VideoInfo) -> str | None:
+    """What about a video decord was measured to get wrong; None if nothing is."""
+    if info.codec != "h264":
+        return f"{info.codec} video"
+    if "mp4" not in info.container.split(","):
+        return f"{info.container} files"
+    if info.duration is None or not info.timed:
+        return "files that do not say how long they are"
+    with av.open(f"file:{info.path}", metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        if container.start_time or stream.start_time:
+            return "files that do not begin at 0"
+        if any(packet.is_discard for packet in itertools.islice(container.demux(stream), 200)):
+            return "files with an edit list"
+    return None

@@ -1,0 +1,78 @@
+"""How large a frame is shown, and how large the model wants it: pure arithmetic, in pixels."""
+
+import math
+
+from kvvideo.errors import ConfigError, VideoError
+
+PATCH = 14
+"""Side of one patch of Qwen2.5-VL's vision encoder."""
+FACTOR = 2 * PATCH
+"""Side of one token: patches are merged 2 x 2, so both sides of a frame are multiples of this."""
+FRAMES_PER_TOKEN = 2
+"""Frames are merged in pairs too (``FRAME_FACTOR`` in qwen-vl-utils)."""
+MIN_PIXELS = 128 * FACTOR**2
+"""Smallest frame qwen-vl-utils makes by default: 128 tokens."""
+MAX_PIXELS = 768 * FACTOR**2
+"""Largest frame qwen-vl-utils makes by default: 768 tokens."""
+MAX_RATIO = 200
+"""Longest frame the model's processor accepts: the ratio of its sides."""
+
+
+def displayed_size(height: int, width: int, pixel_ratio: float = 1.0) -> tuple[int, int]:
+    """``(height, width)`` with square pixels, as players show ``height x width`` stored pixels.
+
+    Args:
+        pixel_ratio: width of a stored pixel over its height (the sample aspect ratio).
+    """
+    return height, max(1, round(width * pixel_ratio))
+
+
+def check_pixels(min_pixels: int, max_pixels: int) -> None:
+    """Raises ConfigError unless frames of ``min_pixels`` to ``max_pixels`` can exist."""
+    if not 0 < min_pixels <= max_pixels or max_pixels < FACTOR**2:
+        raise ConfigError(
+            f"frames of {min_pixels} to {max_pixels} pixels are not possible; "
+            f"min_pixels must be from 1 to max_pixels, and max_pixels at least {FACTOR**2}"
+        )
+
+
+def frame_size(
+    height: int, width: int, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """``(height, width)`` a displayed frame is resized to: the ``smart_resize`` of qwen-vl-utils.
+
+    Both sides become multiples of 28, the area falls within the limits, and the shape stays as close
+    as it can, so that the model's own processor has nothing left to resize.
+
+    Raises:
+        VideoError: if the frame is too long and thin for the model.
+        ConfigError: if the limits contradict each other.
+    """
+    check_pixels(min_pixels, max_pixels)
+    if min(height, width) < 1 or max(height, width) / min(height, width) > MAX_RATIO:
+        raise VideoError(
+            f"frames of {width}x{height} pixels are too long and thin for the model: "
+            f"one side may be up to {MAX_RATIO} times the other"
+        )
+    # Python's round is half-to-even; qwen-vl-utils uses it too, so the two agree on every size.
+    high = max(FACTOR, round(height / FACTOR) * FACTOR)
+    wide = max(FACTOR, round(width / FACTOR) * FACTOR)
+    if high * wide > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        high = math.floor(height / shrink / FACTOR) * FACTOR
+        wide = math.floor(width / shrink / FACTOR) * FACTOR
+        if min(high, wide) < FACTOR:
+            raise VideoError(
+                f"frames of {width}x{height} pixels are too long and thin to fit {max_pixels} pixels; "
+                "allow more pixels per frame"
+            )
+    elif high * wide < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        high = math.ceil(height * grow / FACTOR) * FACTOR
+        wide = math.ceil(width * grow / FACTOR) * FACTOR
+    return high, wide
+
+
+def tokens(height: int, width: int, frames: int) -> int:
+    """Tokens that ``frames`` resized frames (an even number) become in the model."""
+    return frames // FRAMES_PER_TOKEN * (height // FACTOR) * (width // FACTOR)

@@ -1,0 +1,86 @@
+"""What is known of a video before it is decoded, and what reading it will cost: pure arithmetic."""
+
+from dataclasses import dataclass
+
+from kvvideo.video.geometry import FRAMES_PER_TOKEN, MAX_PIXELS, MIN_PIXELS, frame_size, tokens
+from kvvideo.video.sampling import CLOCK_SLACK, Grid
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of its video, checked by decoding one frame.
+
+    Attributes:
+        path: the file.
+        width, height: of the picture as players show it: rotated, with square pixels.
+        duration: seconds, or None where the file does not say (live recordings, raw streams).
+        fps: average frames per second, or None if unknown.
+        codec: FFmpeg's name of the codec, such as ``h264``.
+        container: FFmpeg's name of the file format, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
+        timed: whether frames carry times of their own; if not, they are spaced evenly.
+    """
+
+    path: str
+    width: int
+    height: int
+    duration: float | None
+    fps: float | None
+    codec: str
+    container: str
+    timed: bool = True
+
+    @property
+    def frames(self) -> int | None:
+        """About how many frames the file holds; None if unknown."""
+        if self.duration is None or self.fps is None:
+            return None
+        return round(self.duration * self.fps)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What reading a video will give; counts are None where its duration is unknown.
+
+    Attributes:
+        height, width: of the frames the model gets.
+        frame_tokens: tokens per pair of frames.
+        seconds: how much of the source is read.
+        chunks, frames, tokens: how many in all; frames include the padding of an odd last chunk.
+    """
+
+    height: int
+    width: int
+    frame_tokens: int
+    seconds: float | None
+    chunks: int | None
+    frames: int | None
+    tokens: int | None
+
+
+def plan(
+    info: VideoInfo,
+    fps: float = 2.0,
+    chunk_seconds: float = 4.0,
+    start: float | None = None,
+    end: float | None = None,
+    min_pixels: int = MIN_PIXELS,
+    max_pixels: int = MAX_PIXELS,
+) -> Plan:
+    """What ``VideoReader`` with these settings will give for ``info``."""
+    grid = Grid.of(fps, chunk_seconds, start, end)
+    height, width = frame_size(info.height, info.width, min_pixels, max_pixels)
+    per_pair = tokens(height, width, FRAMES_PER_TOKEN)
+    if info.duration is None:
+        return Plan(height, width, per_pair, None, None, None, None)
+    last = info.duration if grid.end is None else min(grid.end, info.duration)
+    moments = grid.count_before(min(last, info.duration - CLOCK_SLACK))
+    frames = moments + moments % FRAMES_PER_TOKEN
+    return Plan(
+        height=height,
+        width=width,
+        frame_tokens=per_pair,
+        seconds=max(0.0, last - grid.start),
+        chunks=-(-moments // grid.per_chunk),
+        frames=frames,
+        tokens=tokens(height, width, frames),
+    )

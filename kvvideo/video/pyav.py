@@ -1,0 +1,405 @@
+"""The default decoder: PyAV, decoding only what ``selection`` says is needed, by presentation time.
+
+Times are seconds of the source: the container's start time is subtracted, so that the first frame is at
+about 0, as players show it. Damaged packets are skipped; the frame before stands in for what they held.
+"""
+
+import itertools
+import logging
+import math
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from kvvideo.errors import VideoError
+from kvvideo.times import format_time
+from kvvideo.video.bitstream import can_restart
+from kvvideo.video.decoder import Decoder, Progress, check_file, reason
+from kvvideo.video.geometry import displayed_size
+from kvvideo.video.plan import VideoInfo
+from kvvideo.video.sampling import CLOCK_SLACK, Grid, pick
+from kvvideo.video.selection import REORDER, Coded, Step, select
+
+logger = logging.getLogger("kvvideo.video")
+
+UNTIMED = frozenset({"avi"})
+"""Containers whose times give the order of storage, not of display."""
+PICTURES = frozenset({"image2", "tty"})
+"""Formats FFmpeg reads as video that are not: still images (also ``*_pipe``) and text."""
+DEFAULT_FPS = 25.0
+"""Frame rate where a stream without times does not tell its own; FFmpeg assumes the same."""
+PEEK = 500
+"""Packets that may fail before the first frame."""
+READ_ERRORS = 20
+"""Errors in a row after which reading a file is given up."""
+LOST_SECONDS, LOST_PACKETS = 30.0, 100
+"""Decoding is given up when this much of the video gave no frame."""
+LATE_SECONDS = 5.0
+"""A frame this long before more others than reordering allows: the clock was set back."""
+JUMP_SECONDS = 3600.0
+"""A frame this long after the one before has a damaged time."""
+SHORT_SECONDS, SHORT_SHARE = 1.0, 0.02
+"""How much earlier than its container says a video may end before it counts as cut short."""
+
+
+class PyavDecoder(Decoder):
+    """Decodes whatever FFmpeg can, from files and from pipes."""
+
+    name = "pyav"
+
+    def __init__(self, path: str, progress: Progress) -> None:
+        self._path = path
+        self._progress = progress
+        self._reformatter = VideoReformatter()
+        self._clock: deque[float] = deque()  # times of packets not yet decoded, where frames have none
+        self._last = -math.inf  # time of the newest decoded frame
+        self._fed = -math.inf  # time of the newest frame the decoder was asked for
+        self._newest = 0.0  # time of the last frame, as far as the video was read
+        self._end = 0.0  # where the video ends, as far as it was read
+        self._reached = 0.0  # the same over all streams: audio may go on longer
+        self._complete = False  # whether everything was read
+        self._broken: str | None = None  # why it could not be
+        self._errors = self._marked = 0
+        check_file(path)
+        self._open()
+        try:
+            self._head, first = self._peek()
+            self.info = self._describe(first)
+            self._picture(first, 28, 28)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._container.close()
+
+    def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+        latest = picture = None
+        for time, frame in pick(self._frames(grid), grid):
+            if picture is None or frame is not latest:
+                latest, picture = frame, self._picture(frame, height, width)
+            yield time, picture
+        if self._errors or self._marked:
+            logger.warning(
+                "%r is damaged: %d packets could not be decoded, %d frames show faults",
+                self._path,
+                self._errors,
+                self._marked,
+            )
+
+    def _open(self) -> None:
+        """Opens, or opens again, the file at its beginning."""
+        try:
+            # "file:" and the whitelist keep names and playlists from reaching for other files or hosts.
+            self._container: Any = av.open(
+                f"file:{self._path}",
+                metadata_errors="replace",
+                container_options={"protocol_whitelist": "file"},
+            )
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(
+                f"{self._path!r} is not a video that FFmpeg can read ({reason(error)}); "
+                "it may be cut short, damaged or of another kind"
+            ) from None
+        try:
+            self._stream = self._choose()
+        except VideoError:
+            self._container.close()
+            raise
+        self._decoder = self._stream.codec_context
+        self._decoder.thread_type = "AUTO"
+        self._decoder.thread_count = min(8, os.cpu_count() or 1)
+        self._tick = float(self._stream.time_base)
+        self._origin = (self._container.start_time or 0) / av.time_base
+        rate = self._stream.guessed_rate or self._stream.average_rate
+        self._span = 1 / float(rate) if rate else 1 / DEFAULT_FPS  # of a frame that tells no duration
+        self._packets = self._read()
+
+    def _choose(self) -> Any:
+        """The largest video stream that is not cover art."""
+        kind = self._container.format.name
+        if kind in PICTURES or kind.endswith("_pipe"):
+            raise VideoError(f"{self._path!r} is an image or text, not a video; name a video file")
+        streams = self._container.streams
+        videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not videos:
+            what = "only audio" if streams.audio else "no video"
+            raise VideoError(f"{self._path!r} holds {what}; name a file with moving pictures")
+        stream = max(videos, key=lambda s: s.codec_context is not None and s.width * s.height)
+        if stream.codec_context is None:
+            raise VideoError(f"{self._path!r} uses a codec this FFmpeg cannot decode; convert it to H.264")
+        return stream
+
+    def _peek(self) -> tuple[list[Any], Any]:
+        """The first frame, and all packets that were read for it."""
+        head: list[Any] = []
+        frames: list[Any] = []
+        for packet in self._packets:
+            head.append(packet)
+            if packet.stream_index == self._stream.index:
+                frames = self._decode(packet)
+            if frames or len(head) > PEEK:
+                break
+        frames = frames or self._drain()
+        self._decoder.flush_buffers()
+        self._errors = 0
+        if not frames:
+            raise VideoError(f"no frame of {self._path!r} can be decoded; the file is damaged or incomplete")
+        return head, frames[0]
+
+    def _describe(self, first: Any) -> VideoInfo:
+        stream, container = self._stream, self._container
+        height, width = displayed_size(first.height, first.width, float(stream.sample_aspect_ratio or 1))
+        if _turned(first):
+            height, width = width, height
+        kind = container.format.name
+        duration: float | None = None
+        if stream.duration is not None:
+            duration = (stream.duration + (stream.start_time or 0)) * self._tick - self._origin
+        elif container.duration is not None:
+            # Matroska states the time at which the last frame ends, not how long the file plays.
+            ends_at = self._origin if kind.startswith("matroska") else 0.0
+            duration = container.duration / av.time_base - ends_at
+        packet = next(p for p in self._head if p.stream_index == stream.index)
+        timed = packet.pts is not None and kind not in UNTIMED
+        if not timed:
+            logger.warning("%r carries no display times: frames are spaced evenly", self._path)
+            self._origin = 0.0
+        rate = stream.average_rate if timed else stream.guessed_rate or stream.average_rate
+        return VideoInfo(
+            path=self._path,
+            width=width,
+            height=height,
+            duration=duration if duration and duration > 0 else None,
+            fps=float(rate) if rate else None,
+            codec=stream.codec_context.codec.canonical_name,
+            container=kind,
+            timed=timed,
+        )
+
+    def _frames(self, grid: Grid) -> Iterator[tuple[float, Any]]:
+        """``(time, frame)`` of all frames ``grid`` needs and some more, then ``(end, None)``."""
+        silent = 0
+        for step in self._steps(grid):
+            if step.fresh:
+                yield from self._timed(self._drain())
+            self._decoder.skip_frame = "DEFAULT" if step.whole else "NONREF"
+            before = self._last
+            for packet in step.coded.payload:
+                yield from self._timed(self._decode(packet))
+            if step.whole:
+                self._fed = max(self._fed, step.coded.time)
+            silent = 0 if self._last > before else silent + 1
+            if silent > LOST_PACKETS and step.coded.time - self._last > LOST_SECONDS:
+                break
+        yield from self._timed(self._drain())
+        yield self._finish(), None
+
+    def _steps(self, grid: Grid) -> Iterator[Step[list[Any]]]:
+        if self.info.timed:
+            return select(self._coded(self._from(grid.start)), grid)
+        return (Step(coded, whole=True, fresh=False) for coded in self._spaced())
+
+    def _finish(self) -> float:
+        """Where the video ends; sets ``failure`` if it should have gone on."""
+        decoded_to = self._last + self._span
+        if self._fed - self._last > SHORT_SECONDS:
+            return self._fail(decoded_to, "the data from there on is damaged; get another copy")
+        if self._broken is not None:
+            return self._fail(self._end, self._broken)
+        total = (self._container.duration or 0) / av.time_base
+        reached = self._reached + max(0.0, self._origin)  # duration counts from either beginning
+        if self._complete and total - reached > max(SHORT_SECONDS, SHORT_SHARE * total):
+            return self._fail(self._end, "the file is cut short; get a complete copy")
+        end = self._end
+        if self.info.duration is not None and self._newest < self.info.duration:
+            # A packet's duration counts in the order of storage: it may be too long for the last frame.
+            end = min(end, self.info.duration)
+        return max(end, self._newest + 2 * CLOCK_SLACK)
+
+    def _fail(self, end: float, why: str) -> float:
+        end = max(0.0, end)
+        whole = "" if self.info.duration is None else f" of {format_time(self.info.duration)}"
+        self.failure = VideoError(f"decoding of {self._path!r} stopped at {format_time(end)}{whole}: {why}")
+        return end
+
+    def _read(self) -> Iterator[Any]:
+        """All packets of all streams, in the order of the file, as far as it can be read."""
+        errors = 0
+        while errors <= READ_ERRORS:
+            try:
+                for packet in self._container.demux():
+                    errors = 0
+                    if packet.size == 0:
+                        continue  # the mark of a stream's end, or of a frame that was dropped
+                    at = packet.pts if packet.pts is not None else packet.dts
+                    if at is not None:
+                        end = float((at + (packet.duration or 0)) * packet.time_base) - self._origin
+                        self._reached = max(self._reached, end)
+                    yield packet
+                self._complete = True
+                return
+            except av.error.FFmpegError as error:
+                errors += 1
+                logger.debug("%r: reading failed: %s", self._path, error)
+                self._broken = f"the file cannot be read further ({reason(error)})"
+
+    def _from(self, start: float) -> Iterator[Any]:
+        """Packets from a place where decoding can begin and that is shown by ``start``."""
+        if start <= 0 or not stat.S_ISREG(os.stat(self._path).st_mode):
+            return itertools.chain(self._head, self._packets)
+        # Indexes point by time of decoding, which is earlier than that of display: look back if need be.
+        for margin in (0.0, 10.0, 60.0):
+            try:
+                target = (start - margin + self._origin) / self._tick
+                self._container.seek(int(target), stream=self._stream)
+            except av.error.FFmpegError:
+                break
+            packets = self._read()
+            for packet in packets:
+                if packet.stream_index != self._stream.index or packet.pts is None:
+                    continue
+                if self._time(packet) > start:
+                    break
+                if self._restarts(packet):
+                    return itertools.chain([packet], packets)
+        self.close()
+        self._open()
+        return self._packets
+
+    def _coded(self, packets: Iterable[Any]) -> Iterator[Coded[list[Any]]]:
+        """The video's packets; one without a time is the second field of the frame before it."""
+        pending: Coded[list[Any]] | None = None
+        before: deque[float] = deque(maxlen=REORDER + 1)
+        for packet in packets:
+            if packet.stream_index != self._stream.index:
+                continue
+            if pending is not None:
+                if packet.pts is None or self._time(packet) == pending.time:
+                    pending.payload.append(packet)
+                    continue
+                if len(before) > REORDER and self._time(packet) < min(before) - LATE_SECONDS:
+                    self._broken = "its clock jumps back, as in joined recordings; split or remux it"
+                    break
+                yield pending
+            elif packet.pts is None:
+                continue
+            time = self._time(packet)
+            self._progress(time)
+            before.append(time)
+            if not packet.is_discard:
+                self._newest = max(self._newest, time)
+                self._end = max(self._end, time + ((packet.duration or 0) * self._tick or self._span))
+            pending = Coded([packet], time, packet.size, self._restarts(packet), packet.is_discard)
+        if pending is not None:
+            yield pending
+
+    def _spaced(self) -> Iterator[Coded[list[Any]]]:
+        """The video's packets where none tells when it is shown: one after the other."""
+        for packet in itertools.chain(self._head, self._packets):
+            if packet.stream_index == self._stream.index:
+                time = self._end if packet.dts is None else packet.dts * self._tick
+                self._progress(time)
+                self._newest = time
+                self._end = max(self._end, time + ((packet.duration or 0) * self._tick or self._span))
+                self._clock.append(time)
+                yield Coded([packet], time, packet.size)
+
+    def _timed(self, frames: Iterable[Any]) -> Iterator[tuple[float, Any]]:
+        """Frames with their times, without those that go back or leap far ahead."""
+        for frame in frames:
+            if not self.info.timed:
+                time = self._clock.popleft() if self._clock else self._last + self._span
+            elif frame.pts is None:
+                time = self._last + self._span
+            else:
+                time = self._time(frame)
+            if time <= self._last or (math.isfinite(self._last) and time > self._last + JUMP_SECONDS):
+                logger.debug("%r: a frame at %s after %s is ignored", self._path, time, self._last)
+                continue
+            self._marked += frame.is_corrupt
+            self._last = time
+            yield time, frame
+
+    def _decode(self, packet: Any) -> list[Any]:
+        try:
+            frames: list[Any] = self._decoder.decode(packet)
+        except av.error.FFmpegError as error:
+            logger.debug("%r: packet at %s: %s", self._path, packet.pts, error)
+            self._errors += 1
+            if self._clock:
+                self._clock.pop()
+            return []
+        return frames
+
+    def _drain(self) -> list[Any]:
+        """The frames the decoder still holds; it can begin anew afterwards."""
+        frames = self._decode_rest()
+        self._decoder.flush_buffers()
+        return frames
+
+    def _decode_rest(self) -> list[Any]:
+        try:
+            frames: list[Any] = self._decoder.decode(None)
+        except av.error.FFmpegError:
+            return []
+        return frames
+
+    def _time(self, timed: Any) -> float:
+        """When a packet or a frame is shown. Not ``frame.time``: PyAV leaves it out of drained frames."""
+        seconds: float = timed.pts * self._tick - self._origin
+        return round(seconds, 6) + 0.0  # no -0.0
+
+    def _restarts(self, packet: Any) -> bool:
+        codec = self._decoder
+        return packet.is_keyframe and can_restart(codec.codec.canonical_name, codec.extradata, bytes(packet))
+
+    def _picture(self, frame: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """``frame`` as displayed, ``[height, width, 3]`` RGB."""
+        turned = _turned(frame)
+        try:
+            scaled: Any = self._reformatter.reformat(
+                frame,
+                width=height if turned else width,
+                height=width if turned else height,
+                format="rgb24",
+                interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+                threads=1,
+            )
+            stored: npt.NDArray[np.uint8] = scaled.to_ndarray()
+        except (av.error.FFmpegError, ValueError) as error:
+            raise VideoError(
+                f"{self._path!r} has pictures of a kind that cannot be converted to RGB "
+                f"({frame.format.name}: {reason(error)}); convert it to H.264"
+            ) from None
+        if turned:
+            stored = stored.transpose(1, 0, 2)
+        across, down = _mirrored(frame)
+        return stored[:: -1 if down else 1, :: -1 if across else 1]
+
+
+def _matrix(frame: Any) -> npt.NDArray[np.int32]:
+    """``[[a, b], [c, d]]``: a stored pixel ``(x, y)`` is shown at ``(ax + cy, bx + dy)``, up to a shift."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return np.eye(2, dtype=np.int32)
+    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+
+
+def _turned(frame: Any) -> bool:
+    """Whether rows of the stored picture are columns of the displayed one."""
+    a, b = _matrix(frame)[0].tolist()
+    return bool(abs(b) > abs(a))
+
+
+def _mirrored(frame: Any) -> tuple[bool, bool]:
+    """Whether left and right, and top and bottom, are swapped once rows and columns are right."""
+    (a, b), (c, d) = _matrix(frame).tolist()
+    return (c < 0, b < 0) if abs(b) > abs(a) else (a < 0, d < 0)
