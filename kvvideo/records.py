@@ -8,6 +8,7 @@ from typing import Any
 
 from kvvideo.agenda import Question
 from kvvideo.analyze import Asked
+from kvvideo.compression.schedule import Schedule
 from kvvideo.types import CacheStats
 
 SCHEMA = 1
@@ -15,8 +16,8 @@ SCHEMA = 1
 Record = dict[str, Any]
 
 
-def answer(asked: Asked, *, video: str, model: str, strategy: str, budget: int | None) -> Record:
-    """The record of one answer. ``budget`` is in tokens, None for a cache without bound."""
+def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Schedule | None) -> Record:
+    """The record of one answer. ``schedule`` is None for a cache without bound."""
     said = asked.answer
     return {
         "type": "answer",
@@ -28,7 +29,7 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, budget: int |
         "finish_reason": said.finish_reason,
         "model": model,
         "strategy": strategy,
-        "cache": cache(asked.cache, budget),
+        "cache": cache(asked.cache, schedule),
         "held": [[round(start, 3), round(end, 3)] for start, end in asked.held],
         "first_token_seconds": round(said.first_token_seconds, 4),
         "seconds": round(said.seconds, 4),
@@ -37,7 +38,7 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, budget: int |
 
 def done(
     status: str, error: str | None, unasked: list[Question], stats: CacheStats | None, *, video: str,
-    model: str, strategy: str, budget: int | None, answers: int, chunks: int, frames: int, start: float,
+    model: str, strategy: str, schedule: Schedule | None, answers: int, chunks: int, frames: int, start: float,
     end: float, seconds: float,
 ) -> Record:  # fmt: skip
     """The last record of a run; ``status`` is ``complete``, ``interrupted`` or ``error``."""
@@ -55,11 +56,12 @@ def done(
         "frames": frames,
         "start": round(start, 3),
         "end": round(end, 3),
-        "cache": None if stats is None else cache(stats, budget),
+        "cache": None if stats is None else cache(stats, schedule),
         "seconds": round(seconds, 3),
     }
 
 
-def cache(stats: CacheStats, budget: int | None) -> Record:
-    """The cache part of a record."""
-    return {"budget": budget, **asdict(stats)}
+def cache(stats: CacheStats, schedule: Schedule | None) -> Record:
+    """The cache part of a record: its bound, both None if it has none, and what it holds."""
+    budget, max_tokens = (schedule.budget, schedule.max_tokens) if schedule else (None, None)
+    return {"budget": budget, "max_tokens": max_tokens, **asdict(stats)}

@@ -5,7 +5,7 @@ import re
 
 from kvvideo.errors import ConfigError
 
-_CLOCK = re.compile(r"(?:(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)|(?P<only>\d+(?:\.\d+)?)s?)")
+_CLOCK = re.compile(r"(?:(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)|(?P<only>\d+(?:\.\d+)?)s?)", re.ASCII)
 
 
 def parse_time(text: str) -> float:

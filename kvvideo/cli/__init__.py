@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 import typer
 
@@ -40,6 +41,9 @@ def _options(
         os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
         logging.getLogger("kvvideo").setLevel(logging.DEBUG)
+    else:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def main() -> None:

@@ -155,13 +155,12 @@ def _run(
         engine = Engine(config)
         session = VideoSession(engine)
         schedule = config.cache.schedule(engine.block_size)
-        budget = schedule.budget if schedule else None
         streaming = time.perf_counter()
 
         def show() -> None:
             rate = session.frames / (time.perf_counter() - streaming)
             end = reading["end"] if reader.info.duration is None else reader.info.duration
-            progress.chunk(session.end, end, rate, session.stats(), budget)
+            progress.chunk(session.end, end, rate, records.cache(session.stats(), schedule))
 
         try:
             for asked in analyze(
@@ -169,14 +168,14 @@ def _run(
                 stopped=lambda: stop.asked, on_chunk=show,
             ):  # fmt: skip
                 answers += 1
-                emit(records.answer(asked, budget=budget, **common))
+                emit(records.answer(asked, schedule=schedule, **common))
         except KvvideoError as error:
             status, failure = "error", error
         if stop.asked:
             status = "interrupted"
         stats = session.stats() if session.alive else None
     record = records.done(
-        status, str(failure) if failure else None, agenda.left(), stats, budget=budget, answers=answers,
+        status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule, answers=answers,
         chunks=session.chunks, frames=session.frames, start=reading["start"] or 0.0,
         end=max(session.end, reading["start"] or 0.0), seconds=time.perf_counter() - began, **common,
     )  # fmt: skip

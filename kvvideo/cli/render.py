@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kvvideo.times import format_time
-from kvvideo.types import CacheStats
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -40,7 +39,7 @@ def answer(record: dict[str, Any]) -> None:
 def summary(record: dict[str, Any]) -> None:
     """The last record as one line on stderr."""
     cache = record["cache"]
-    held = "" if cache is None else f"; cache {cache_line(CacheStats(**_stats(cache)), cache['budget'])}"
+    held = "" if cache is None else f"; cache {_cache_line(cache)}"
     length = record["end"] - record["start"]
     err.print(
         Text(
@@ -80,14 +79,12 @@ def stream_report(report: dict[str, Any]) -> None:
         )
 
 
-def _stats(cache: dict[str, Any]) -> dict[str, int]:
-    return {name: value for name, value in cache.items() if name != "budget"}
-
-
-def cache_line(stats: CacheStats, budget: int | None) -> str:
-    """A cache in a few words."""
-    bound = "" if budget is None else f"/{budget}"
-    return f"{stats.live}{bound} tokens, {stats.blocks} blocks, {size(stats.bytes)}, {stats.evicted} evicted"
+def _cache_line(cache: dict[str, Any]) -> str:
+    """The cache part of a record in a few words."""
+    bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
+    return (
+        f"{cache['live']}{bound} tokens, {cache['blocks']} blocks, {size(cache['bytes'])}, {cache['evicted']} evicted"
+    )
 
 
 class Progress:
@@ -112,10 +109,10 @@ class Progress:
         if self._live:
             self._live.update(Text(text, style="dim"))
 
-    def chunk(self, at: float, end: float | None, fps: float, stats: CacheStats, budget: int | None) -> None:
-        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds."""
+    def chunk(self, at: float, end: float | None, fps: float, cache: dict[str, Any]) -> None:
+        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record."""
         if self._live:
             of = "" if end is None else f" / {format_time(end)}"
             row = Table.grid(padding=(0, 2))
-            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", cache_line(stats, budget))
+            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", _cache_line(cache))
             self._live.update(row)

@@ -76,7 +76,7 @@ class BoundedBuilder:
         """Compaction runs Python, which a captured graph of the whole step would skip."""
         if isinstance(kv_cache_spec, BoundedSpec):
             return AttentionCGSupport.NEVER
-        return super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc, no-any-return]
+        return super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc]
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
         spec = self.kv_cache_spec

@@ -61,7 +61,7 @@ class BoundedSpec(FullAttentionSpec):
         return specs[0]
 
 
-class BoundedManager(FullAttentionManager):  # type: ignore[misc]
+class BoundedManager(FullAttentionManager):
     """Frees evicted blocks by the same schedule that the workers compact by."""
 
     kv_cache_spec: BoundedSpec

@@ -3,7 +3,10 @@
 In-process means direct access to the scheduler for live statistics, and no serialisation of pixels.
 """
 
+import gc
+import logging
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,12 +114,13 @@ class Engine:
             "limit_mm_per_prompt": {"video": 1, "image": 0},
             "mm_processor_cache_gb": 0,
             # Frames come in the model's own size; resizing them again could only blur them.
-            "mm_processor_kwargs": {"do_resize": False},
+            "mm_processor_kwargs": {"do_resize": False, "cap_pixels_per_frame": False},
             "load_format": config.load_format,
             "seed": config.seed,
             "block_size": _block_size(),
             "enforce_eager": _is_cpu(),
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
             "skip_mm_profiling": True,
             **engine_args(**config.cache.as_dict()),
             **config.options,
@@ -128,7 +132,18 @@ class Engine:
             raise _start_error(error, config) from error
         self.core = self.llm.engine_core.engine_core
         self.scheduler = self.core.scheduler
+        # vLLM's own finalizer would tear down what all engines of this process share.
+        self.llm.engine_core._finalizer.detach()
+        _open.add(id(self.core))
+        self._finalizer = weakref.finalize(self, _shut_down, self.core)
         self._count = 0
+        self._fruitless = 0
+        self._latest: dict[str, Any] = {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return not self._finalizer.alive
 
     @property
     def block_size(self) -> int:
@@ -169,27 +184,84 @@ class Engine:
     def process(self, request_id: str, prompt: dict[str, Any], params: Any, resumable: bool = False) -> Any:
         """vLLM's own preprocessing of a prompt into an ``EngineCoreRequest``."""
         params.skip_clone = True
-        return self.llm.input_processor.process_inputs(
-            request_id=request_id, prompt=prompt, params=params,
-            supported_tasks=self.llm.get_supported_tasks(), resumable=resumable,
-        )  # fmt: skip
+        try:
+            return self.llm.input_processor.process_inputs(
+                request_id=request_id, prompt=prompt, params=params,
+                supported_tasks=self.llm.get_supported_tasks(), resumable=resumable,
+            )  # fmt: skip
+        except ValueError as error:
+            raise EngineError(f"vLLM refuses this prompt: {_first_line(error)}") from error
 
     def step(self) -> Sequence[Any]:
         """One step of the scheduler and the model; returns what was generated for questions.
+
+        The latest output of each question is also kept until ``take`` fetches it, for whoever asked
+        may not be the one who steps.
 
         Raises:
             EngineError: if vLLM failed.
         """
         try:
-            return self.llm.step()  # type: ignore[no-any-return]
+            outputs: Sequence[Any] = self.llm.step()
         except Exception as error:
             if "out of memory" in str(error).lower():
                 raise OutOfMemoryError(f"out of memory while computing: {_first_line(error)}") from error
             raise EngineError(f"vLLM failed: {_first_line(error)}") from error
+        self._fruitless = 0 if self.scheduler.scheduled_tokens else self._fruitless + 1
+        self._latest.update((o.request_id, o) for o in outputs if o.request_id in self._latest)
+        return outputs
+
+    def expect(self, request_id: str) -> None:
+        """Keep the outputs of ``request_id`` for ``take``, until ``forget``."""
+        self._latest[request_id] = None
+
+    def take(self, request_id: str) -> Any:
+        """The latest output of ``request_id`` since the last call; None if there is none."""
+        output, self._latest[request_id] = self._latest[request_id], None
+        return output
+
+    def forget(self, request_id: str) -> None:
+        """Undo ``expect``."""
+        self._latest.pop(request_id, None)
+
+    def check_progress(self) -> None:
+        """Call between steps while waiting for a request.
+
+        Raises:
+            EngineError: if nothing can run, now or later, because idle sessions and waiting questions
+                hold all blocks or places.
+        """
+        # One step without work may still have returned blocks.
+        if self._fruitless < 3:
+            return
+        self._fruitless = 0
+        raise EngineError(
+            f"nothing can go on: {self.free_blocks} KV blocks are free and the other sessions hold the rest, or more "
+            f"than {self.config.sessions} sessions and {self.config.questions} questions are open; close some, or "
+            "start the engine with room for more (sessions, questions, kv_bytes)"
+        )
 
     def close(self) -> None:
-        """Give the model's memory back."""
-        self.llm.engine_core.shutdown()
+        """Give the model's memory back. Other engines in this process go on."""
+        if self._finalizer.alive:
+            self._finalizer()
+            del self.llm, self.core, self.scheduler
+            gc.collect()
+
+
+_open: set[int] = set()
+"""Engines of this process that are open, for vLLM keeps state that all of them share."""
+
+
+def _shut_down(core: Any) -> None:
+    _open.discard(id(core))
+    if not _open:
+        core.shutdown()
+        return
+    # What core.shutdown() does, less what would pull the rug from under the engines still open.
+    core.structured_output_manager.clear_backend()
+    core.scheduler.shutdown()
+    gc.unfreeze()
 
 
 def _set_environment() -> None:
@@ -199,6 +271,8 @@ def _set_environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # vLLM logs while it is imported, before it has configured its logger from this.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
 def _is_cpu() -> bool:
@@ -221,7 +295,8 @@ def _pool_bytes(config: EngineConfig, path: str, arguments: dict[str, Any]) -> i
     size = arguments["block_size"]
     blocks = config.sessions * (schedule.max_tokens // size + 1)
     blocks += config.questions * (QUESTION_TOKENS // size + 2) + 1
-    return blocks * block_bytes(path, config, size)
+    total: int = blocks * block_bytes(path, config, size)
+    return total
 
 
 def _start_error(error: Exception, config: EngineConfig) -> Exception:

@@ -30,7 +30,8 @@ def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> 
         _store(part, part.clone(), block[0], block[1], torch.arange(block_size), isa)
         raw += block.flatten(1).long() << 7 * digit
     places = torch.empty_like(raw)
-    return places.scatter_(1, raw, index.expand(2, -1)).unbind()
+    places.scatter_(1, raw, index.expand(2, -1))
+    return places[0], places[1]
 
 
 def _store(
@@ -64,7 +65,8 @@ class Impl(BoundedImpl, CPUAttentionBackendImpl):
     ) -> None:
         count, heads, size, _ = kv_cache.shape
         cache = kv_cache.view(count, heads, 2 * size, self.head_size)
-        _store(keys, values, *cache.chunk(2, dim=2), slots, layer.isa)
+        key_cache, value_cache = cache.chunk(2, dim=2)
+        _store(keys, values, key_cache, value_cache, slots, layer.isa)
 
 
 class Builder(BoundedBuilder, CPUAttentionMetadataBuilder):
