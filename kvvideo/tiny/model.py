@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kvvideo import prompt
+from kvvideo.times import format_time
 from kvvideo.tiny import world
 
 SPECIALS = (
@@ -45,9 +46,10 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 VOCABULARY = 512
 """Size of the vocabulary, special tokens included."""
 
-# Qwen2's pre-tokenizer: words with their leading space, single digits, runs of punctuation.
+# Qwen2's pre-tokenizer: words with their leading space, runs of punctuation, and digits, by twos where
+# Qwen2 has one: a clock time is then two tokens to compare and copy, not three or four.
 _SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
@@ -110,6 +112,8 @@ def config() -> Any:
         dtype="float32",
     )
     made.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    # What kvvideo makes frames as large as, unless told otherwise.
+    made.kvvideo_frame_tokens = MAX_PIXELS // (PATCH * MERGE) ** 2
     return made
 
 
@@ -119,11 +123,12 @@ def _texts() -> list[str]:
     for ways in world.PHRASES.values():
         for way in ways:
             for letter in world.LETTERS:
-                texts += [prompt.question_text(way.format(letter=letter, time="0:40"))] * 4
+                texts += [prompt.question_text(way.format(letter=letter))] * 4
     answers = [*world.COLOURS, world.NONE, world.NOT_SEEN]
     texts += [text for answer in answers for text in (answer, f"a {answer} letter", f"{answer}\n")] * 40
     texts += [f"{letter}" for letter in world.LETTERS] * 40
     texts += [prompt.OPENING, prompt.chunk_text(40.0)] * 40
+    texts += [format_time(60.0 * i + i) for i in range(60)] * 40
     texts += ["the video shows what is seen at this time; how many letters were there before and after?"] * 4
     return texts
 

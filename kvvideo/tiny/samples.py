@@ -38,7 +38,7 @@ def make(
     encode(clip, out, fps)
     rng = np.random.default_rng([seed, 1])
     asked = clip.questions(rng, questions - questions // 2, end=False)
-    kinds: tuple[world.Kind, ...] = ("colour", "when", "at")
+    kinds: tuple[world.Kind, ...] = ("colour", "when")
     asked += [clip.question(None, kinds[i % len(kinds)], rng) for i in range(questions // 2)]
     if truth is not None:
         line = {

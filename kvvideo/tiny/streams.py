@@ -14,7 +14,7 @@ from kvvideo.times import format_time
 from kvvideo.tiny import packing, world
 from kvvideo.tiny.packing import NEVER, Ask, ChunkPlan, Encoder, Ints, Packed
 
-KINDS: tuple[world.Kind, ...] = ("colour", "when", "at", "now", "now colour")
+KINDS: tuple[world.Kind, ...] = ("colour", "when", "now", "now colour")
 
 Times = npt.NDArray[np.float64]
 
@@ -133,16 +133,16 @@ class Source:
             chunk, seen = 2 * now + (shown - 1) // 2, (shown - 1) % 2 + 1
         elif drawn.width == 2.0:
             chunk, seen = now // 2, shown + GRIDS * (now % 2)
-        kind = KINDS[rng.choice(len(KINDS), p=(0.25, 0.25, 0.24, 0.13, 0.13))]
-        slot, letter, time = _subject(rng, kind, drawn, now)
-        q = world.phrase(kind, rng, letter=letter, time=time)
+        kind = KINDS[rng.choice(len(KINDS), p=(0.3, 0.44, 0.13, 0.13))]
+        slot, letter = _subject(rng, kind, drawn, now)
+        q = world.phrase(kind, rng, letter=letter)
         if slot is None or (drawn.loss is not None and drawn.loss.gone(slot, now)):
             return Ask(chunk, seen, q, world.NOT_SEEN, KINDS.index(kind), -1.0)
         if kind == "when":
             answer = format_time(float(drawn.times[slot]))
         elif drawn.letters[slot] == EMPTY:
             answer = world.NONE
-        elif kind in {"at", "now"}:
+        elif kind == "now":
             answer = world.LETTERS[drawn.letters[slot]]
         else:
             answer = self._colours[self._labels.colours[drawn.slots[slot]]]
@@ -151,28 +151,21 @@ class Source:
 
 def _subject(
     rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int
-) -> tuple[int | None, str, float]:
-    """The slot a question of ``kind`` is about (None: one not seen yet), with its letter and time to name."""
+) -> tuple[int | None, str]:
+    """The slot a question of ``kind`` is about (None: one not seen yet), with the letter to name."""
     if kind in {"now", "now colour"}:
-        return now, "", 0.0
-    letters, times = drawn.letters[: now + 1], drawn.times
+        return now, ""
+    letters = drawn.letters[: now + 1]
     # In a chunk of two slots only the first has its time written before it.
     step = 2 if drawn.width == 2.0 else 1
     full = np.flatnonzero(letters < EMPTY)
     timed = full[full % step == 0]
-    if kind == "at":
-        if rng.random() < 0.06:
-            return None, "", float(times[now] + world.SLOT * rng.integers(1, 40))
-        empty = np.flatnonzero(letters[::step] == EMPTY) * step
-        pool = timed if len(timed) and (not len(empty) or rng.random() < 0.65) else empty
-        slot = int(pool[rng.integers(len(pool))])
-        return slot, "", float(times[slot])
     pool = timed if kind == "when" else full
     absent = np.setdiff1d(np.arange(EMPTY), letters)
     if len(absent) and (not len(pool) or rng.random() < 0.1):
-        return None, world.LETTERS[absent[rng.integers(len(absent))]], 0.0
+        return None, world.LETTERS[absent[rng.integers(len(absent))]]
     slot = int(pool[rng.integers(len(pool))])
-    return slot, world.LETTERS[letters[slot]], 0.0
+    return slot, world.LETTERS[letters[slot]]
 
 
 def _first_time(rng: np.random.Generator, plan: Plan) -> float:

@@ -363,7 +363,7 @@ def train_language(
         batch = producer.next()
         level = producer.level.value
         for group in adam.param_groups:
-            group["lr"] = peak * rate_at(step, done, 150, 0.55)
+            group["lr"] = peak * rate_at(step, done, 150, 0.35)
         shift = torch.randint(versions, (len(batch.ids),), device=device) * cells
         targets = compute.load(batch.targets, device)
         with mixed(device):

@@ -36,7 +36,7 @@ COLOURS = {
 NONE = "none"
 NOT_SEEN = "not seen"
 
-Kind = Literal["colour", "when", "at", "now", "now colour"]
+Kind = Literal["colour", "when", "now", "now colour"]
 
 PHRASES: dict[Kind, tuple[str, ...]] = {
     "colour": (
@@ -48,11 +48,6 @@ PHRASES: dict[Kind, tuple[str, ...]] = {
         "When did the letter {letter} appear?",
         "At what time did the letter {letter} appear?",
         "When was the letter {letter} on screen?",
-    ),
-    "at": (
-        "Which letter was on screen at {time}?",
-        "What letter was on screen at {time}?",
-        "Which letter was shown at {time}?",
     ),
     "now": (
         "Which letter is on screen now?",
@@ -89,7 +84,7 @@ class Question:
         t: seconds when it is asked, with every frame shown up to then seen; None for the end.
         q: the question.
         answer: exactly what a model should say.
-        kind: which of the five kinds it is.
+        kind: which of the four kinds it is.
         age: seconds between the end of the slot it is about and the asking; 0 for a slot that still
             shows; None where the answer is "not seen".
     """
@@ -101,11 +96,11 @@ class Question:
     age: float | None
 
 
-def phrase(kind: Kind, rng: np.random.Generator, letter: str = "", time: float = 0.0) -> str:
-    """One way of asking about ``letter`` or about the slot at ``time``, the usual one half of the time."""
+def phrase(kind: Kind, rng: np.random.Generator, letter: str = "") -> str:
+    """One way of asking about ``letter``, the usual one half of the time."""
     ways = PHRASES[kind]
     way = ways[0] if rng.random() < 0.5 else ways[rng.integers(len(ways))]
-    return way.format(letter=letter, time=format_time(time))
+    return way.format(letter=letter)
 
 
 @dataclass(frozen=True)
@@ -237,11 +232,6 @@ class Clip:
         if kind == "now colour":
             return Question(t, phrase(kind, rng), shown[-1].colour or NONE, kind, 0.0)
         lettered = [slot for slot in shown if slot.letter is not None]
-        if kind == "at":
-            empty = [slot for slot in shown if slot.letter is None]
-            pool = lettered if lettered and (not empty or rng.random() < 0.7) else empty
-            slot = pool[rng.integers(len(pool))]
-            return Question(t, phrase(kind, rng, time=slot.start), slot.letter or NONE, kind, age(slot))
         if not lettered or rng.random() < 0.1:
             absent = sorted(set(LETTERS) - {slot.letter for slot in lettered})
             if absent:
