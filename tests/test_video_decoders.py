@@ -1,9 +1,11 @@
 """The right frames, in the right shape, from every kind of clip: against decoding everything."""
 
+import gc
 import logging
 import os
 import threading
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -20,9 +22,7 @@ DECORD_FIT = ["plain.mp4", "long_gop.mp4", "no_b_frames.mp4", "irregular.mp4", "
 DECORD_UNFIT = ["hevc.mp4", "late_start.ts", "spaced.avi", "live.mkv", "pre_roll.mp4", "bare.h264"]
 
 
-def check(
-    name: str, fps: float, seconds: float, start: float = 0.0, end: float | None = None, **kw: str
-) -> None:
+def check(name: str, fps: float, seconds: float, start: float = 0.0, end: float | None = None, **kw: str) -> None:
     path = clip(name)
     times = {number: time for time, number in shown(path)[0]}
     wanted = expected(path, fps, start, end)
@@ -39,9 +39,7 @@ def test_every_grid_shows_the_frames_a_player_shows(name: str, fps: float, secon
     check(name, fps, seconds)
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [(3.3, None), (0.25, 2.2), (1.999, 4.001), (2.0, 2.1), (7.77, 99.0)]
-)
+@pytest.mark.parametrize(("start", "end"), [(3.3, 99.0), (0.25, 2.2), (1.999, 4.001), (2.0, 2.1)])
 @pytest.mark.parametrize("name", [n for n, c in CLIPS.items() if c.frames > 100])
 def test_a_part_is_read_in_source_time(name: str, start: float, end: float | None) -> None:
     if start < shown(clip(name))[1]:
@@ -99,9 +97,7 @@ def test_chunks_are_whole_and_even(decoder: str) -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_sizes_are_what_was_asked_for(decoder: str) -> None:
     pixels = 200 * 28 * 28
-    (chunk,) = read_chunks(
-        str(clip("odd.mp4")), 2, 4, min_pixels=pixels, max_pixels=2 * pixels, decoder=decoder
-    )
+    (chunk,) = read_chunks(str(clip("odd.mp4")), 2, 4, min_pixels=pixels, max_pixels=2 * pixels, decoder=decoder)
     assert chunk.frames.shape[1:3] == frame_size(77, 131, pixels, 2 * pixels)
 
 
@@ -117,9 +113,7 @@ ROTATIONS = {
 
 @pytest.mark.parametrize("rotation", ROTATIONS, ids=str)
 def test_pictures_stand_upright(rotation: tuple[float, bool, bool]) -> None:
-    path = made(
-        Clip(f"turned{rotation}.mp4", 30, options=H264, rotation=rotation, stored=ROTATIONS[rotation])
-    )
+    path = made(Clip(f"turned{rotation}.mp4", 30, options=H264, rotation=rotation, stored=ROTATIONS[rotation]))
     with open_decoder("pyav", str(path)) as decoder:
         assert (decoder.info.width, decoder.info.height) == (160, 120)
         chunks = list(decoder.chunks(Grid.of(5, 2, 0, None), MIN_PIXELS, MAX_PIXELS))
@@ -211,6 +205,31 @@ def test_only_what_is_needed_is_decoded() -> None:
         # Its later "keyframes" are not complete: decoding cannot begin there.
         fed = list(decoder._steps(Grid.of(0.2, 10, 0.0, None)))  # type: ignore[attr-defined]
         assert not any(step.fresh for step in fed[1:])
+
+
+def test_frames_are_freed_as_they_are_used() -> None:
+    """Without waiting for the garbage collector, which rarely comes: each may be 12 MB."""
+    with open_decoder("pyav", str(clip("plain.mp4"))) as decoder:
+        gc.collect()
+        gc.disable()
+        try:
+            list(decoder.chunks(Grid.of(10, 2, 0.0, None), 1, 10**5))
+            assert sum(type(thing) is av.VideoFrame for thing in gc.get_objects()) < 8
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("name", ["late_start.ts", "mpeg2.ts", "hevc.ts"])
+def test_a_recording_that_begins_between_keyframes(name: str, tmp_path: Path) -> None:
+    """What cannot be decoded is not shown, and the first good frame stands for it."""
+    packets = clip(name).read_bytes()
+    path = tmp_path / name
+    tables = packets[: 188 * 3]  # PAT, PMT and SDT, without which there is no stream
+    path.write_bytes(tables + packets[len(packets) // 8 // 188 * 188 :])
+    seen = numbers(read_chunks(str(path), 2, 4))
+    assert len(seen) >= 14
+    assert seen[4:] == sorted(seen[4:], key=lambda n: n or 0)
+    assert [b - a for a, b in pairwise(seen[4:-1])] == [15] * (len(seen) - 6)
 
 
 @pytest.mark.parametrize("name", CLIPS)

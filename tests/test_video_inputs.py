@@ -102,9 +102,7 @@ def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    "name", ["12:30 file.mp4", "http:a.mp4", "%d.mp4", "a b'c\".mp4", "-x.mp4", "ü☃.mp4"]
-)
+@pytest.mark.parametrize("name", ["12:30 file.mp4", "http:a.mp4", "%d.mp4", "a b'c\".mp4", "-x.mp4", "ü☃.mp4"])
 def test_any_name_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(clip("odd.mp4").read_bytes())

@@ -234,9 +234,7 @@ def ignored(child: int) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("source", ["long_clip", "silent_pipe"])
-def test_the_decoder_dies_with_its_parent(
-    number: signal.Signals, source: str, request: pytest.FixtureRequest
-) -> None:
+def test_the_decoder_dies_with_its_parent(number: signal.Signals, source: str, request: pytest.FixtureRequest) -> None:
     """Also when it is stuck."""
     process = start("reader = VideoReader(sys.argv[1]); time.sleep(60)", request.getfixturevalue(source))
     child = child_of(process)

@@ -124,9 +124,7 @@ CLIPS = {
         Clip("long_gop.mp4", frames=600, options={**H264, "g": "250"}),
         Clip("no_b_frames.mp4", options={**H264, "bf": "0"}),
         Clip("open_gop.mp4", options={**H264, "x264-params": "open-gop=1:log-level=none"}),
-        Clip(
-            "intra_refresh.mp4", options={**H264, "bf": "0", "x264-params": "intra-refresh=1:log-level=none"}
-        ),
+        Clip("intra_refresh.mp4", options={**H264, "bf": "0", "x264-params": "intra-refresh=1:log-level=none"}),
         Clip("plain.mkv", options=H264),
         Clip("live.mkv", options=H264, container={"live": "1"}),
         Clip("fragments.mp4", options=H264, container={"movflags": "frag_keyframe+empty_moov"}),
@@ -144,6 +142,12 @@ CLIPS = {
         ),
         Clip("mpeg4.mp4", codec="mpeg4", options={"bf": "2", "g": "30", "qscale": "3"}),
         Clip("vp9.webm", frames=90, codec="libvpx-vp9", options={"cpu-used": "8", "deadline": "realtime"}),
+        Clip(
+            "av1.mp4",
+            frames=120,
+            codec="libsvtav1",
+            options={"preset": "8", "g": "30", "svtav1-params": "lp=1:crf=5"},
+        ),
         Clip("motion_jpeg.mp4", frames=120, codec="mjpeg", options={"qscale": "3", "strict": "unofficial"}),
         Clip("irregular.mp4", times=_irregular(120), frames=120, clock=MS, options=H264),
         Clip("irregular.mkv", times=_irregular(120, 8), frames=120, clock=MS, options=H264),

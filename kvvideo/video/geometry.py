@@ -36,9 +36,7 @@ def check_pixels(min_pixels: int, max_pixels: int) -> None:
         )
 
 
-def frame_size(
-    height: int, width: int, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
-) -> tuple[int, int]:
+def frame_size(height: int, width: int, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """``(height, width)`` a displayed frame is resized to: the ``smart_resize`` of qwen-vl-utils.
 
     Both sides become multiples of 28, the area falls within the limits, and the shape stays as close

@@ -71,6 +71,7 @@ class PyavDecoder(Decoder):
         self._open()
         try:
             self._head, first = self._peek()
+            self._turned, self._mirrored, self._flipped = _orientation(first)
             self.info = self._describe(first)
             self._picture(first, 28, 28)
         except BaseException:
@@ -157,7 +158,7 @@ class PyavDecoder(Decoder):
     def _describe(self, first: Any) -> VideoInfo:
         stream, container = self._stream, self._container
         height, width = displayed_size(first.height, first.width, float(stream.sample_aspect_ratio or 1))
-        if _turned(first):
+        if self._turned:
             height, width = width, height
         kind = container.format.name
         duration: float | None = None
@@ -187,6 +188,7 @@ class PyavDecoder(Decoder):
     def _frames(self, grid: Grid) -> Iterator[tuple[float, Any]]:
         """``(time, frame)`` of all frames ``grid`` needs and some more, then ``(end, None)``."""
         silent = 0
+        heard: float | None = None  # time of the packet that last made a frame come out
         for step in self._steps(grid):
             if step.fresh:
                 yield from self._timed(self._drain())
@@ -196,8 +198,10 @@ class PyavDecoder(Decoder):
                 yield from self._timed(self._decode(packet))
             if step.whole:
                 self._fed = max(self._fed, step.coded.time)
-            silent = 0 if self._last > before else silent + 1
-            if silent > LOST_PACKETS and step.coded.time - self._last > LOST_SECONDS:
+            silent += 1
+            if heard is None or self._last > before:
+                silent, heard = 0, step.coded.time
+            if silent > LOST_PACKETS and step.coded.time - heard > LOST_SECONDS:
                 break
         yield from self._timed(self._drain())
         yield self._finish(), None
@@ -233,6 +237,7 @@ class PyavDecoder(Decoder):
     def _read(self) -> Iterator[Any]:
         """All packets of all streams, in the order of the file, as far as it can be read."""
         errors = 0
+        why = ""
         while errors <= READ_ERRORS:
             try:
                 for packet in self._container.demux():
@@ -249,7 +254,8 @@ class PyavDecoder(Decoder):
             except av.error.FFmpegError as error:
                 errors += 1
                 logger.debug("%r: reading failed: %s", self._path, error)
-                self._broken = f"the file cannot be read further ({reason(error)})"
+                why = reason(error)
+        self._broken = f"the file cannot be read further ({why})"
 
     def _from(self, start: float) -> Iterator[Any]:
         """Packets from a place where decoding can begin and that is shown by ``start``."""
@@ -332,7 +338,7 @@ class PyavDecoder(Decoder):
         try:
             frames: list[Any] = self._decoder.decode(packet)
         except av.error.FFmpegError as error:
-            logger.debug("%r: packet at %s: %s", self._path, packet.pts, error)
+            logger.debug("%r: %r: %s", self._path, packet, error)
             self._errors += 1
             if self._clock:
                 self._clock.pop()
@@ -341,15 +347,8 @@ class PyavDecoder(Decoder):
 
     def _drain(self) -> list[Any]:
         """The frames the decoder still holds; it can begin anew afterwards."""
-        frames = self._decode_rest()
+        frames = self._decode(None)
         self._decoder.flush_buffers()
-        return frames
-
-    def _decode_rest(self) -> list[Any]:
-        try:
-            frames: list[Any] = self._decoder.decode(None)
-        except av.error.FFmpegError:
-            return []
         return frames
 
     def _time(self, timed: Any) -> float:
@@ -363,12 +362,11 @@ class PyavDecoder(Decoder):
 
     def _picture(self, frame: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
         """``frame`` as displayed, ``[height, width, 3]`` RGB."""
-        turned = _turned(frame)
         try:
             scaled: Any = self._reformatter.reformat(
                 frame,
-                width=height if turned else width,
-                height=width if turned else height,
+                width=height if self._turned else width,
+                height=width if self._turned else height,
                 format="rgb24",
                 interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
                 threads=1,
@@ -379,27 +377,20 @@ class PyavDecoder(Decoder):
                 f"{self._path!r} has pictures of a kind that cannot be converted to RGB "
                 f"({frame.format.name}: {reason(error)}); convert it to H.264"
             ) from None
-        if turned:
+        if self._turned:
             stored = stored.transpose(1, 0, 2)
-        across, down = _mirrored(frame)
-        return stored[:: -1 if down else 1, :: -1 if across else 1]
+        return stored[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
 
 
-def _matrix(frame: Any) -> npt.NDArray[np.int32]:
-    """``[[a, b], [c, d]]``: a stored pixel ``(x, y)`` is shown at ``(ax + cy, bx + dy)``, up to a shift."""
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """How to display a stored picture: swap rows and columns; then left and right; top and bottom.
+
+    Asked of the first frame only: PyAV frames whose side data was looked at form a cycle, and pile up
+    by the hundred until the garbage collector comes by.
+    """
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return np.eye(2, dtype=np.int32)
-    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
-
-
-def _turned(frame: Any) -> bool:
-    """Whether rows of the stored picture are columns of the displayed one."""
-    a, b = _matrix(frame)[0].tolist()
-    return bool(abs(b) > abs(a))
-
-
-def _mirrored(frame: Any) -> tuple[bool, bool]:
-    """Whether left and right, and top and bottom, are swapped once rows and columns are right."""
-    (a, b), (c, d) = _matrix(frame).tolist()
-    return (c < 0, b < 0) if abs(b) > abs(a) else (a < 0, d < 0)
+        return False, False, False
+    # A stored pixel (x, y) is shown at (ax + cy, bx + dy), up to a shift.
+    (a, b), (c, d) = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].tolist()
+    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)

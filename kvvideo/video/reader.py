@@ -204,9 +204,7 @@ class VideoReader(Iterator[Chunk]):
         )
 
 
-def probe(
-    path: str | os.PathLike[str], decoder: str = "pyav", stall_seconds: float = STALL_SECONDS
-) -> VideoInfo:
+def probe(path: str | os.PathLike[str], decoder: str = "pyav", stall_seconds: float = STALL_SECONDS) -> VideoInfo:
     """What is known of a video, after decoding its first frame.
 
     Raises:
