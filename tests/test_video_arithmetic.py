@@ -256,6 +256,8 @@ def test_plans_count_chunks_and_tokens(duration: float, end: float | None, chunk
 def test_plans_say_what_they_cannot_know() -> None:
     ahead = plan(VideoInfo("x.mkv", 1280, 720, None, 30.0, "h264", "matroska"))
     assert (ahead.chunks, ahead.frames, ahead.tokens, ahead.seconds) == (None, None, None, None)
+    ahead = plan(VideoInfo("x.mkv", 1280, 720, None, 30.0, "h264", "matroska"), start=2.0, end=12.0)
+    assert (ahead.chunks, ahead.frames, ahead.seconds) == (3, 20, 10.0)
     assert plan(VideoInfo("x.mp4", 1280, 720, 10.0, 30.0, "h264", "mp4"), start=20.0).chunks == 0
 
 

@@ -1,5 +1,6 @@
 """What is known of a video before it is decoded, and what reading it will cost: pure arithmetic."""
 
+import math
 from dataclasses import dataclass
 
 from kvvideo.video.geometry import FRAMES_PER_TOKEN, MAX_PIXELS, MIN_PIXELS, frame_size, tokens
@@ -39,7 +40,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Plan:
-    """What reading a video will give; counts are None where its duration is unknown.
+    """What reading a video will give; counts are None where nothing says how much of it there is.
 
     Attributes:
         height, width: of the frames the model gets.
@@ -66,14 +67,18 @@ def plan(
     min_pixels: int = MIN_PIXELS,
     max_pixels: int = MAX_PIXELS,
 ) -> Plan:
-    """What ``VideoReader`` with these settings will give for ``info``."""
+    """What ``VideoReader`` with these settings will give for ``info``.
+
+    Where the duration is unknown, the video is taken to reach ``end``.
+    """
     grid = Grid.of(fps, chunk_seconds, start, end)
     height, width = frame_size(info.height, info.width, min_pixels, max_pixels)
     per_pair = tokens(height, width, FRAMES_PER_TOKEN)
-    if info.duration is None:
+    if info.duration is None and grid.end is None:
         return Plan(height, width, per_pair, None, None, None, None)
-    last = info.duration if grid.end is None else min(grid.end, info.duration)
-    moments = grid.count_before(min(last, info.duration - CLOCK_SLACK))
+    length = math.inf if info.duration is None else info.duration
+    last = length if grid.end is None else min(grid.end, length)
+    moments = grid.count_before(min(last, length - CLOCK_SLACK))
     frames = moments + moments % FRAMES_PER_TOKEN
     return Plan(
         height=height,
