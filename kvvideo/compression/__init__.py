@@ -10,12 +10,13 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+# Imported here, for importing it after the function of the same name would replace that by the module.
+from kvvideo.compression import strategies as _package
 from kvvideo.errors import ConfigError
 
 if TYPE_CHECKING:
     from kvvideo.compression.policy import Policy
 
-_PACKAGE = "kvvideo.compression.strategies"
 _registered: dict[str, "type[Policy]"] = {}
 
 
@@ -26,9 +27,8 @@ def register(name: str, policy: "type[Policy]") -> None:
 
 @cache
 def _installed() -> dict[str, str]:
-    package = importlib.import_module(_PACKAGE)
-    built_in = {m.name.replace("_", "-"): m.name for m in pkgutil.iter_modules(package.__path__)}
-    names = {name: f"{_PACKAGE}.{module}:{_class_name(module)}" for name, module in built_in.items()}
+    built_in = {m.name.replace("_", "-"): m.name for m in pkgutil.iter_modules(_package.__path__)}
+    names = {name: f"{_package.__name__}.{module}:{_class_name(module)}" for name, module in built_in.items()}
     return {**{e.name: e.value for e in entry_points(group="kvvideo.strategies")}, **names}
 
 

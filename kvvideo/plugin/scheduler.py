@@ -7,7 +7,7 @@ for what the cache still holds, so that time and host memory per chunk stay flat
 a half-filled last block is copied. The session never notices.
 """
 
-from collections.abc import Iterable
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedManager
 from kvvideo.types import CacheStats
 
+logger = logging.getLogger("kvvideo.scheduler")
+
 
 @dataclass(frozen=True)
 class _Past:
@@ -34,7 +36,7 @@ class _Past:
     compactions: int = 0
 
 
-class SessionScheduler(Scheduler):  # type: ignore[misc]
+class SessionScheduler(Scheduler):
     """vLLM's scheduler, plus sessions over a bounded cache."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,8 +50,20 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
             )
         self.manager = managers[0]
         self.schedule_rule = self.manager.schedule if self.config is not None else None
+        self.scheduled_tokens = 0
+        """Tokens of the latest step; 0 if nothing could run."""
         self._pasts: dict[str, _Past] = {}
+        self._forks: dict[str, str] = {}
+        self._refused: list[str] = []
         self._lost: list[Request] = []
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        if self._refused:
+            self._lost += self.finish_requests(self._refused, RequestStatus.FINISHED_ERROR)
+            self._refused.clear()
+        output = super().schedule(*args, **kwargs)
+        self.scheduled_tokens = output.total_num_scheduled_tokens
+        return output
 
     # What is evicted must depend on the tokens alone, so no step crosses a compaction. This hook has
     # the last word on a step's size, for running and for waiting requests.
@@ -116,6 +130,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         past = self._pasts.get(session_id, _Past())
         position = _next_position(self.vllm_config, session._all_token_ids[:n], session.mm_features)
         stats = self.stats_of(session_id)
+        self._pasts[session_id] = replace(past, position=position)
         if stats.live < history.HEADER_LENGTH:
             return  # too short to carry a header, and nothing is gained yet
         blocks = self.manager.req_to_blocks[session_id]
@@ -129,10 +144,19 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
 
     # Questions -----------------------------------------------------------------------------------
 
+    def has_forks(self, session_id: str) -> bool:
+        """Whether questions about the session are still being answered, on blocks that it shares."""
+        return session_id in self._forks.values()
+
     def add_request(self, request: Request) -> None:
         extra = (request.sampling_params.extra_args if request.sampling_params else None) or {}
         if FORK_OF in extra and request.request_id not in self.requests:
-            self._fork(request, self._idle(extra[FORK_OF]))
+            try:
+                self._fork(request, self._idle(str(extra[FORK_OF])))
+            except EngineError as error:
+                # Anyone may send such a request to a server; raising here would end the engine with it.
+                logger.warning("question %s is refused: %s", request.request_id, error)
+                self._refused.append(request.request_id)
         super().add_request(request)
 
     def _fork(self, request: Request, session: Request) -> None:
@@ -156,6 +180,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         self.manager.req_to_blocks[request.request_id] = own
         self.manager.num_cached_block[request.request_id] = 0
 
+        self._forks[request.request_id] = session.request_id
         past = self._pasts[session.request_id]
         ids = history.encode(History(size + live, past.position))
         request.mm_features = [
@@ -184,11 +209,10 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         self._lost.clear()
         return outputs
 
-    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
-        finished: list[Request] = super().finish_requests(request_ids, finished_status)
-        for request in finished:
-            self._pasts.pop(request.request_id, None)
-        return finished
+    def _free_blocks(self, request: Request) -> None:
+        super()._free_blocks(request)
+        self._pasts.pop(request.request_id, None)
+        self._forks.pop(request.request_id, None)
 
 
 def _next_position(vllm_config: Any, token_ids: list[int], mm_features: list[Any]) -> int:

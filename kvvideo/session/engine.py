@@ -183,13 +183,15 @@ class Engine:
 
     def process(self, request_id: str, prompt: dict[str, Any], params: Any, resumable: bool = False) -> Any:
         """vLLM's own preprocessing of a prompt into an ``EngineCoreRequest``."""
+        from vllm.exceptions import VLLMClientError
+
         params.skip_clone = True
         try:
             return self.llm.input_processor.process_inputs(
                 request_id=request_id, prompt=prompt, params=params,
                 supported_tasks=self.llm.get_supported_tasks(), resumable=resumable,
             )  # fmt: skip
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             raise EngineError(f"vLLM refuses this prompt: {_first_line(error)}") from error
 
     def step(self) -> Sequence[Any]:

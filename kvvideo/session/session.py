@@ -74,26 +74,37 @@ class VideoSession:
         """Let the model see ``chunk``, and compact the cache when that is due.
 
         Raises:
-            EngineError: if the session was ended, by vLLM or by ``close``.
+            EngineError: if the session was ended, by vLLM or by ``close``, or questions about it are
+                still being answered.
         """
         from vllm import SamplingParams
 
+        if not self.alive:
+            raise EngineError("this session was ended; start a new one and feed it the video again")
         engine, scheduler = self.engine, self.engine.scheduler
+        if self._id is not None and scheduler.has_forks(self._id):
+            raise EngineError(
+                "questions about this session are still being answered; read the answers to their end, or close "
+                "the stream of answers, before the next chunk"
+            )
         text = chunk_text(chunk.start)
         if self._id is None:
             text = OPENING + text
         # vLLM needs one token sampled to end a turn, and drops it again.
         params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
         request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), params, True)
-        self._check_length(len(request.prompt_token_ids), chunk)
-        if not self.alive:
-            raise EngineError("this session was ended; start a new one and feed it the video again")
+        self._check_chunk(len(request.prompt_token_ids), chunk)
         self._id = request.request_id
         # The core changes its list; sharing ours would let both sides extend it.
         request.prompt_token_ids = list(request.prompt_token_ids)
         engine.llm.engine_core.add_request(request)
         while not scheduler.is_idle(self._id):
-            engine.step()
+            try:
+                engine.step()
+                engine.check_progress()
+            except EngineError:
+                self.close()
+                raise
             if not self.alive:
                 raise EngineError(
                     "the session lost its KV blocks to other requests (preemption) and cannot be recomputed; "
@@ -148,6 +159,8 @@ class VideoSession:
         from vllm.sampling_params import RequestOutputKind
 
         engine = self.engine
+        if not self.alive:
+            raise EngineError("this session was ended; there is nothing left to ask about")
         if self._id is None and also is None:
             raise EngineError("nothing was ingested yet; there is nothing to ask about")
         asked = time.perf_counter()
@@ -164,29 +177,37 @@ class VideoSession:
                 )  # fmt: skip
                 prompt = engine.prompt(shown + question_text(question), also)
                 request = engine.process(engine.new_id("question"), prompt, params)
+                self._check_question(len(request.prompt_token_ids))
                 engine.llm.input_processor.assign_request_id(request)
                 engine.llm.output_processor.add_request(request, None, None, 0)
-                waiting[request.external_req_id or request.request_id] = index
+                waiting[request.external_req_id] = index
+                engine.expect(request.external_req_id)
                 request.prompt_token_ids = list(request.prompt_token_ids)
                 engine.llm.engine_core.add_request(request)
             while waiting:
-                for output in engine.step():
-                    if output.request_id not in waiting:
-                        continue
+                # A chunk or other questions may have been waited for since, and stepped for these too.
+                outputs = [output for name in waiting if (output := engine.take(name)) is not None]
+                if not outputs:
+                    engine.step()
+                    engine.check_progress()
+                for output in outputs:
                     now = time.perf_counter() - asked
                     first_token.setdefault(output.request_id, now)
                     index = waiting[output.request_id]
                     if output.finished:
                         del waiting[output.request_id]
+                        engine.forget(output.request_id)
                     yield index, _answer(questions[index], output, first_token[output.request_id], now)
         finally:
-            if waiting:
+            if waiting and not engine.closed:
+                for name in waiting:
+                    engine.forget(name)
                 engine.llm.abort_request(list(waiting))
 
     @property
     def alive(self) -> bool:
         """Whether the session can go on: it was neither closed nor ended by vLLM."""
-        return self._id is None or self._id in self.engine.scheduler.requests
+        return not self.engine.closed and (self._id is None or self._id in self.engine.scheduler.requests)
 
     def stats(self) -> CacheStats:
         """What the cache holds now.
@@ -236,12 +257,26 @@ class VideoSession:
         (positions,) = self.engine.llm.collective_rpc(live_positions, args=arguments)[:1]
         return np.asarray(positions)
 
-    def _check_length(self, tokens: int, chunk: Chunk) -> None:
-        limit = min(self.engine.config.step_tokens, self.engine.config.max_model_len)
+    def _check_chunk(self, tokens: int, chunk: Chunk) -> None:
+        name = f"one chunk of {len(chunk.frames)} frames"
+        limit = self.engine.config.step_tokens
         if tokens > limit:
             raise EngineError(
-                f"one chunk of {len(chunk.frames)} frames is {tokens} tokens, more than the {limit} that a step "
-                "can take; use shorter chunks, fewer frames per second, or smaller frames"
+                f"{name} is {tokens} tokens, more than the {limit} that a step can take; "
+                "use shorter chunks, fewer frames per second, or smaller frames"
+            )
+        self._check_length(name, tokens)
+
+    def _check_question(self, tokens: int) -> None:
+        # A fork carries one block more than the session: the mark of a fork.
+        self._check_length("the question", tokens + (self.engine.block_size if self._id else 0))
+
+    def _check_length(self, name: str, tokens: int) -> None:
+        held, limit = self.stats().live, self.engine.config.max_model_len
+        if held + tokens >= limit:
+            raise EngineError(
+                f"{name} ({tokens} tokens) on top of the {held} tokens held exceeds max_model_len={limit}; "
+                "use a larger max_model_len, or a smaller max_tokens for the cache"
             )
 
 
