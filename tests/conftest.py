@@ -1,0 +1,97 @@
+"""Real engines, started once each and shared by all tests that use the same configuration."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import engines
+import pytest
+import toys
+
+from kvvideo import _compat
+from kvvideo.config import CacheConfig
+from kvvideo.session import Engine
+from kvvideo.session.engine import EngineConfig, model_path
+
+# The models are tiny and the machine is shared: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+_compat.prepare()
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> str:
+    """The bundled model; ``KVVIDEO_TEST_MODEL`` names another."""
+    return os.environ.get("KVVIDEO_TEST_MODEL") or model_path("tiny")
+
+
+@pytest.fixture(scope="session")
+def reference(model_dir: str) -> Any:
+    """The same weights in transformers."""
+    from tests.reference import Model
+
+    return Model(model_dir)
+
+
+EngineFor = Callable[..., Engine]
+started: dict[str, Engine] = {}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """After each test all blocks of all engines are free, and nobody remembers a request."""
+    yield
+    for engine in started.values():
+        scheduler = engine.scheduler
+        if left := [*scheduler.requests]:
+            engine.llm.abort_request(left, internal=True)
+            engine.core.abort_requests(left)
+            engine.step()
+        assert not left
+        assert not any(scheduler.manager.req_to_blocks.values())
+        assert not scheduler._pasts | scheduler._forks
+        assert scheduler.num_waiting_for_streaming_input == 0
+        engine.step()
+        pool = scheduler.kv_cache_manager.block_pool
+        assert engine.free_blocks == pool.num_gpu_blocks - 1
+        assert all(block.ref_cnt == 0 for block in pool.blocks if not block.is_null)
+        assert not engine.llm.has_unfinished_requests()
+        assert not engine.llm.output_processor.external_req_ids
+        assert not engine._latest
+        assert not engine.core.model_executor.driver_worker.worker.model_runner.requests
+        assert not scheduler.encoder_cache_manager.cached or not any(scheduler.encoder_cache_manager.cached.values())
+
+
+@pytest.fixture(scope="session")
+def engine_for(model_dir: str) -> Iterator[EngineFor]:
+    """Starts an engine of a strategy, or returns the one that runs already."""
+    toys.register()
+
+    def get(strategy: str, **options: Any) -> Engine:
+        key = repr((strategy, sorted(options.items())))
+        if key not in started:
+            cache = {"max_tokens": engines.MAX_TOKENS, "budget": engines.BUDGET, "sink": engines.SINK}
+            cache |= options.pop("cache", {})
+            settings = {"max_model_len": 2048, "step_tokens": 1024, "sessions": 4, "questions": 10, **options}
+            config = EngineConfig(
+                model=model_dir, dtype="float32", cache=CacheConfig(strategy=strategy, **cache), **settings
+            )
+            started[key] = Engine(config)
+        return started[key]
+
+    yield get
+    for engine in started.values():
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def vanilla(model_dir: str, engine_for: EngineFor) -> Any:
+    """vLLM as it comes, without our settings, in a process where engines with them have run."""
+    from vllm import LLM
+
+    engine_for("streaming")
+    return LLM(
+        model_dir, dtype="float32", max_model_len=2048, block_size=32, kv_cache_memory_bytes=64 << 20, max_num_seqs=16,
+        max_num_batched_tokens=1024, limit_mm_per_prompt={"video": 1, "image": 0}, skip_mm_profiling=True,
+        mm_processor_kwargs={"do_resize": False}, enforce_eager=True,
+    )  # fmt: skip

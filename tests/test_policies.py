@@ -1,0 +1,85 @@
+"""What each strategy keeps of one layer's tokens."""
+
+from typing import Any
+
+import pytest
+import torch
+import toys
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvvideo import compression
+from kvvideo.compression.policy import LiveCache, Policy
+from kvvideo.config import CacheConfig
+from kvvideo.errors import ConfigError
+
+
+def live(n: int, heads: int = 2, seed: int = 0, state: tuple[str, ...] = ()) -> LiveCache:
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, heads, n, 8, generator=generator)
+    positions = torch.arange(n, dtype=torch.int32).expand(heads, -1)
+    return LiveCache(keys, values, positions, {name: torch.zeros(heads, n) for name in state}, 0, 8**-0.5)
+
+
+def make(strategy: str, budget: int, **settings: Any) -> Policy:
+    config = CacheConfig(strategy=strategy, max_tokens=10_000, budget=budget, **settings)
+    return compression.load(strategy)(config, budget)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> None:
+    toys.register()
+
+
+def evicting_strategies() -> list[str]:
+    toys.register()
+    return [name for name in compression.strategies() if compression.load(name).bounded and name != "wrong"]
+
+
+@pytest.mark.parametrize("strategy", evicting_strategies())
+@given(budget=st.integers(4, 60), extra=st.integers(0, 100), heads=st.integers(1, 4), seed=st.integers(0, 99))
+def test_every_strategy_keeps_its_budget_in_order(strategy: str, budget: int, extra: int, heads: int, seed: int):
+    policy = make(strategy, budget, sink=min(3, budget - 1))
+    cache = live(budget + extra, heads, seed, policy.state)
+    if policy.observes():
+        policy.observe(torch.randn(5, heads * 2, 8, generator=torch.Generator().manual_seed(seed)), cache)
+    kept = policy.select(cache)
+    assert kept.shape == (heads, budget)
+    assert kept.dtype == torch.int64
+    assert (kept.diff(dim=-1) > 0).all()
+    assert 0 <= kept.min() <= kept.max() < len(cache)
+
+
+def test_streaming_keeps_sinks_and_the_most_recent():
+    kept = make("streaming", 6, sink=2).select(live(10))
+    assert kept.tolist() == [[0, 1, 6, 7, 8, 9]] * 2
+
+
+def test_window_keeps_the_most_recent_only():
+    assert make("window", 4, sink=2).select(live(10)).tolist() == [[6, 7, 8, 9]] * 2
+
+
+def test_scores_decide_between_sinks_and_recent_per_head():
+    cache = live(12)
+    cache.keys.zero_()
+    cache.keys[0, 5] = 3.0
+    cache.keys[1, 7] = 3.0
+    kept = make("half-norm", 4, sink=1, window=2).select(cache)
+    assert kept.tolist() == [[0, 5, 10, 11], [0, 7, 10, 11]]
+
+
+def test_full_keeps_everything():
+    assert make("full", 4, sink=1).select(live(7)).tolist() == [[*range(7)]] * 2
+
+
+def test_each_built_in_strategy_describes_itself():
+    for name in ("full", "streaming", "window"):
+        policy = compression.load(name)
+        assert policy.summary
+        assert policy.source
+        assert "\n" not in policy.summary
+
+
+def test_an_unknown_strategy_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"no 'nothing'; choose one of .*streaming.*window"):
+        compression.load("nothing")
