@@ -46,6 +46,8 @@ PASS = (0.80, 0.85, 0.88, 0.90, 0.92, 0.93, 0.94, 0.95)
 EVAL_CHUNKS = (16, 32, 60, 120, 150)
 AGES = (0, 16, 64, 256, 600)
 
+TOKENIZER = Path(__file__).parent / "weights" / "tokenizer.json"
+
 CLIP_SLOTS = 24
 """Slots of a clip drawn for the bank."""
 
@@ -466,19 +468,37 @@ def save_weights(whole: Any, directory: Path) -> None:
 
 
 def load_weights(whole: Any, directory: Path) -> None:
-    """Read back what ``save_weights`` wrote."""
+    """Read back what ``save_weights`` wrote, also for another vocabulary, if its tokenizer lies beside it."""
     with tempfile.TemporaryDirectory() as temporary:
         whole.config.save_pretrained(temporary)
         shutil.copy(directory / "model.safetensors", temporary)
         found = type(whole).from_pretrained(temporary, dtype=torch.float32)
+    if (directory / "tokenizer.json").exists():
+        carry_over(found.get_input_embeddings().weight.data, directory / "tokenizer.json")
     whole.load_state_dict(found.state_dict())
+
+
+def carry_over(rows: torch.Tensor, tokenizer: Path) -> None:
+    """Reorder embeddings ``[vocabulary, hidden]`` learnt with ``tokenizer`` for the shipped one, in place.
+
+    A token the old vocabulary lacks begins as the mean of its characters.
+    """
+    from tokenizers import Tokenizer
+
+    old = Tokenizer.from_file(str(tokenizer)).get_vocab()
+    new = Tokenizer.from_file(str(TOKENIZER)).get_vocab()
+    before = rows.clone()
+    for token, row in new.items():
+        sources = [old[token]] if token in old else [old[c] for c in token if c in old]
+        if sources:
+            rows[row] = before[sources].mean(dim=0)
 
 
 def encoder() -> Encoder:
     """The shipped tokenizer's encoding."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(Path(__file__).parent / "weights" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
     return Encoder(lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids))
 
 
