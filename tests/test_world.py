@@ -220,3 +220,18 @@ def test_a_sample_shows_what_its_truth_says(tmp_path):
     assert out.stat().st_size < 400_000
     for time, picture in frames[::20]:
         assert np.abs(picture.astype(int) - clip.frame(time)).mean() < 12
+
+
+def test_the_loaded_tokenizer_is_the_one_trained_with(encode):
+    from kvvideo import _compat
+
+    _compat.prepare()
+    from transformers import AutoProcessor, AutoTokenizer
+
+    from kvvideo.session.engine import model_path
+
+    directory = model_path("tiny")
+    text = prompt.OPENING + prompt.chunk_text(184.0) + prompt.question_text("When did the letter K appear?")
+    wanted = encode(text).tolist()
+    assert AutoTokenizer.from_pretrained(directory)(text).input_ids == wanted
+    assert AutoProcessor.from_pretrained(directory).tokenizer(text).input_ids == wanted

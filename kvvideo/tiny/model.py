@@ -201,7 +201,8 @@ def write_files(directory: Path) -> None:
             "max_new_tokens": 16,
         },
         "tokenizer_config.json": {
-            "tokenizer_class": "Qwen2Tokenizer",
+            # Qwen2's own class would put its pre-tokenizer, with single digits, in place of ours.
+            "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": False,
             "add_prefix_space": False,
             "bos_token": None,
