@@ -30,7 +30,8 @@ class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
         """
         past = history.decode(input_tokens)
         if past is None:
-            return super().get_mrope_input_positions(input_tokens, mm_features)
+            positions, delta = super().get_mrope_input_positions(input_tokens, mm_features)
+            return positions, delta
         full = torch.zeros(3, len(input_tokens), dtype=torch.int64)
         end = past.position
         if len(input_tokens) > past.length:

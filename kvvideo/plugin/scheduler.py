@@ -16,6 +16,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
+from kvvideo.compression.schedule import Schedule
 from kvvideo.config import FORK_OF
 from kvvideo.errors import EngineError
 from kvvideo.plugin import history
@@ -71,7 +72,8 @@ class SessionScheduler(Scheduler):
         allowed: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         if self.schedule_rule is None or self.manager.is_fork(request.request_id):
             return allowed
-        return min(allowed, self.schedule_rule.next_compaction(num_computed_tokens) - num_computed_tokens)
+        rule: Schedule = self.schedule_rule
+        return min(allowed, rule.next_compaction(num_computed_tokens) - num_computed_tokens)
 
     # Sessions ------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class BoundedSpec(FullAttentionSpec):
     @property
     def state_offset(self) -> int:
         """Bytes from a page's beginning to its side state."""
-        return self.unpadded_page_size_bytes
+        return int(self.unpadded_page_size_bytes)
 
     def max_memory_usage_bytes(self, vllm_config: Any) -> int:
         """The bound, so that vLLM admits any ``max_model_len`` in the memory that one cache needs."""

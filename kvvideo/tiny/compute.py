@@ -66,9 +66,7 @@ class Vision:
         x = F.linear(patches, weight.view(weight.shape[0], -1)).float()
         count, length, width = x.shape
         for number, block in enumerate(visual.blocks):
-            qkv = (
-                block.attn.qkv(block.norm1(x)).view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
-            )
+            qkv = block.attn.qkv(block.norm1(x)).view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
             q, k, v = qkv.unbind(0)
             q, k = self._rotate(q).to(v.dtype), self._rotate(k).to(v.dtype)
             mask = None if number in self._full else self._window
@@ -142,9 +140,7 @@ def use_packed_attention(whole: Any) -> None:
     whole.model.language_model.config._attn_implementation = ATTENTION
 
 
-def answer_logits(
-    whole: Any, batch: Batch, bank: torch.Tensor, shift: torch.Tensor | None = None
-) -> torch.Tensor:
+def answer_logits(whole: Any, batch: Batch, bank: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
     """Logits ``[N, vocabulary]`` at the batch's ``where``.
 
     Args:

@@ -107,9 +107,7 @@ class Source:
         elif way < 0.12:
             chunks, width = _merge(slots, times), 2.0
         else:
-            chunks = [
-                ChunkPlan(float(t), s * GRIDS + np.arange(GRIDS)) for t, s in zip(times, slots, strict=True)
-            ]
+            chunks = [ChunkPlan(float(t), s * GRIDS + np.arange(GRIDS)) for t, s in zip(times, slots, strict=True)]
             width = 1.0
             loss = _draw_loss(rng, count) if plan.lossy and count > 1 else None
         drawn = _Drawn(slots, times, letters, width, loss)
@@ -149,9 +147,7 @@ class Source:
         return Ask(chunk, seen, q, answer, KINDS.index(kind), world.SLOT * max(0, now - slot - 1))
 
 
-def _subject(
-    rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int
-) -> tuple[int | None, str]:
+def _subject(rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int) -> tuple[int | None, str]:
     """The slot a question of ``kind`` is about (None: one not seen yet), with the letter to name."""
     if kind in {"now", "now colour"}:
         return now, ""

@@ -199,9 +199,7 @@ def mixed(device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-def train_vision(
-    whole: Any, vision: compute.Vision, bank: Bank, *, scale: Scale, until: float, log: Log
-) -> None:
+def train_vision(whole: Any, vision: compute.Vision, bank: Bank, *, scale: Scale, until: float, log: Log) -> None:
     """Teach the vision tower letters and colours until ``until`` seconds, or until it makes few mistakes."""
     device = bank.frames.device
     hidden = whole.config.vision_config.out_hidden_size
@@ -304,9 +302,7 @@ class Producer:
         self._queue = context.Queue(maxsize=2 * scale.workers)
         self._box = context.Queue()
         self._workers = [
-            context.Process(
-                target=_produce, args=(seed + i, self.level, scale, self._box, self._queue), daemon=True
-            )
+            context.Process(target=_produce, args=(seed + i, self.level, scale, self._box, self._queue), daemon=True)
             for i in range(scale.workers)
         ]
         for worker in self._workers:
@@ -584,16 +580,12 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train kvvideo's tiny model.")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="directory for the weights, log and evaluation"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="directory for the weights, log and evaluation")
     parser.add_argument("--minutes", type=float, default=9.0, help="wall clock, evaluation included")
     parser.add_argument("--device", choices=sorted(SCALES), default="cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of the language model")
-    parser.add_argument(
-        "--vision-share", type=float, default=0.3, help="part of the time for the vision tower"
-    )
+    parser.add_argument("--vision-share", type=float, default=0.3, help="part of the time for the vision tower")
     parser.add_argument("--resume", type=Path, help="directory of an earlier run to go on from")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     train(parser.parse_args())

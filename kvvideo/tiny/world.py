@@ -213,10 +213,7 @@ class Clip:
         """``count`` questions asked along the clip, in order of time; the last at its end if ``end``."""
         whole = [i * SLOT + s for i in range(len(self.slots)) for s in (1, 2, 3)]
         times: list[float | None] = [*sorted(float(t) for t in rng.choice(whole, count - end))]
-        return [
-            self.question(t, kinds[rng.integers(len(kinds))], rng)
-            for t in times + [None] * bool(count and end)
-        ]
+        return [self.question(t, kinds[rng.integers(len(kinds))], rng) for t in times + [None] * bool(count and end)]
 
     def question(self, t: float | None, kind: Kind, rng: np.random.Generator) -> Question:
         """A question of ``kind`` asked at ``t`` seconds (None: at the end) and its answer."""
@@ -264,9 +261,7 @@ class Clip:
             else:
                 angle = shape.turn + 0.2 * t
                 ex, ey = 1.6 * size * math.cos(angle), 1.6 * size * math.sin(angle)
-                draw.line(
-                    (cx - ex, cy - ey, cx + ex, cy + ey), fill=shape.colour, width=max(2, round(size * 0.25))
-                )
+                draw.line((cx - ex, cy - ey, cx + ex, cy + ey), fill=shape.colour, width=max(2, round(size * 0.25)))
         return picture
 
 
@@ -338,9 +333,7 @@ def _draw_glyph(letter: str, look: _Look, height: int) -> tuple[Image.Image, Ima
     masks = []
     for stroke in (bold, bold + 2 * look.outline):
         canvas = Image.new("L", (6 * tall, 6 * tall), 0)
-        ImageDraw.Draw(canvas).text(
-            (3 * tall, 3 * tall), letter, fill=255, font=font, anchor="mm", stroke_width=stroke
-        )
+        ImageDraw.Draw(canvas).text((3 * tall, 3 * tall), letter, fill=255, font=font, anchor="mm", stroke_width=stroke)
         angle = math.radians(look.turn)
         cos, sin = math.cos(angle), math.sin(angle)
         a, b = cos / look.stretch, sin / look.stretch + look.shear

@@ -1,0 +1,189 @@
+"""The real command line, in processes of its own, on real clips with the bundled model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvvideo.tiny import samples, world
+
+ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
+
+
+def kvvideo(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from kvvideo.cli import main; main()", *arguments]
+
+
+def records(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "minute.mp4"
+    samples.make(path, seed=77, minutes=1.0, density=0.5)
+    return path
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom kvvideo.cli import main\nsys.argv = ['kvvideo', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted(m for m in ('torch', 'vllm', 'transformers', 'av') if m in sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "analyze" in result.stdout
+    assert result.stderr.strip() == "[]"
+    assert kvvideo("--version").stdout.startswith("kvvideo ")
+
+
+def test_questions_are_answered_at_their_moments(clip: Path) -> None:
+    """The main job: every record is complete, in order, and what is predicted is what happens."""
+    result = kvvideo(
+        *ANALYZE, str(clip), "-f", "jsonl", "-q", "@0:22 Which letter is on screen now?",
+        "-q", "@0:47 What colour is the letter on screen now?", "-q", "Which letter is on screen now?",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    *answers, done = records(result.stdout)
+    shown = world.Clip(77, 15, density=0.5).slots
+    assert [a["asked_at"] for a in answers] == [22.0, 47.0, 60.0]
+    expected = [shown[5].letter or "none", shown[11].colour or "none", shown[14].letter or "none"]
+    assert [a["answer"] for a in answers] == expected
+    for answer in answers:
+        cache = answer["cache"]
+        assert cache["seen"] == cache["live"] + cache["evicted"]
+        assert cache["live"] < cache["max_tokens"] == 512
+        assert cache["budget"] == 256
+        assert answer["held"][0][0] == 0.0
+        assert answer["held"][-1][1] == pytest.approx(answer["asked_at"], abs=0.51)
+        assert answer["finish_reason"] == "stop"
+    assert done["type"] == "done"
+    assert (done["status"], done["answers"], done["frames"], done["unasked"]) == ("complete", 3, 120, [])
+    predicted = json.loads(kvvideo(*ANALYZE, str(clip), "--dry-run", "-f", "jsonl").stdout)
+    assert predicted["tokens"] == done["cache"]["seen"]
+    assert predicted["compactions"] == done["cache"]["compactions"] > 0
+    assert predicted["frames"] == 120
+
+
+def test_text_output_with_every_and_a_part_of_the_video(clip: Path) -> None:
+    result = kvvideo(
+        *ANALYZE, str(clip), "--from", "0:12", "--to", "0:40", "--every", "10s", "-q", "Which letter is on screen now?"
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("[")]
+    assert [line.partition("]")[0] for line in lines] == ["[0:22", "[0:32"]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("-q", "hello", "--strategy", "psychic"), 2, "strategy: no 'psychic'; choose one of"),
+        (("-q", "hello", "--budget", "9999"), 2, "budget: keeping 9999 tokens leaves nothing to evict"),
+        (("-q", "@soon hello"), 2, "'soon' is not a time"),
+        (("-q", "@10 hello", "--from", "20"), 2, "outside of what is read"),
+        ((), 2, "nothing to ask"),
+        (("-q", "hello", "--chunk", "1.3"), 2, "the model takes them in pairs"),
+        (("-q", "hello", "--decoder", "magic"), 2, "decoder"),
+        (("-q", "hello", "--model", "/nowhere/at/all"), 2, "cannot load model '/nowhere/at/all'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(clip: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+    result = kvvideo("analyze", "--model", "tiny", "--max-tokens", "512", str(clip), *arguments)
+    assert result.returncode == code
+    assert result.stdout == ""
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_videos_that_cannot_be_decoded_are_one_line_and_code_3(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("not a video\n" * 100)
+    for name in ("empty.mp4", "text.mp4", "missing.mp4", "."):
+        result = kvvideo(*ANALYZE, str(tmp_path / name), "-q", "hello")
+        assert result.returncode == 3, name
+        assert result.stdout == ""
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+def test_a_truncated_video_keeps_its_answers(clip: Path, tmp_path: Path) -> None:
+    import av
+
+    whole = tmp_path / "whole.mkv"
+    with av.open(str(clip)) as source, av.open(str(whole), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    result = kvvideo(*ANALYZE, str(cut), "-f", "jsonl", "-q", "@0:09 Which letter is on screen now?",
+                     "-q", "Which letter is on screen now?", "-q", "@0:58 hello?")  # fmt: skip
+    assert result.returncode == 3, result.stderr
+    first, last, done = records(result.stdout)
+    shown = world.Clip(77, 15, density=0.5).slots
+    assert (first["asked_at"], first["answer"]) == (9.0, shown[2].letter or "none")
+    assert 12 < last["asked_at"] < 50
+    assert done["status"] == "error"
+    assert [q["question"] for q in done["unasked"]] == ["hello?"]
+    assert done["error"] in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_finishes_the_chunk_and_exits_130(tmp_path: Path) -> None:
+    """The stream is long enough not to end by itself while the test watches for its first answer."""
+    clip = tmp_path / "long.mp4"
+    samples.make(clip, seed=3, minutes=8.0, fps=2)
+    process = subprocess.Popen(
+        command(*ANALYZE, str(clip), "-f", "jsonl", "-q", "@0:04 Which letter is on screen now?", "-q", "At the end?"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    (done,) = records(rest)
+    assert first["type"] == "answer"
+    assert done["status"] == "interrupted"
+    assert [q["question"] for q in done["unasked"]] == ["At the end?"]
+    assert 0 < done["end"] < 480
+    assert "Traceback" not in errors
+
+
+def test_samples_are_jobs_with_answers(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.jsonl"
+    for seed in ("1", "2"):
+        result = kvvideo("samples", "make", str(tmp_path / f"{seed}.mp4"), "--seed", seed, "--minutes", "0.5",
+                         "--truth", str(truth))  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    jobs = records(truth.read_text())
+    assert [(job["id"], job["video"]) for job in jobs] == [("1", "1.mp4"), ("2", "2.mp4")]
+    assert all({"t", "q", "answer"} == set(q) for job in jobs for q in job["questions"])
+
+
+def test_bench_stream_reports(tmp_path: Path) -> None:
+    result = kvvideo("bench", "stream", "--model", "tiny", "-n", "30", "--max-tokens", "512", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["windows"][-1]["chunk"] == 30
+    assert max(w["peak_live"] for w in report["windows"]) <= report["max_tokens"] == 512
+    assert report["windows"][-1]["tokens"] > 1900
+    assert report["time_ratio"] > 0
+
+
+def test_strategies_are_listed_with_their_source() -> None:
+    result = kvvideo("strategies")
+    assert result.returncode == 0
+    for name in ("full", "streaming", "window", "2309.17453"):
+        assert name in result.stdout
