@@ -6,6 +6,7 @@ from typing import Any
 
 import engines
 import pytest
+import torch
 import toys
 
 from kvvideo import _compat
@@ -13,9 +14,9 @@ from kvvideo.config import CacheConfig
 from kvvideo.session import Engine
 from kvvideo.session.engine import EngineConfig, model_path
 
-# The models are tiny and the machine is shared: more threads only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The model is tiny and the machine may be shared: more threads would only wait for each other.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+torch.set_num_threads(1)
 _compat.prepare()
 
 
@@ -85,13 +86,28 @@ def engine_for(model_dir: str) -> Iterator[EngineFor]:
 
 
 @pytest.fixture(scope="session")
-def vanilla(model_dir: str, engine_for: EngineFor) -> Any:
-    """vLLM as it comes, without our settings, in a process where engines with them have run."""
+def llm_for(model_dir: str) -> Callable[..., Any]:
+    """Starts vLLM's own ``LLM``. All live to the end, for one that goes takes down what they share."""
     from vllm import LLM
 
+    alive = []
+
+    def get(**options: Any) -> Any:
+        settings = {"max_num_seqs": 16, "max_num_batched_tokens": 1024, "block_size": 32, **options}
+        alive.append(
+            LLM(
+                model_dir, dtype="float32", max_model_len=2048, kv_cache_memory_bytes=64 << 20, skip_mm_profiling=True,
+                mm_processor_kwargs={"do_resize": False}, limit_mm_per_prompt={"video": 1, "image": 0},
+                enforce_eager=True, **settings,
+            )
+        )  # fmt: skip
+        return alive[-1]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def vanilla(llm_for: Callable[..., Any], engine_for: EngineFor) -> Any:
+    """vLLM as it comes, without our settings, in a process where engines with them have run."""
     engine_for("streaming")
-    return LLM(
-        model_dir, dtype="float32", max_model_len=2048, block_size=32, kv_cache_memory_bytes=64 << 20, max_num_seqs=16,
-        max_num_batched_tokens=1024, limit_mm_per_prompt={"video": 1, "image": 0}, skip_mm_profiling=True,
-        mm_processor_kwargs={"do_resize": False}, enforce_eager=True,
-    )  # fmt: skip
+    return llm_for()

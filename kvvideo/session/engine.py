@@ -311,7 +311,7 @@ def _start_error(error: Exception, config: EngineConfig) -> Exception:
             return cause
         cause = cause.__cause__ or cause.__context__
     text = str(error)
-    if "memory" in text.lower() and ("kv" in text.lower() or "cuda" in text.lower()):
+    if "memory" in text.lower() and any(word in text.lower() for word in ("kv", "cache blocks", "cuda")):
         return OutOfMemoryError(f"{config.model} does not fit: {_first_line(error)}")
     if isinstance(error, OSError) or "is not a local folder" in text or "Repo id" in text:
         return ConfigError(f"cannot load model {config.model!r}: {_first_line(error)}")
