@@ -20,7 +20,7 @@ from engines import (
     run,
 )
 from reference import Model, Stream, keep_streaming
-from test_reference import check_answer, check_plain, feed_chunk, ids
+from test_reference import check_answer, check_kept, check_plain, feed_chunk, ids
 
 from kvvideo.config import FORK_OF
 from kvvideo.errors import EngineError
@@ -104,7 +104,7 @@ def test_a_stream_of_a_hundred_times_the_pool(engine_for: EngineFor, reference: 
             feed_chunk(stream, chunk, first=index == 0)
         assert stream.seen == seen
         assert stream.compactions == session.stats().compactions > 200
-        assert np.array_equal(positions, np.stack([layer.numpy() for layer in stream.positions]))
+        check_kept(positions, stream)
         check_answer(stream, "What is it?", answer)
 
 
@@ -205,6 +205,31 @@ def test_a_preempted_session_ends_and_the_other_goes_on(engine_for: EngineFor, r
         for action in (lambda: lost.ingest(chunk), lambda: lost.ask("What is it?"), lost.stats):
             with pytest.raises(EngineError, match="ended"):
                 action()
+
+
+def test_a_first_chunk_is_recomputed_after_preemption(engine_for: EngineFor, reference: Model):
+    """Nothing of it was folded yet, so nothing is lost, pixels included."""
+    engine = engine_for("streaming", options={"long_prefill_token_threshold": 1})
+    stream = Stream(reference, keep_streaming(SINK), BUDGET, MAX_TOKENS)
+    chunk = clip(21, 0.0, frames=20, side=112)
+    preempt, preempted = engine.scheduler._preempt_request, []
+
+    def watched(request: Any, *args: Any, **options: Any) -> None:
+        preempted.append(request.request_id)
+        preempt(request, *args, **options)
+
+    engine.scheduler._preempt_request = watched
+    with VideoSession(engine) as session:
+        with blocks_left(engine, 7):
+            add(engine, ids(30), 200)
+            session.ingest(chunk)
+            finish(engine)
+        assert session._id in preempted
+        feed_chunk(stream, chunk, first=True)
+        assert session.stats().compactions == stream.compactions > 0
+        check_kept(session._live_positions(), stream)
+        check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
+    del engine.scheduler._preempt_request
 
 
 def test_an_idle_session_that_holds_all_blocks_is_not_waited_for_in_vain(engine: Engine, reference: Model):
