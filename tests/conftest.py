@@ -65,7 +65,10 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def engine_for(model_dir: str) -> Iterator[EngineFor]:
-    """Starts an engine of a strategy, or returns the one that runs already."""
+    """Starts an engine of a strategy, or returns the one that runs already.
+
+    Answers go on past the end marker to their ``max_tokens``, for a trained model's are too short to test much.
+    """
     toys.register()
 
     def get(strategy: str, **options: Any) -> Engine:
@@ -77,7 +80,7 @@ def engine_for(model_dir: str) -> Iterator[EngineFor]:
             config = EngineConfig(
                 model=model_dir, dtype="float32", cache=CacheConfig(strategy=strategy, **cache), **settings
             )
-            started[key] = Engine(config)
+            started[key] = engines.talkative(Engine(config))
         return started[key]
 
     yield get

@@ -58,6 +58,18 @@ class Plain:
     finish_reason: str = ""
 
 
+def talkative(engine: Engine) -> Engine:
+    """``engine``, whose answers do not stop at the end marker."""
+    process = engine.process
+
+    def ignoring_the_end(request_id: str, prompt: dict[str, Any], params: Any, resumable: bool = False) -> Any:
+        params.ignore_eos = True
+        return process(request_id, prompt, params, resumable)
+
+    engine.process = ignoring_the_end  # type: ignore[method-assign]
+    return engine
+
+
 def kept_positions(engine: Engine, request_id: str) -> npt.NDArray[np.int32]:
     """Temporal positions that the workers hold for a request, ``[layers, kv_heads, live]``."""
     from kvvideo.plugin.inspect import live_positions

@@ -193,14 +193,13 @@ def test_a_preempted_session_ends_and_the_other_goes_on(engine_for: EngineFor, r
                 lost.ingest(clip(21, 4.0, frames=20, side=112))
 
         chunk = clip(13, 4.0, frames=20, side=112)
-        blocks = session.stats().blocks + lost.stats().blocks
         with blocks_left(engine, MAX_TOKENS // BLOCK - lost.stats().blocks), during_step(engine, starve):
             session.ingest(chunk)
         feed_chunk(stream, chunk, first=False)
         assert not lost.alive
         assert session.alive
         pool = engine.scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1
-        assert engine.free_blocks == pool - session.stats().blocks > pool - blocks
+        assert engine.free_blocks == pool - session.stats().blocks
         check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
         for action in (lambda: lost.ingest(chunk), lambda: lost.ask("What is it?"), lost.stats):
             with pytest.raises(EngineError, match="ended"):
@@ -289,7 +288,7 @@ def check_questions_fail(session: VideoSession, match: str, free: int, **options
     [
         (0, 5, "ended before its answer.*ask fewer"),
         (9, 5, "ended before its answer.*ask fewer"),
-        (10, 5, "nothing can go on|ended before its answer"),
+        (10, 60, "nothing can go on|ended before its answer"),
         (24, 200, "ended before its answer.*ask fewer"),
     ],
 )
@@ -308,7 +307,7 @@ def test_questions_without_room_fail_and_leave_the_session_whole(
 def fork_of(engine: Engine, session: object, prompt: list[int]) -> str:
     from vllm import SamplingParams
 
-    params = SamplingParams(max_tokens=4, temperature=0, extra_args={FORK_OF: session})
+    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True, extra_args={FORK_OF: session})
     return str(engine.llm.add_request(engine.new_id("raw"), {"prompt_token_ids": prompt}, params))
 
 

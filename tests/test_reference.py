@@ -180,7 +180,7 @@ def test_a_session_beside_others_and_in_small_steps(engine_for: EngineFor, refer
     engine, stream, other = engine_for(strategy), stream_of(reference, strategy), stream_of(reference, strategy)
     first, second, asked = VideoSession(engine), VideoSession(engine), VideoSession(engine)
     asked.ingest(clip(77, 0.0))
-    for index, (chunk, beside) in enumerate(zip(clips(9, 1), clips(9, 2, frames=14), strict=True)):
+    for index, (chunk, beside) in enumerate(zip(clips(9, 1, frames=24), clips(9, 2, frames=30), strict=True)):
         questions = asked.stream(["What is it?", "Where?"], max_tokens=5)
         next(questions)
         with step_size(engine, [1024, 24, 61][index % 3]), during_step(engine, lambda it=beside: second.ingest(it)):

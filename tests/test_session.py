@@ -48,6 +48,21 @@ def test_questions_leave_no_trace(engine_for: EngineFor, strategy: str):
         same_scores(asked.ask_all(QUESTIONS, **options), silent.ask_all(QUESTIONS, **options))
 
 
+def test_an_answer_ends_at_the_end_marker_or_at_its_limit(engine_for: EngineFor):
+    engine = engine_for("streaming")
+    end = engine.tokenizer.eos_token_id
+    with VideoSession(engine) as session:
+        session.ingest(clip(0, 0.0))
+        (long,) = session.ask_all(["What is it?"], max_tokens=200)
+        assert (len(long.token_ids), long.finish_reason) == (200, "length")
+        process, engine.process = engine.process, type(engine).process.__get__(engine)  # type: ignore[method-assign]
+        (answer,) = session.ask_all(["What is it?"], max_tokens=200)
+        engine.process = process  # type: ignore[method-assign]
+        stop = long.token_ids.index(end) + 1
+        assert (answer.token_ids, answer.finish_reason) == (long.token_ids[:stop], "stop")
+        assert answer.text == engine.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip()
+
+
 def test_questions_at_once_are_answered_as_one_by_one(engine_for: EngineFor):
     engine, options = engine_for("half-norm"), {"max_tokens": 30, "logprobs": True}
     with VideoSession(engine) as session:

@@ -189,9 +189,9 @@ def test_an_engine_without_our_settings_is_plain_vllm(vanilla: Any):
 def _core_request(llm: Any, prompt: list[int]) -> Any:
     from vllm import SamplingParams
 
-    engine = llm.llm_engine
+    engine, params = llm.llm_engine, SamplingParams(max_tokens=5, ignore_eos=True)
     request = engine.input_processor.process_inputs(
-        "long", {"prompt_token_ids": prompt}, SamplingParams(max_tokens=5), engine.get_supported_tasks()
+        "long", {"prompt_token_ids": prompt}, params, engine.get_supported_tasks()
     )
     return engine.engine_core.engine_core.preprocess_add_request(request)[0]
 
