@@ -60,7 +60,6 @@ class VideoSession:
         """Time in the source up to which was ingested, in seconds."""
         self._id: str | None = None
         self._position = 0
-        self._tokens = 0
         # One row a chunk: first M-RoPE position, tokens, start and end in seconds.
         self._log: list[tuple[int, int, float, float]] = []
 
