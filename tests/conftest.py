@@ -29,7 +29,7 @@ def model_dir() -> str:
 @pytest.fixture(scope="session")
 def reference(model_dir: str) -> Any:
     """The same weights in transformers."""
-    from tests.reference import Model
+    from reference import Model
 
     return Model(model_dir)
 
