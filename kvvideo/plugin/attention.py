@@ -6,6 +6,7 @@ causal mask is aligned to the end. After the kernel, each layer scores and compa
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -84,15 +85,15 @@ class BoundedBuilder:
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
         global current_positions
         current_positions = None
-        packed, step = _pack(common_attn_metadata, spec, _observes(self.vllm_config))
+        packed, step = _pack(common_attn_metadata, spec, self._observes)
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
         return metadata
 
-
-def _observes(vllm_config: Any) -> bool:
-    config = cache_config(vllm_config)
-    return config is not None and load(config.strategy).observes()
+    @cached_property
+    def _observes(self) -> bool:
+        config = cache_config(self.vllm_config)
+        return config is not None and load(config.strategy).observes()
 
 
 def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:

@@ -152,7 +152,7 @@ class SessionScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         extra = (request.sampling_params.extra_args if request.sampling_params else None) or {}
-        if FORK_OF in extra and request.request_id not in self.requests:
+        if self.config is not None and FORK_OF in extra and request.request_id not in self.requests:
             try:
                 self._fork(request, self._idle(str(extra[FORK_OF])))
             except EngineError as error:
