@@ -182,6 +182,14 @@ def test_bench_stream_reports(tmp_path: Path) -> None:
     assert report["time_ratio"] > 0
 
 
+def test_bench_start_says_where_the_time_goes() -> None:
+    result = kvvideo("bench", "start", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert list(report["seconds"])[-1] == "first answer"
+    assert report["total"] == pytest.approx(sum(report["seconds"].values()), abs=0.02)
+
+
 def test_strategies_are_listed_with_their_source() -> None:
     result = kvvideo("strategies")
     assert result.returncode == 0

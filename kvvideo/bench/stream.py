@@ -51,7 +51,7 @@ def run(
     """
     engine = Engine(config)
     session = VideoSession(engine)
-    made = _chunks(config)
+    made = make_chunks(config)
     rows: list[Window] = []
     size = max(1, chunks // windows)
     took: list[float] = []
@@ -93,7 +93,8 @@ def run(
     return report
 
 
-def _chunks(config: EngineConfig) -> list[Chunk]:
+def make_chunks(config: EngineConfig) -> list[Chunk]:
+    """A few different chunks of 4 s, of noise in the size the model takes."""
     height, width = frame_size(144, 256, *frame_pixels(config))
     random = np.random.default_rng(config.seed)
     frames = random.integers(0, 256, (VARIETY, 8, height, width, 3), dtype=np.uint8)

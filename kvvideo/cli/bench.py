@@ -11,11 +11,6 @@ from kvvideo.session import EngineConfig
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
 
 
-@app.callback()
-def _group() -> None:
-    """A group even while there is one measurement."""
-
-
 @app.command("stream")
 def stream(
     chunks: Annotated[int, typer.Option("--chunks", "-n", min=1, help="Chunks of 4 s to stream.")] = 500,
@@ -46,3 +41,20 @@ def stream(
         print(json.dumps(report))
     else:
         render.stream_report(report)
+
+
+@app.command("start")
+def start(
+    model: options.Model = "tiny",
+    dtype: options.Dtype = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Where the time goes between the start and the first answer."""
+    from kvvideo.bench.start import run
+    from kvvideo.cli import render
+
+    report = run(EngineConfig(model=model, dtype=dtype))
+    if json_output:
+        print(json.dumps(report))
+    else:
+        render.start_report(report)

@@ -79,6 +79,14 @@ def stream_report(report: dict[str, Any]) -> None:
         )
 
 
+def start_report(report: dict[str, Any]) -> None:
+    """The report of ``bench start`` as a table."""
+    table = Table("stage", "seconds", box=None)
+    for stage, seconds in {**report["seconds"], "in all": report["total"]}.items():
+        table.add_row(stage, f"{seconds:.2f}")
+    out.print(table)
+
+
 def _cache_line(cache: dict[str, Any]) -> str:
     """The cache part of a record in a few words."""
     bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"

@@ -1,0 +1,48 @@
+"""``bench start``: where the time goes between calling kvvideo and its first answer."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kvvideo.session.engine import EngineConfig
+
+
+def run(config: EngineConfig) -> dict[str, object]:
+    """Start an engine, ingest one chunk and ask one question, in a process that has done nothing yet; the report."""
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        seconds[name] = round(time.perf_counter() - began, 2)
+
+    with stage("import torch and torchvision"):
+        from kvvideo import _compat
+
+        _compat.prepare()
+    with stage("import vLLM"):
+        from kvvideo.session.engine import Engine, _set_environment
+
+        _set_environment()
+        import vllm.v1.engine.llm_engine  # noqa: F401
+    with stage("load the model and its cache"):
+        engine = Engine(config)
+    with stage("first chunk"):
+        from kvvideo.bench.stream import make_chunks
+        from kvvideo.session import VideoSession
+
+        session = VideoSession(engine)
+        session.ingest(make_chunks(config)[0])
+    with stage("first answer"):
+        session.ask("Which letter is on screen now?", max_tokens=8)
+    engine.close()
+    from kvvideo.bench.machine import describe
+
+    return {
+        "bench": "start",
+        "machine": describe(),
+        "model": config.model,
+        "seconds": seconds,
+        "total": round(sum(seconds.values()), 2),
+    }
