@@ -13,7 +13,6 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
-    from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
     from vllm.v1.kv_cache_interface import FullAttentionSpec
     from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
@@ -27,8 +26,7 @@ def register() -> None:
         register_backend(AttentionBackendEnum.TRITON_ATTN, "kvvideo.plugin.backends.triton.Backend")
 
     # The built-in specs must be there first: vLLM fills an empty registry only.
-    if KVCacheSpecRegistry.get_manager_class(FullAttentionSpec) is not FullAttentionManager:
-        KVCacheSpecRegistry._ensure_registered()
+    KVCacheSpecRegistry._ensure_registered()
     KVCacheSpecRegistry.register(BoundedSpec, BoundedManager, uniform_type_base_spec=FullAttentionSpec)
 
     # The class itself, not its path: this also spares vLLM's model-inspection subprocess, seconds per start.
