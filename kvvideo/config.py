@@ -13,6 +13,8 @@ KEY = "kvvideo"
 FORK_OF = "kvvideo_fork_of"
 """Key in ``SamplingParams.extra_args`` that names the session a question is asked of."""
 
+SCORE_NORMS = ("sum", "mean")
+
 
 @dataclass(frozen=True)
 class CacheConfig:
@@ -27,6 +29,10 @@ class CacheConfig:
             default covers the system prompt and the opening of the user's turn.
         window: most recent tokens that are always kept. ``streaming`` and ``window`` keep nothing
             else that moves, so for them it sets the budget.
+        queries: observation window: how many of the last queries of each step a strategy looks at
+            that scores by attention; 0 for all of them. By default each has its own.
+        score_norm: ``sum`` or ``mean``: whether attention received is divided by how many queries
+            could see the token, for strategies that add it up.
 
     Raises:
         ConfigError: naming the field and what is allowed.
@@ -38,6 +44,8 @@ class CacheConfig:
     budget: int | None = None
     sink: int = 32
     window: int | None = None
+    queries: int | None = None
+    score_norm: str = "sum"
 
     def __post_init__(self) -> None:
         known = strategies()
@@ -49,6 +57,10 @@ class CacheConfig:
             _whole("window", self.window, 1)
         if self.budget is not None:
             _whole("budget", self.budget, 1)
+        if self.queries is not None:
+            _whole("queries", self.queries, 0)
+        if self.score_norm not in SCORE_NORMS:
+            raise ConfigError(f"score_norm: no {self.score_norm!r}; choose one of {', '.join(SCORE_NORMS)}")
         number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < 1:
             raise ConfigError(f"ratio: {self.ratio!r} is not between 0 and 1 (0.5 keeps half of max_tokens)")

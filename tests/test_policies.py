@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kvvideo import compression
 from kvvideo.compression.policy import LiveCache, Policy
+from kvvideo.compression.rotary import Rotary
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 
@@ -18,7 +19,9 @@ def live(n: int, heads: int = 2, seed: int = 0, state: tuple[str, ...] = ()) -> 
     generator = torch.Generator().manual_seed(seed)
     keys, values = torch.randn(2, heads, n, 8, generator=generator)
     positions = torch.arange(n, dtype=torch.int32).expand(heads, -1)
-    return LiveCache(keys, values, positions, {name: torch.zeros(heads, n) for name in state}, 0, 8**-0.5)
+    places = torch.zeros(heads, n, dtype=torch.int32)
+    zero = {name: torch.zeros(heads, n) for name in state}
+    return LiveCache(keys, values, positions, places, zero, 0, 8**-0.5, Rotary.of(8, 1e4))
 
 
 def make(strategy: str, budget: int, **settings: Any) -> Policy:

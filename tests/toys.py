@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kvvideo import compression
-from kvvideo.compression.policy import LiveCache, Policy, ScorePolicy
+from kvvideo.compression.policy import LiveCache, Policy, ScorePolicy, attention
 
 
 class HalfNorm(ScorePolicy):
@@ -25,11 +25,7 @@ class Heavy(ScorePolicy):
     state = ("unused", "mass")
 
     def observe(self, queries: Tensor, live: LiveCache) -> None:
-        heads, n = live.keys.shape[:2]
-        q = queries.unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
-        logits = q @ live.keys[:, None].transpose(-1, -2) * live.scale
-        future = torch.ones(len(queries), n, dtype=torch.bool).triu(n - len(queries) + 1)
-        live.state["mass"] += logits.masked_fill(future, -torch.inf).softmax(dim=-1).sum(dim=(1, 2))
+        live.state["mass"] += attention(queries, live).sum(dim=(1, 2))
 
     def score(self, live: LiveCache) -> Tensor:
         return live.state["mass"]

@@ -4,12 +4,13 @@ Pure torch. A strategy sees one layer of one request and knows nothing of blocks
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from kvvideo.compression.rotary import Rotary
 from kvvideo.config import CacheConfig
 
 
@@ -21,18 +22,26 @@ class LiveCache:
         keys: ``[kv_heads, n, head_dim]``, rotated, in the cache's dtype.
         values: ``[kv_heads, n, head_dim]``.
         positions: ``int32 [kv_heads, n]``, temporal M-RoPE position each token was computed at.
+        places: ``int32 [kv_heads, n]``, where in its chunk's pictures each token stands; 0 for text
+            (``kvvideo.compression.places``).
         state: the policy's own side state by name, ``float32 [kv_heads, n]``, zero for new tokens;
             it moves with the tokens at compaction.
+        stream: what the policy remembers of the whole stream in this layer, by name; empty at its
+            beginning. Forks never change it.
         layer: index of the layer, from 0.
         scale: factor of the attention logits, ``head_dim ** -0.5``.
+        rotary: how the model rotates keys and queries.
     """
 
     keys: Tensor
     values: Tensor
     positions: Tensor
+    places: Tensor
     state: dict[str, Tensor]
     layer: int
     scale: float
+    rotary: Rotary
+    stream: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.keys.shape[1])
@@ -70,9 +79,17 @@ class Policy(ABC):
         """Whether this strategy wants to see queries."""
         return cls.observe is not Policy.observe
 
+    @classmethod
+    def stream_bytes(cls, q_heads: int, head_dim: int) -> int:
+        """Bytes that ``LiveCache.stream`` takes in one layer."""
+        return 0
+
 
 class ScorePolicy(Policy):
     """Keeps sinks, the most recent tokens, and the best-scored of the rest, per KV head."""
+
+    recent_share: ClassVar[float] = 0.25
+    """Part of the budget that goes to the most recent tokens unless ``window`` says how many."""
 
     @abstractmethod
     def score(self, live: LiveCache) -> Tensor:
@@ -82,12 +99,16 @@ class ScorePolicy(Policy):
     def recent(self) -> int:
         """How many of the last tokens are kept whatever their score."""
         window = self.config.window
-        return min(self.budget // 4 if window is None else window, self.budget)
+        return min(int(self.budget * self.recent_share) if window is None else window, self.budget)
+
+    @property
+    def sink(self) -> int:
+        """How many of the first tokens are kept whatever their score."""
+        return min(self.config.sink, self.budget - self.recent)
 
     def select(self, live: LiveCache) -> Tensor:
         scores = self.score(live).float()
-        sink = min(self.config.sink, self.budget - self.recent)
-        scores[:, :sink] = torch.inf
+        scores[:, : self.sink] = torch.inf
         scores[:, len(live) - self.recent :] = torch.inf
         return scores.topk(self.budget, dim=-1).indices.sort(dim=-1).values
 
@@ -95,3 +116,16 @@ class ScorePolicy(Policy):
 def keep_all_heads(live: LiveCache, index: Tensor) -> Tensor:
     """The same selection ``int64 [budget]`` for every KV head, as ``[kv_heads, budget]``."""
     return index.to(live.keys.device).expand(live.keys.shape[0], -1)
+
+
+def attention(queries: Tensor, live: LiveCache) -> Tensor:
+    """Causal attention of the last ``q`` tokens' queries, ``float32 [kv_heads, group, q, n]``.
+
+    ``queries`` (``[q, q_heads, head_dim]``) may be any number of the last ones; a query sees no later token.
+    """
+    heads, n = live.keys.shape[:2]
+    count = len(queries)
+    grouped = queries.unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
+    logits = (grouped @ live.keys[:, None].transpose(-1, -2)).float() * live.scale
+    future = torch.ones(count, n, dtype=torch.bool, device=logits.device).triu(n - count + 1)
+    return logits.masked_fill_(future, -torch.inf).softmax(dim=-1)

@@ -17,14 +17,18 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from kvvideo.compression import load
 from kvvideo.compression.policy import LiveCache, Policy
+from kvvideo.compression.rotary import Rotary
 from kvvideo.config import CacheConfig
 from kvvideo.errors import KvvideoError
 from kvvideo.plugin.layout import lay_out
 from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedSpec
 
-current_positions: torch.Tensor | None = None
-"""Temporal M-RoPE positions of this step's tokens, left here by the model's ``forward``."""
+current_tokens: torch.Tensor | None = None
+"""Temporal M-RoPE positions and places of this step, ``int64 [2, tokens]``, left by the model's ``forward``."""
+
+ROWS = 2
+"""Rows of side state that every strategy has: positions and places."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,15 @@ class RequestStep:
     Attributes:
         queries: where its tokens stand in the batch.
         blocks: ``int64``, its live blocks in order.
+        name: the number of its first block, which is its own until it ends.
+        fresh: whether these are its first tokens.
         length, evictable: as in ``Layout``.
     """
 
     queries: slice
     blocks: torch.Tensor
+    name: int
+    fresh: bool
     length: int
     evictable: int
 
@@ -83,8 +91,8 @@ class BoundedBuilder:
         spec = self.kv_cache_spec
         if not isinstance(spec, BoundedSpec):
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
-        global current_positions
-        current_positions = None
+        global current_tokens
+        current_tokens = None
         packed, step = _pack(common_attn_metadata, spec, self._observes)
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
@@ -120,9 +128,9 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
                 at += len(blocks)
             seq_lens[row] = layout.length
         longest = max(longest, layout.length)
-        if layout.evictable or (observes and marks[row] != 0):
+        if layout.evictable or n0 == 0 or (observes and marks[row] != 0):
             live = packed[row, : -(-layout.length // spec.block_size)].long()
-            requests.append(RequestStep(queries, live, layout.length, layout.evictable))
+            requests.append(RequestStep(queries, live, marks[row], n0 == 0, layout.length, layout.evictable))
     step = Step(
         spec,
         batch.slot_mapping[: starts[batch.num_reqs]],
@@ -143,8 +151,12 @@ class BoundedImpl:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.config = BoundedImpl.settings = cache_config(get_current_vllm_config())
+        vllm_config = get_current_vllm_config()
+        self.config = BoundedImpl.settings = cache_config(vllm_config)
         self.policy: Policy | None = None
+        self.rotary = None if self.config is None else _rotary(vllm_config.model_config.hf_text_config, self.head_size)
+        # What the policy remembers of each stream.
+        self.streams: dict[int, dict[str, torch.Tensor]] = {}
 
     def read_blocks(
         self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor
@@ -178,16 +190,23 @@ class BoundedImpl:
     def _after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
         state = side_state(kv_cache, step.spec)
         blocks, offsets = step.slots // step.spec.block_size, step.slots % step.spec.block_size
-        positions = step.ordinals if current_positions is None else current_positions[: len(step.slots)]
-        if step.spec.state_rows > 1:
+        if step.spec.state_rows > ROWS:
             state[blocks, :, :, offsets] = 0
-        state[blocks, 0, :, offsets] = positions.to(torch.int32)[:, None]
+        if current_tokens is None:
+            state[blocks, 0, :, offsets] = step.ordinals[:, None]
+            state[blocks, 1, :, offsets] = 0
+        else:
+            rows = current_tokens[:, : len(step.slots)].to(torch.int32).T
+            state[blocks, :ROWS, :, offsets] = rows[..., None].expand(-1, -1, state.shape[2])
         for request in step.requests:
             policy = self._policy(step.spec)
+            if request.fresh:
+                self.streams[request.name] = {}
             if policy.observes():
-                live, rows = self._live(layer, kv_cache, state, request.blocks, request.length)
+                live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length)
                 policy.observe(query[request.queries], live)
-                self._put_rows(state, request.blocks, torch.stack([rows[0], *_words(live)]))
+                if live.state:
+                    self._put_rows(state[:, ROWS:], request.blocks, torch.stack(_words(live)))
             if request.evictable:
                 self._compact(layer, kv_cache, state, request, policy)
 
@@ -198,17 +217,22 @@ class BoundedImpl:
         return self.policy
 
     def _live(
-        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, blocks: torch.Tensor, length: int
-    ) -> tuple[LiveCache, torch.Tensor]:
-        """The first ``length`` live tokens, and their side state as stored, ``int32 [rows, heads, length]``."""
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, blocks: torch.Tensor,
+        length: int,
+    ) -> tuple[LiveCache, torch.Tensor]:  # fmt: skip
+        """The ``length`` live tokens in ``blocks``, and their side state as stored, ``int32 [rows, heads, length]``."""
         keys, values = (
             part.transpose(0, 1).flatten(1, 2)[:, :length] for part in self.read_blocks(layer, kv_cache, blocks)
         )
         rows = state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
         names = load(self.config.strategy).state if self.config else ()
-        scores = {name: row.view(torch.float32).clone() for name, row in zip(names, rows[1:], strict=True)}
+        scores = {name: row.view(torch.float32).clone() for name, row in zip(names, rows[ROWS:], strict=False)}
+        assert self.rotary is not None
+        if self.rotary.frequencies.device != keys.device:
+            self.rotary = self.rotary.to(keys.device)
         index = extract_layer_index(layer.layer_name)
-        return LiveCache(keys, values, rows[0], scores, index, self.scale), rows
+        memory = self.streams.setdefault(request.name, {})
+        return LiveCache(keys, values, rows[0], rows[1], scores, index, self.scale, self.rotary, memory), rows
 
     def _compact(
         self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, policy: Policy
@@ -216,7 +240,7 @@ class BoundedImpl:
         """Move the survivors of the first ``evictable`` tokens to the front of the request's blocks."""
         size = kv_cache.shape[2]
         sources = request.blocks[: request.evictable // size]
-        live, rows = self._live(layer, kv_cache, state, sources, request.evictable)
+        live, rows = self._live(layer, kv_cache, state, request, sources, request.evictable)
         kept = policy.select(live)
         if kept.shape != (live.keys.shape[0], policy.budget):
             raise KvvideoError(
@@ -236,7 +260,13 @@ class BoundedImpl:
         """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
         size = state.shape[-1]
         whole = torch.nn.functional.pad(rows, (0, len(blocks) * size - rows.shape[-1]))
-        state[blocks] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
+        state[blocks, : len(rows)] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
+
+
+def _rotary(text_config: Any, head_dim: int) -> Rotary:
+    """How the language model of ``text_config`` rotates keys."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    return Rotary.of(head_dim, float(rope.get("rope_theta", 10000.0)), rope.get("mrope_section"))
 
 
 def _words(live: LiveCache) -> list[torch.Tensor]:
@@ -263,4 +293,4 @@ class BoundedBackend:
         config = BoundedImpl.settings
         if config is None or type(spec) is not FullAttentionSpec:
             return spec
-        return BoundedSpec.extend(spec, config.schedule(spec.block_size), 1 + len(load(config.strategy).state))
+        return BoundedSpec.extend(spec, config.schedule(spec.block_size), ROWS + len(load(config.strategy).state))

@@ -12,7 +12,10 @@ from vllm.model_executor.models.qwen2_5_vl import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from kvvideo.compression import places
 from kvvideo.plugin import attention, history
+
+_HALF = 32
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -31,7 +34,7 @@ class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
         past = history.decode(input_tokens)
         if past is None:
             positions, delta = super().get_mrope_input_positions(input_tokens, mm_features)
-            return positions, delta
+            return self._add_places(positions, mm_features), delta
         full = torch.zeros(3, len(input_tokens), dtype=torch.int64)
         end = past.position
         if len(input_tokens) > past.length:
@@ -42,10 +45,20 @@ class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
             fresh, _ = super().get_mrope_input_positions(input_tokens[past.length :], shifted)
             full[:, past.length :] = fresh + past.position
             end = int(full.max()) + 1
-        return full, end - len(input_tokens)
+        return self._add_places(full, mm_features), end - len(input_tokens)
+
+    def _add_places(self, positions: torch.Tensor, mm_features: list[Any]) -> torch.Tensor:
+        """Write the tokens' places into the high halves of ``positions``, which reach ``forward`` as they are."""
+        for offset, t, h, w, _ in self.iter_mm_grid_thw(mm_features):
+            video = positions[:, offset : offset + t * h * w]
+            video[1] += places.encode(video - video[:, :1]) << _HALF
+        return positions
 
     def forward(self, input_ids: Any, positions: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        attention.current_positions = positions[0]
+        if positions.ndim == 2:
+            attention.current_tokens = torch.stack([positions[0], positions[1] >> _HALF])
+            # In place, for a captured graph reads the positions from where they are.
+            positions[1] &= (1 << _HALF) - 1
         return super().forward(input_ids, positions, *args, **kwargs)
 
 

@@ -21,7 +21,7 @@ class BoundedSpec(FullAttentionSpec):
 
     Attributes:
         budget, max_tokens: the schedule, in tokens; both 0 if the strategy never evicts.
-        state_rows: side-state rows per page; the first holds positions.
+        state_rows: side-state rows per page; the first two hold positions and places.
     """
 
     budget: int

@@ -40,9 +40,11 @@ def block_bytes(path: str, config: Any, block_size: int) -> int:
     import torch
     from vllm.utils.torch_utils import STR_DTYPE_TO_TORCH_DTYPE
 
+    from kvvideo.plugin.attention import ROWS
+
     text = text_config(path)
     dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else STR_DTYPE_TO_TORCH_DTYPE[config.dtype]
-    rows = 1 + len(load(config.cache.strategy).state)
+    rows = ROWS + len(load(config.cache.strategy).state)
     return page_bytes(text, block_size, dtype.itemsize, rows) * int(text.num_hidden_layers)
 
 

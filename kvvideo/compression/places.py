@@ -1,0 +1,42 @@
+"""Where in the picture a token stands, in one number, and from it its M-RoPE position on all three axes.
+
+A cache keeps one temporal position and one *place* per token. The place of text is 0, for its three
+positions are equal. That of a video token says how far it lies from its chunk's first one: in time, down
+and across, which is also how far its three positions lie from that one's.
+"""
+
+import torch
+from torch import Tensor
+
+_BITS = 10
+_MASK = (1 << _BITS) - 1
+
+LIMITS = (1 << 11, 1 << _BITS, 1 << _BITS)
+"""Temporal positions, rows and columns that a chunk may span."""
+
+
+def encode(offsets: Tensor) -> Tensor:
+    """Places of video tokens ``int64 [n]`` that lie ``offsets`` (``int64 [3, n]``: t, h, w) from their chunk's first.
+
+    What lies beyond ``LIMITS`` is counted as lying at them.
+    """
+    t, h, w = (axis.clamp(0, limit - 1) for axis, limit in zip(offsets, LIMITS, strict=True))
+    # The last place of all would not fit into 31 bits.
+    return (((t << _BITS | h) << _BITS | w) + 1).clamp(max=(1 << 31) - 1)
+
+
+def is_video(places: Tensor) -> Tensor:
+    """Which tokens are parts of pictures."""
+    return places > 0
+
+
+def patch(places: Tensor) -> Tensor:
+    """Number of the patch of the picture, the same in every frame of that size; -1 for text."""
+    return torch.where(places > 0, (places - 1) & (_MASK << _BITS | _MASK), -1)
+
+
+def axes(positions: Tensor, places: Tensor) -> Tensor:
+    """M-RoPE positions ``int64 [3, ...]`` of tokens at temporal ``positions``."""
+    t, p = positions.long(), (places.long() - 1).clamp(min=0)
+    base = t - (p >> 2 * _BITS)
+    return torch.stack([t, base + (p >> _BITS & _MASK), base + (p & _MASK)])

@@ -1,0 +1,40 @@
+"""Rotary embedding as Qwen2.5-VL applies it, to take it off keys and queries or to move them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How far each pair of a head's dimensions turns per position. Dimension ``i`` is paired with ``i + d / 2``.
+
+    Attributes:
+        frequencies: ``float32 [head_dim / 2]``, radians per position.
+        axis: ``int64 [head_dim / 2]``, which of M-RoPE's three axes (t, h, w) a pair follows; all zero
+            for models with one axis.
+    """
+
+    frequencies: Tensor
+    axis: Tensor
+
+    @classmethod
+    def of(cls, head_dim: int, theta: float, sections: list[int] | None = None) -> "Rotary":
+        """From a model's configuration: ``sections`` pairs follow each axis (arXiv 2409.12191)."""
+        frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+        counts = torch.tensor(sections or [head_dim // 2])
+        return cls(frequencies.float(), torch.repeat_interleave(torch.arange(len(counts)), counts))
+
+    def to(self, device: torch.device) -> "Rotary":
+        return Rotary(self.frequencies.to(device), self.axis.to(device))
+
+    def angles(self, axes: Tensor) -> Tensor:
+        """Angles ``float32 [..., head_dim / 2]`` at positions ``[3, ...]``."""
+        return axes.movedim(0, -1)[..., self.axis].float() * self.frequencies
+
+    def turn(self, x: Tensor, angles: Tensor) -> Tensor:
+        """``x`` (``[..., head_dim]``) turned by ``angles``, in float32."""
+        low, high = x.float().chunk(2, dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
