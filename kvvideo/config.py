@@ -33,6 +33,8 @@ class CacheConfig:
             that scores by attention; 0 for all of them. By default each has its own.
         score_norm: ``sum`` or ``mean``: whether attention received is divided by how many queries
             could see the token, for strategies that add it up.
+        spare_rows: rows of side state kept ready for strategies that carry more than this one, so that
+            a running engine can switch to them (``Engine.use``).
 
     Raises:
         ConfigError: naming the field and what is allowed.
@@ -46,6 +48,7 @@ class CacheConfig:
     window: int | None = None
     queries: int | None = None
     score_norm: str = "sum"
+    spare_rows: int = 0
 
     def __post_init__(self) -> None:
         known = strategies()
@@ -53,6 +56,7 @@ class CacheConfig:
             raise ConfigError(f"strategy: no {self.strategy!r}; choose one of {', '.join(known)}")
         _whole("max_tokens", self.max_tokens, 2)
         _whole("sink", self.sink, 0)
+        _whole("spare_rows", self.spare_rows, 0)
         if self.window is not None:
             _whole("window", self.window, 1)
         if self.budget is not None:

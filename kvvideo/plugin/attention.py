@@ -31,6 +31,11 @@ ROWS = 2
 """Rows of side state that every strategy has: positions and places."""
 
 
+def state_rows(config: CacheConfig) -> int:
+    """Rows of side state that the pages of a cache bounded by ``config`` have."""
+    return ROWS + len(load(config.strategy).state) + config.spare_rows
+
+
 @dataclass(frozen=True)
 class RequestStep:
     """One request that a layer has work for after this step's attention.
@@ -103,6 +108,11 @@ class BoundedBuilder:
         config = cache_config(self.vllm_config)
         return config is not None and load(config.strategy).observes()
 
+    def configure(self, spec: BoundedSpec, config: CacheConfig) -> None:
+        """Work by ``config`` from now on."""
+        self.kv_cache_spec = spec
+        self._observes = load(config.strategy).observes()
+
 
 def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
     """Close up the block tables of a batch; returns its metadata as the kernel should see it."""
@@ -152,9 +162,14 @@ class BoundedImpl:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         vllm_config = get_current_vllm_config()
-        self.config = BoundedImpl.settings = cache_config(vllm_config)
-        self.policy: Policy | None = None
+        BoundedImpl.settings = cache_config(vllm_config)
+        self.configure(BoundedImpl.settings)
         self.rotary = None if self.config is None else _rotary(vllm_config.model_config.hf_text_config, self.head_size)
+
+    def configure(self, config: CacheConfig | None) -> None:
+        """Work by ``config`` from now on; what earlier requests left behind is forgotten."""
+        self.config = config
+        self.policy: Policy | None = None
         # What the policy remembers of each stream.
         self.streams: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -293,4 +308,4 @@ class BoundedBackend:
         config = BoundedImpl.settings
         if config is None or type(spec) is not FullAttentionSpec:
             return spec
-        return BoundedSpec.extend(spec, config.schedule(spec.block_size), ROWS + len(load(config.strategy).state))
+        return BoundedSpec.extend(spec, config.schedule(spec.block_size), state_rows(config))

@@ -65,12 +65,20 @@ class BoundedManager(FullAttentionManager):
     """Frees evicted blocks by the same schedule that the workers compact by."""
 
     kv_cache_spec: BoundedSpec
+    max_admission_blocks_per_request: int | None
 
     def __init__(self, kv_cache_spec: BoundedSpec, **kwargs: Any) -> None:
         super().__init__(kv_cache_spec, **kwargs)
+        self._unbounded_admission: int | None = self.max_admission_blocks_per_request
+        self.configure(kv_cache_spec)
+
+    def configure(self, kv_cache_spec: BoundedSpec) -> None:
+        """Free blocks by the schedule of ``kv_cache_spec`` from now on."""
+        self.kv_cache_spec = kv_cache_spec
         self.schedule = kv_cache_spec.schedule
-        if self.schedule:
-            self.max_admission_blocks_per_request = self.schedule.max_tokens // self.block_size
+        self.max_admission_blocks_per_request = (
+            self.schedule.max_tokens // self.block_size if self.schedule else self._unbounded_admission
+        )
 
     def is_fork(self, request_id: str) -> bool:
         """Whether the request shares a session's blocks: its first block is the null block."""

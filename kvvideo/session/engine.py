@@ -8,7 +8,7 @@ import logging
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,26 @@ class Engine:
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self.llm.get_tokenizer()
+
+    def use(self, cache: CacheConfig) -> None:
+        """Bound the cache of all coming sessions by ``cache`` instead; the model and its pool stay.
+
+        Raises:
+            ConfigError: if a session is open, the pool is too small for one, or its pages have no room
+                for the strategy's side state (``CacheConfig.spare_rows``).
+        """
+        from kvvideo.plugin.switch import switch_scheduler, switch_worker
+
+        schedule = cache.schedule(self.block_size)
+        blocks = self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks
+        if schedule is not None and schedule.max_tokens // self.block_size + 2 > blocks:
+            raise ConfigError(
+                f"max_tokens: {schedule.max_tokens} tokens do not fit the pool of {blocks} blocks of "
+                f"{self.block_size}; start the engine with a larger kv_bytes"
+            )
+        switch_scheduler(self.scheduler, cache)
+        self.llm.collective_rpc(switch_worker, args=(cache.as_dict(),))
+        self.config = replace(self.config, cache=cache)
 
     def new_id(self, kind: str) -> str:
         """A request id that was not used before."""

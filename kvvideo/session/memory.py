@@ -3,7 +3,6 @@
 from functools import cache
 from typing import Any
 
-from kvvideo.compression import load
 from kvvideo.errors import ConfigError
 
 
@@ -40,11 +39,11 @@ def block_bytes(path: str, config: Any, block_size: int) -> int:
     import torch
     from vllm.utils.torch_utils import STR_DTYPE_TO_TORCH_DTYPE
 
-    from kvvideo.plugin.attention import ROWS
+    from kvvideo.plugin.attention import state_rows
 
     text = text_config(path)
     dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else STR_DTYPE_TO_TORCH_DTYPE[config.dtype]
-    rows = ROWS + len(load(config.cache.strategy).state)
+    rows = state_rows(config.cache)
     return page_bytes(text, block_size, dtype.itemsize, rows) * int(text.num_hidden_layers)
 
 

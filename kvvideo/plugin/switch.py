@@ -1,0 +1,53 @@
+"""Puts another strategy or budget in place while no request is open, which spares loading the model again."""
+
+from dataclasses import replace
+from typing import Any
+
+from kvvideo.compression import load
+from kvvideo.config import CacheConfig
+from kvvideo.errors import ConfigError
+from kvvideo.plugin.attention import ROWS, BoundedImpl
+from kvvideo.plugin.spec import BoundedSpec
+
+
+def switched(spec: BoundedSpec, config: CacheConfig) -> BoundedSpec:
+    """``spec`` with the schedule of ``config``; its pages stay as they are.
+
+    Raises:
+        ConfigError: if they have too few rows for the strategy's side state.
+    """
+    needed = ROWS + len(load(config.strategy).state)
+    if needed > spec.state_rows:
+        raise ConfigError(
+            f"strategy: {config.strategy!r} needs {needed} rows of side state and the cache was made with "
+            f"{spec.state_rows}; name it when the engine is started, or raise spare_rows"
+        )
+    schedule = config.schedule(spec.block_size)
+    budget, max_tokens = (schedule.budget, schedule.max_tokens) if schedule else (0, 0)
+    return replace(spec, budget=budget, max_tokens=max_tokens)
+
+
+def switch_worker(worker: Any, settings: dict[str, Any]) -> None:
+    """Run in each worker through ``collective_rpc``."""
+    runner, config = worker.model_runner, CacheConfig.from_dict(settings)
+    BoundedImpl.settings = config
+    for group in runner.kv_cache_config.kv_cache_groups:
+        group.kv_cache_spec = switched(group.kv_cache_spec, config)
+        for name in group.layer_names:
+            runner.compilation_config.static_forward_context[name].impl.configure(config)
+    for attention in (group for groups in runner.attn_groups for group in groups):
+        attention.kv_cache_spec = switched(attention.kv_cache_spec, config)
+        for builder in attention.metadata_builders:
+            builder.configure(switched(builder.kv_cache_spec, config), config)
+
+
+def switch_scheduler(scheduler: Any, config: CacheConfig) -> None:
+    """The scheduler's side of it; there must be no open request.
+
+    Raises:
+        ConfigError: if there is one, or the strategy does not fit the cache that was made.
+    """
+    if scheduler.requests:
+        raise ConfigError("strategy: close all sessions before another strategy or budget is put in place")
+    scheduler.manager.configure(switched(scheduler.manager.kv_cache_spec, config))
+    scheduler.config, scheduler.schedule_rule = config, scheduler.manager.schedule
