@@ -37,7 +37,10 @@ class ChunkPlan:
 
 @dataclass(frozen=True)
 class Ask:
-    """A question asked once the first ``grids`` frame pairs of chunk ``chunk`` were seen."""
+    """A question asked once the first ``grids`` frame pairs of chunk ``chunk`` were seen.
+
+    ``letter`` is the index of the letter it names, -1 if it names none.
+    """
 
     chunk: int
     grids: int
@@ -45,6 +48,7 @@ class Ask:
     answer: str
     kind: int
     age: float
+    letter: int = -1
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Packed:
         asks: the questions, by fork.
         chunk_starts: ``[chunks + 1]`` stream index of each chunk's first token, and the stream's end.
         video_starts: ``[chunks]`` stream index of each chunk's first video token.
+        times: ``[S]`` seconds that are written before the chunk a token belongs to; 0 for the opening.
     """
 
     ids: Ints
@@ -75,6 +80,7 @@ class Packed:
     asks: list[Ask]
     chunk_starts: Ints
     video_starts: Ints
+    times: Ints
 
 
 class Encoder:
@@ -148,6 +154,7 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
         asks=asks,
         chunk_starts=np.array([*starts, stream]),
         video_starts=np.array(video_starts),
+        times=np.repeat([0, *(int(chunk.start) for chunk in chunks)], np.diff([0, *starts, stream])),
     )
 
 
@@ -158,12 +165,13 @@ class Batch:
     Attributes:
         ids: ``[B, S + F]``; positions: ``[3, B, S + F]``; cells: ``[B, S + F]``.
         until: ``[B, S]``, or None if every stream keeps all its tokens.
+        times: ``[B, S]``; as in ``Packed``.
         limit, fork: ``[B, F]``; padding belongs to fork -1.
         where: ``[N]`` flat index into ``B x (S + F)`` of each token whose follower is asked for.
         targets: ``[N]`` those followers.
         question: ``[N]`` the question each belongs to, counted over the batch.
-        kinds, ages, sizes: ``[Q]`` of each question: its kind, its age in seconds (-1: not seen), and
-            the chunks of its stream.
+        kinds, ages, sizes, letters: ``[Q]`` of each question: its kind, its age in seconds (-1: not
+            seen), the chunks of its stream, and the letter it names (-1: none).
         clean: ``[Q]`` whether its stream kept all its tokens.
     """
 
@@ -171,6 +179,7 @@ class Batch:
     positions: Ints
     cells: Ints
     until: Ints | None
+    times: Ints
     limit: Ints
     fork: Ints
     where: Ints
@@ -179,6 +188,7 @@ class Batch:
     kinds: Ints
     ages: npt.NDArray[np.float64]
     sizes: Ints
+    letters: Ints
     clean: npt.NDArray[np.bool_]
 
 
@@ -194,7 +204,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
     total = stream + forks
     ids, cells = np.zeros((rows, total), np.int64), np.full((rows, total), -1)
     positions = np.zeros((3, rows, total), np.int64)
-    until = np.full((rows, stream), NEVER)
+    until, times = np.full((rows, stream), NEVER), np.zeros((rows, stream), np.int64)
     limit, fork = np.ones((rows, forks), np.int64), np.full((rows, forks), -1)
     where, targets, question = [], [], []
     asked = 0
@@ -204,7 +214,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         cells[row, :s] = one.cells[:s]
         positions[:, row, :s] = one.positions[:, :s]
         positions[:, row, stream : stream + f] = one.positions[:, s:]
-        until[row, :s] = one.until
+        until[row, :s], times[row, :s] = one.until, one.times
         limit[row, :f], fork[row, :f] = one.limit, one.fork
         index = np.flatnonzero(one.labels >= 0)
         where.append(row * total + stream + index)
@@ -219,6 +229,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         positions=positions,
         cells=cells,
         until=None if all(clean) else until,
+        times=times,
         limit=limit,
         fork=fork,
         where=np.concatenate(where),
@@ -227,6 +238,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         kinds=np.array([ask.kind for ask in asks]),
         ages=np.array([ask.age for ask in asks]),
         sizes=np.array(sizes),
+        letters=np.array([ask.letter for ask in asks]),
         clean=np.array([c for c, one in zip(clean, packed, strict=True) for _ in one.asks]),
     )
 

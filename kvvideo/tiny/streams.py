@@ -5,6 +5,7 @@ that only keeps what it saw. Some streams lose tokens on the way, as eviction do
 is asked about a slot that is gone has the answer "not seen".
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,7 @@ class Source:
         """One stream with its questions, packed."""
         count = plan.chunks
         start = _first_time(rng, plan)
-        share = rng.uniform(0.1, 0.6) if count > 4 else rng.uniform(0.4, 1.0)
+        share = rng.uniform(0.1, 0.6) if count > 8 else rng.uniform(0.4, 1.0)
         lettered = min(EMPTY, count, max(int(rng.random() < 0.9), round(share * count)))
         letters = np.full(count, EMPTY)
         letters[rng.choice(count, lettered, replace=False)] = rng.permutation(EMPTY)[:lettered]
@@ -133,9 +134,9 @@ class Source:
             chunk, seen = now // 2, shown + GRIDS * (now % 2)
         kind = KINDS[rng.choice(len(KINDS), p=(0.3, 0.44, 0.13, 0.13))]
         slot, letter = _subject(rng, kind, drawn, now)
-        q = world.phrase(kind, rng, letter=letter)
+        q, named = world.phrase(kind, rng, letter=letter), world.LETTERS.index(letter) if letter else -1
         if slot is None or (drawn.loss is not None and drawn.loss.gone(slot, now)):
-            return Ask(chunk, seen, q, world.NOT_SEEN, KINDS.index(kind), -1.0)
+            return Ask(chunk, seen, q, world.NOT_SEEN, KINDS.index(kind), -1.0, named)
         if kind == "when":
             answer = format_time(float(drawn.times[slot]))
         elif drawn.letters[slot] == EMPTY:
@@ -144,7 +145,8 @@ class Source:
             answer = world.LETTERS[drawn.letters[slot]]
         else:
             answer = self._colours[self._labels.colours[drawn.slots[slot]]]
-        return Ask(chunk, seen, q, answer, KINDS.index(kind), world.SLOT * max(0, now - slot - 1))
+        age = world.SLOT * max(0, now - slot - 1)
+        return Ask(chunk, seen, q, answer, KINDS.index(kind), age, named)
 
 
 def _subject(rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int) -> tuple[int | None, str]:
@@ -209,7 +211,7 @@ def _draw_loss(rng: np.random.Generator, count: int) -> _Loss:
         if way == 1:
             keep[:], text[:] = 0, rng.random() < 0.3
         elif way == 2:
-            keep[:] = rng.uniform(0.15, 0.7)
+            keep[:] = math.exp(rng.uniform(math.log(0.06), math.log(0.7)))
             text[:] = rng.random() < 0.6
         else:
             lost = rng.random(count) < rng.uniform(0.1, 0.7)
@@ -230,6 +232,8 @@ def _lose(rng: np.random.Generator, packed: Packed, loss: _Loss) -> None:
         first, end, video = int(starts[slot]), int(starts[slot + 1]), int(videos[slot])
         drop = np.zeros(end - first, bool)
         drop[video - first : -1] = rng.random(end - 1 - video) >= loss.keep[slot]
+        if loss.keep[slot] > 0:
+            drop[rng.integers(video, end - 1, size=2) - first] = False
         if not loss.text[slot]:
             drop[: video - first] = drop[-1] = True
         packed.until[first:end][drop] = starts[at + 1]
