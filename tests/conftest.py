@@ -75,7 +75,7 @@ def engine_for(model_dir: str) -> Iterator[EngineFor]:
         key = repr((strategy, sorted(options.items())))
         if key not in started:
             cache = {"max_tokens": engines.MAX_TOKENS, "budget": engines.BUDGET, "sink": engines.SINK}
-            cache |= options.pop("cache", {})
+            cache |= engines.SETTINGS.get(strategy, {}) | options.pop("cache", {})
             settings = {"max_model_len": 2048, "step_tokens": 1024, "sessions": 4, "questions": 10, **options}
             config = EngineConfig(
                 model=model_dir, dtype="float32", cache=CacheConfig(strategy=strategy, **cache), **settings

@@ -15,6 +15,9 @@ from kvvideo.types import Chunk
 MAX_TOKENS, BUDGET, SINK = 160, 64, 20
 """The schedule of all engines of the suite, in blocks of 32: 5 blocks, of which 2 stay."""
 
+SETTINGS = {"h2o": {"queries": 0, "window": BUDGET // 4}}
+"""Of strategies that by default depend on how steps are cut, or with this budget choose nothing."""
+
 _ids = itertools.count()
 
 

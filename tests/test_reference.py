@@ -12,15 +12,22 @@ from reference import (
     Keep,
     Model,
     Stream,
-    attention_mass,
+    expected_attention,
     grid_positions,
     half_norm,
     keep_best,
+    keep_new_and_long,
     keep_streaming,
     keep_window,
+    key_difference,
+    key_norm,
+    nearest_newer_key,
+    neighbourhood,
+    noted,
+    value_norm,
 )
 
-from kvvideo.prompt import OPENING, chunk_text, question_text
+from kvvideo.prompt import OPENING, VIDEO, chunk_text, question_text
 from kvvideo.session import Answer, Engine, VideoSession
 from kvvideo.types import Chunk
 
@@ -31,14 +38,34 @@ KEEPS: dict[str, Keep | None] = {
     "window": keep_window,
     "streaming": keep_streaming(SINK),
     "half-norm": keep_best(SINK, half_norm),
-    "heavy": keep_best(SINK, attention_mass),
+    "heavy": keep_best(SINK, noted("mass")),
+    "h2o": keep_best(SINK, noted("mass")),
+    "keydiff": keep_best(SINK, key_difference),
 }
+"""Strategies that keep the same however a stream is cut into steps. ``h2o`` is the exact one."""
+
+NORM_KEEPS: dict[str, Keep] = {
+    "knorm": keep_best(SINK, key_norm),
+    "value-norm": keep_best(SINK, value_norm),
+    "infinipot-v": keep_new_and_long(SINK),
+    "distinct": keep_best(SINK, nearest_newer_key, recent=BUDGET // 10),
+}
+"""Strategies in which equal tokens tie, for nothing in the first layer tells them apart."""
+
+WATCHING_KEEPS: dict[str, Keep] = {
+    "h2o-late": keep_best(SINK, noted("late")),
+    "snapkv": keep_best(SINK, neighbourhood(BUDGET // 4)),
+    "tova": keep_best(0, noted("last"), recent=1),
+    "expected-attention": keep_best(SINK, expected_attention),
+}
+"""Strategies that look at queries; all but the last keep something else if steps are cut elsewhere."""
+
 each_strategy = pytest.mark.parametrize("strategy", list(KEEPS))
 evicting = pytest.mark.parametrize("strategy", [name for name in KEEPS if name != "full"])
 
 
 def stream_of(model: Model, strategy: str) -> Stream:
-    return Stream(model, KEEPS[strategy], BUDGET, MAX_TOKENS)
+    return Stream(model, {**KEEPS, **NORM_KEEPS, **WATCHING_KEEPS}[strategy], BUDGET, MAX_TOKENS)
 
 
 def ids(count: int, seed: int = 0) -> list[int]:
@@ -221,6 +248,39 @@ def test_video_and_text_side_by_side(engine_for: EngineFor, reference: Model):
     check_generated(stream, video.token_ids[-2:], video.logprobs[-2:])
     assert stream.compactions > 1
     check_plain(reference, strategy, ids(300, 4), plain)
+
+
+@pytest.mark.parametrize("strategy", [*NORM_KEEPS, *WATCHING_KEEPS])
+def test_a_long_video_in_one_request(engine_for: EngineFor, reference: Model, strategy: str):
+    """All tokens differ, so none tie. A frame has more patches than are recent: some have no counterpart."""
+    engine, stream = watching_engine(engine_for, strategy), stream_of(reference, strategy)
+    chunk = clip(3, 0.0, frames=40, side=140)
+    (video,) = run(engine, [engine.prompt(f"ab{VIDEO}cd", chunk)], tokens=4, prompt_logprobs=False)
+    stream.feed(reference.tokens(f"ab{VIDEO}cd", chunk.frames, chunk.fps))
+    check_generated(stream, video.token_ids[:-2], video.logprobs[:-2])
+    check_kept(video.kept, stream)
+    check_generated(stream, video.token_ids[-2:], video.logprobs[-2:])
+    assert stream.compactions == 4
+
+
+@pytest.mark.parametrize("strategy", list(WATCHING_KEEPS))
+def test_a_session_of_those_that_watch_steps(engine_for: EngineFor, reference: Model, strategy: str):
+    """Here a step is a chunk, cut at compactions, as it is in the reference."""
+    engine, stream = watching_engine(engine_for, strategy), stream_of(reference, strategy)
+    with VideoSession(engine) as session:
+        for index, chunk in enumerate(varied_chunks(24)):
+            session.ingest(chunk)
+            feed_chunk(stream, chunk, first=index == 0)
+            check_kept(session._live_positions(), stream)
+            if index % 6 == 3:
+                check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
+    assert stream.compactions >= 5
+
+
+def watching_engine(engine_for: EngineFor, strategy: str) -> Engine:
+    if strategy == "h2o-late":
+        return engine_for("h2o", cache={"queries": None})
+    return engine_for(strategy)
 
 
 @pytest.fixture(scope="module")

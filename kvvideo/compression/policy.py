@@ -107,7 +107,7 @@ class ScorePolicy(Policy):
         return min(self.config.sink, self.budget - self.recent)
 
     def select(self, live: LiveCache) -> Tensor:
-        scores = self.score(live).float()
+        scores = self.score(live).float().clone()  # it may be the side state itself
         scores[:, : self.sink] = torch.inf
         scores[:, len(live) - self.recent :] = torch.inf
         return scores.topk(self.budget, dim=-1).indices.sort(dim=-1).values
@@ -118,14 +118,15 @@ def keep_all_heads(live: LiveCache, index: Tensor) -> Tensor:
     return index.to(live.keys.device).expand(live.keys.shape[0], -1)
 
 
-def attention(queries: Tensor, live: LiveCache) -> Tensor:
+def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
     """Causal attention of the last ``q`` tokens' queries, ``float32 [kv_heads, group, q, n]``.
 
-    ``queries`` (``[q, q_heads, head_dim]``) may be any number of the last ones; a query sees no later token.
+    ``queries`` (``[q, q_heads, head_dim]``) may be any number of the last ones, or of those before the
+    ``following`` last; a query sees no later token.
     """
     heads, n = live.keys.shape[:2]
     count = len(queries)
     grouped = queries.unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
     logits = (grouped @ live.keys[:, None].transpose(-1, -2)).float() * live.scale
-    future = torch.ones(count, n, dtype=torch.bool, device=logits.device).triu(n - count + 1)
+    future = torch.ones(count, n, dtype=torch.bool, device=logits.device).triu(n - following - count + 1)
     return logits.masked_fill_(future, -torch.inf).softmax(dim=-1)

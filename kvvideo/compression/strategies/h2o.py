@@ -1,0 +1,35 @@
+"""H2O: the most recent tokens, and the heavy hitters that have received most attention so far."""
+
+import torch
+from torch import Tensor
+
+from kvvideo.compression.policy import LiveCache, ScorePolicy, attention
+
+WATCHED = 32
+"""Last queries of each step that are watched unless ``queries`` says how many."""
+
+BLOCK = 64  # queries at a time: all of a long step against all tokens would take more memory than the cache
+
+
+class H2o(ScorePolicy):
+    """``mass`` is the attention a token has received, summed over its KV head's group; ``seen`` from how many queries.
+
+    The paper watches every query (``queries`` 0). It has no sinks: here they are taken from the heavy part.
+    """
+
+    summary = "keeps sinks, the most recent (80 %), and of the rest what has been attended to most"
+    source = "H2O, arXiv 2306.14048"
+    state = ("mass", "seen")
+    recent_share = 0.8
+
+    def observe(self, queries: Tensor, live: LiveCache) -> None:
+        count = min(WATCHED if self.config.queries is None else self.config.queries or len(queries), len(queries))
+        for block in queries[-count:].split(BLOCK):
+            count -= len(block)
+            live.state["mass"] += attention(block, live, following=count).sum(dim=(1, 2))
+            after = len(live) - count - torch.arange(len(live), device=queries.device)
+            live.state["seen"] += after.clamp(0, len(block))
+
+    def score(self, live: LiveCache) -> Tensor:
+        mass, seen = live.state["mass"], live.state["seen"]
+        return mass / seen.clamp(min=1) if self.config.score_norm == "mean" else mass

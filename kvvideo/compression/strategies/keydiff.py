@@ -1,0 +1,16 @@
+"""KeyDiff: tokens whose keys are unlike the average key."""
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from kvvideo.compression.policy import LiveCache, ScorePolicy
+
+
+class Keydiff(ScorePolicy):
+    summary = "keeps sinks, the most recent, and of the rest the keys that differ most from the average key"
+    source = "KeyDiff, arXiv 2504.15364"
+
+    def score(self, live: LiveCache) -> Tensor:
+        units = normalize(live.keys.float(), dim=-1)
+        anchor = normalize(units.mean(dim=1), dim=-1)
+        return -(units @ anchor[..., None])[..., 0]

@@ -1,0 +1,14 @@
+"""Key norm: tokens with short keys, which tend to be attended to most."""
+
+import torch
+from torch import Tensor
+
+from kvvideo.compression.policy import LiveCache, ScorePolicy
+
+
+class Knorm(ScorePolicy):
+    summary = "keeps sinks, the most recent, and of the rest the shortest keys"
+    source = "L2 norm of keys, arXiv 2406.11430"
+
+    def score(self, live: LiveCache) -> Tensor:
+        return -live.keys.norm(dim=-1, dtype=torch.float32)

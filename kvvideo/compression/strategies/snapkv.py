@@ -1,0 +1,35 @@
+"""SnapKV: the most recent tokens, and those that the latest queries attended to, with their neighbours."""
+
+from torch import Tensor
+from torch.nn.functional import avg_pool1d, pad
+
+from kvvideo.compression.policy import LiveCache, ScorePolicy, attention
+
+WATCHED = 64
+KERNEL = 5  # neighbours are kept together, for a detail without what stands around it says little
+
+
+class Snapkv(ScorePolicy):
+    """``attention`` is what a token receives on average from the last ``queries`` queries and their group.
+
+    A step may be cut anywhere. One shorter than the window replaces only its share of what was seen
+    before, so a window that spans several steps is not lost. The paper has no sinks: ``sink`` 0.
+    """
+
+    summary = "keeps sinks, the most recent, and what the latest queries attended to with its neighbours"
+    source = "SnapKV, arXiv 2404.14469"
+    state = ("attention",)
+
+    @property
+    def recent(self) -> int:
+        return min(WATCHED, self.budget // 4) if self.config.window is None else super().recent
+
+    def observe(self, queries: Tensor, live: LiveCache) -> None:
+        window = self.config.queries or WATCHED
+        share = min(len(queries), window) / window
+        seen = attention(queries[-window:], live).mean(dim=(1, 2))
+        live.state["attention"].lerp_(seen, share)
+
+    def score(self, live: LiveCache) -> Tensor:
+        older = live.state["attention"][:, : len(live) - self.recent]
+        return pad(avg_pool1d(older[:, None], KERNEL, stride=1, padding=KERNEL // 2)[:, 0], (0, self.recent))
