@@ -40,7 +40,7 @@ class CacheConfig:
         ConfigError: naming the field and what is allowed.
     """
 
-    strategy: str = "streaming"
+    strategy: str = "distinct"
     max_tokens: int = 4096
     ratio: float = 0.5
     budget: int | None = None

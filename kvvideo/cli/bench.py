@@ -1,11 +1,15 @@
 """``kvvideo bench``: measurements anyone can repeat."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from kvvideo import compression
 from kvvideo.cli import options
+from kvvideo.config import CacheConfig
+from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
@@ -58,3 +62,85 @@ def start(
         print(json.dumps(report))
     else:
         render.start_report(report)
+
+
+QUICK = ("streaming,h2o,distinct", "0.05,0.1", 6.0, 2)
+"""What ``--quick`` measures: strategies, shares, minutes and clips."""
+
+
+@app.command("memory")
+def memory(
+    strategies: Annotated[
+        str | None, typer.Option("--strategies", "-s", help="Names, with commas between; default: all.")
+    ] = None,
+    shares: Annotated[
+        str, typer.Option("--shares", help="Budgets: the most a cache may hold, as parts of the stream.")
+    ] = "0.02,0.05,0.1,0.2,0.5",
+    minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Length of a clip.")] = 10.0,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.")] = 4,
+    quick: Annotated[bool, typer.Option("--quick", help="Three strategies, two budgets, two clips of 6 min.")] = False,
+    ratio: options.Ratio = options.RATIO,
+    sink: options.Sink = options.SINK,
+    window: options.Window = None,
+    model: options.Model = "tiny",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Directory to write the two plots to (needs kvvideo[plots]).")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--from", help="Print or plot a JSON report made earlier; nothing is measured.")
+    ] = None,
+) -> None:
+    """What each strategy still remembers, by budget and age, on clips no model was trained on."""
+    from kvvideo.cli import render
+
+    if report_file is not None:
+        report = _read_report(report_file)
+    else:
+        if quick:
+            strategies, shares, minutes, clips = QUICK
+        report = _measure(
+            EngineConfig(
+                model=model, dtype=dtype, seed=seed, cache=CacheConfig(ratio=ratio, sink=sink, window=window)
+            ),
+            strategies, shares, minutes, clips,
+        )  # fmt: skip
+    if json_output:
+        print(json.dumps(report))
+    else:
+        render.memory_report(report)
+    if plots is not None:
+        from kvvideo.bench.plots import draw
+
+        for path in draw(report, plots):
+            render.err.print(f"wrote {path}")
+
+
+def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes: float, clips: int) -> dict[str, Any]:
+    from kvvideo.bench.memory import run
+    from kvvideo.cli import render
+
+    names = compression.strategies() if strategies is None else [name.strip() for name in strategies.split(",")]
+    for name in names:
+        compression.load(name)
+    try:
+        parts = [float(part) for part in shares.split(",")]
+    except ValueError:
+        parts = []
+    if not parts or not all(0 < part < 1 for part in parts):
+        raise ConfigError(f"shares: {shares!r} are not numbers between 0 and 1 with commas between, such as 0.05,0.1")
+    with render.Progress() as progress:
+        progress.say(f"loading {config.model} …")
+        return run(config, names, parts, minutes=minutes, clips=clips, seed=config.seed, on_progress=progress.say)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read a report from {str(path)!r}: {error}") from error
+    if not isinstance(report, dict) or report.get("bench") != "memory":
+        raise ConfigError(f"{str(path)!r} is no report of 'kvvideo bench memory --json'")
+    return report

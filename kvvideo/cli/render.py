@@ -28,22 +28,41 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def _question(record: dict[str, Any]) -> Text:
+    return Text(f"[{format_time(record['asked_at'])}] {clean(record['question'])}", style="bold")
+
+
 def answer(record: dict[str, Any]) -> None:
     """One answer record as text."""
-    out.print(Text(f"[{format_time(record['asked_at'])}] {clean(record['question'])}", style="bold"))
+    out.print(_question(record))
     out.print(Text(f"  {clean(record['answer']) or '(no answer)'}"))
     if record["finish_reason"] == "length":
         out.print(Text("  … cut here; --max-answer-tokens allows longer answers", style="dim"))
 
 
-def summary(record: dict[str, Any]) -> None:
-    """The last record as one line on stderr."""
+def comparison(records: list[dict[str, Any]]) -> None:
+    """Answer records of several strategies: each question once, with a line for each of them."""
+    width = max(len(record["strategy"]) for record in records)
+    asked: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: float(record["asked_at"])):
+        asked.setdefault((record["asked_at"], record["question"]), []).append(record)
+    for same in asked.values():
+        out.print(_question(same[0]))
+        for record in same:
+            said = clean(" ".join(record["answer"].split())) or "(no answer)"
+            cut = " …" if record["finish_reason"] == "length" else ""
+            out.print(Text(f"  {record['strategy']:<{width}}  {said}{cut}"))
+
+
+def summary(record: dict[str, Any], named: bool = False) -> None:
+    """The last record as one line on stderr, with the strategy's name if that is not the only one."""
     cache = record["cache"]
     held = "" if cache is None else f"; cache {_cache_line(cache)}"
     length = record["end"] - record["start"]
+    name = f"{record['strategy']}: " if named else ""
     err.print(
         Text(
-            f"{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
+            f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
             f"in {record['seconds']:.1f} s{held}",
             style="dim",
         )
@@ -64,6 +83,25 @@ def prediction(record: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), value)
     out.print(table)
+
+
+def memory_report(report: dict[str, Any]) -> None:
+    """The report of ``bench memory``: a row for each strategy and budget."""
+    ages = [f"≤{age:g}s" if age else "older" for age in report["ages"]]
+    table = Table("strategy", "budget", "tokens", "past", "95 %", "now", *ages, "cache", "ms/chunk", box=None)
+    for cell in report["cells"]:
+        low, high = cell["backward_interval"]
+        table.add_row(
+            cell["strategy"], f"{cell['share']:.0%}", str(cell["max_tokens"]), f"{cell['backward']:.1%}",
+            f"{low:.0%} to {high:.0%}", f"{cell['real_time']:.1%}",
+            *("" if share is None else f"{share:.0%}" for share in cell["by_age"]),
+            size(cell["peak_bytes"]), f"{cell['ms_per_chunk']:.1f}",
+        )  # fmt: skip
+    out.print(table)
+    out.print(
+        f"{report['clips']} clips of {report['minutes']:g} min, {report['stream_tokens']} tokens each; budget: the "
+        "most the cache ever holds; past: questions about what was shown before, now: about what is on screen"
+    )
 
 
 def stream_report(report: dict[str, Any]) -> None:
