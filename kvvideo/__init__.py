@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvvideo.analyze import Asked
     from kvvideo.config import CacheConfig
     from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, VideoError
-    from kvvideo.session import Answer, Engine, EngineConfig, Span, VideoSession, engine_args
+    from kvvideo.session import Answer, Engine, EngineConfig, Session, Span, VideoSession, engine_args, open_session
     from kvvideo.types import CacheStats, Chunk
     from kvvideo.video import VideoReader
 
@@ -31,11 +31,13 @@ _HOME = {
     "KvvideoError": "errors",
     "OutOfMemoryError": "errors",
     "Question": "agenda",
+    "Session": "session",
     "Span": "session",
     "VideoError": "errors",
     "VideoReader": "video",
     "VideoSession": "session",
     "engine_args": "session",
+    "open_session": "session",
 }
 
 __all__ = [
@@ -52,11 +54,13 @@ __all__ = [
     "KvvideoError",
     "OutOfMemoryError",
     "Question",
+    "Session",
     "Span",
     "VideoError",
     "VideoReader",
     "VideoSession",
     "engine_args",
+    "open_session",
 ]
 
 

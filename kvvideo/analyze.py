@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kvvideo.agenda import Agenda
-from kvvideo.session import Answer, VideoSession
+from kvvideo.session import Answer, Session
 from kvvideo.types import CacheStats, Chunk
 
 
@@ -26,7 +26,7 @@ class Asked:
 
 
 def analyze(
-    session: VideoSession,
+    session: Session,
     chunks: Iterable[Chunk],
     agenda: Agenda,
     *,

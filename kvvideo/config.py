@@ -13,7 +13,7 @@ KEY = "kvvideo"
 FORK_OF = "kvvideo_fork_of"
 """Key in ``SamplingParams.extra_args`` that names the session a question is asked of."""
 
-SCORE_NORMS = ("sum", "mean")
+CHOICES = {"score_norm": ("sum", "mean"), "positions": ("absolute", "contiguous")}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class CacheConfig:
             that scores by attention; 0 for all of them. By default each has its own.
         score_norm: ``sum`` or ``mean``: whether attention received is divided by how many queries
             could see the token, for strategies that add it up.
+        positions: ``absolute``: tokens keep the positions they were computed at; or ``contiguous``: the
+            gaps that eviction leaves are closed whenever they come to more positions than the budget,
+            so that no distance is longer than about the live cache and the budget.
         spare_rows: rows of side state kept ready for strategies that carry more than this one, so that
             a running engine can switch to them (``Engine.use``).
 
@@ -48,6 +51,7 @@ class CacheConfig:
     window: int | None = None
     queries: int | None = None
     score_norm: str = "sum"
+    positions: str = "absolute"
     spare_rows: int = 0
 
     def __post_init__(self) -> None:
@@ -63,8 +67,9 @@ class CacheConfig:
             _whole("budget", self.budget, 1)
         if self.queries is not None:
             _whole("queries", self.queries, 0)
-        if self.score_norm not in SCORE_NORMS:
-            raise ConfigError(f"score_norm: no {self.score_norm!r}; choose one of {', '.join(SCORE_NORMS)}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: no {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < 1:
             raise ConfigError(f"ratio: {self.ratio!r} is not between 0 and 1 (0.5 keeps half of max_tokens)")

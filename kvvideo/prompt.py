@@ -20,3 +20,19 @@ def chunk_text(start: float) -> str:
 def question_text(question: str) -> str:
     """Text that asks ``question`` about all that came before, up to the model's turn to speak."""
     return f"\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+# Of the baseline that remembers in words; the bundled model was not trained on these.
+
+NOTES = "Notes on the video so far:\n"
+
+CAPTION = "Describe in one sentence what is shown."
+
+SUMMARISE = "Summarise these notes in one or two sentences. Keep who and what was seen, and when."
+
+
+def note(start: float, end: float, words: str) -> str:
+    """One line of notes about the stretch from ``start`` to ``end`` seconds."""
+    # What a model reads off the screen must not become one of its own markers.
+    line = " ".join(words.split()).replace("<|", "< |")
+    return f"<{format_time(start)}-{format_time(end)}> {line}\n"

@@ -4,6 +4,7 @@ Nothing here comes from kvvideo. The rule is restated: whenever a stream holds `
 head of each layer keeps ``budget`` of them, and all later tokens attend to nothing else.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -228,6 +229,60 @@ class Stream:
             self.positions[layer] = self.positions[layer].gather(1, kept)
             self.notes[layer] = {name: row.gather(1, kept) for name, row in self.notes[layer].items()}
             self.plain[layer] = self.plain[layer].gather(1, places[0])
+
+
+class Contiguous(Stream):
+    """A stream that closes the gaps eviction leaves: all keys are rotated anew, from how they were before rotation.
+
+    A head's gaps are left alone until they come to more positions than the budget.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.axes = [torch.zeros(self.heads, 0, 3, dtype=torch.int64) for _ in range(self.layers)]
+        """Of each layer, the positions that the keys held are rotated to, ``[heads, n, 3]``."""
+
+    def _forward(self, embeddings: Tensor, positions: Tensor, patches: Tensor) -> Tensor:
+        fresh = positions.T.expand(self.heads, -1, -1)
+        self.axes = [torch.cat([axes, fresh], dim=1) for axes in self.axes]
+        return super()._forward(embeddings, positions, patches)
+
+    def _evict(self, keep: Keep) -> None:
+        before, numbers = self.axes, [plain.shape[1] for plain in self.plain]
+        marked = [torch.arange(n).expand(self.heads, -1) for n in numbers]
+        for notes, mark in zip(self.notes, marked, strict=True):
+            notes["number"] = mark
+        super()._evict(keep)
+        rope = self.model.config.text_config.rope_parameters
+        for layer, cached in enumerate(self.cache.layers):
+            kept = self.notes[layer].pop("number")
+            self.axes[layer] = torch.stack([
+                closed(axes, numbers, self.budget) for axes, numbers in zip(before[layer], kept.tolist(), strict=True)
+            ])  # fmt: skip
+            cached.keys = rotated(self.plain[layer], self.axes[layer], rope["rope_theta"], rope["mrope_section"])[None]
+
+
+def closed(axes: Tensor, kept: list[int], slack: int) -> Tensor:
+    """Positions ``[len(kept), 3]`` of one head's survivors, of the tokens at ``axes`` (``[n, 3]``): right-aligned."""
+    all_times = sorted({int(t) for t in axes[:, 0]})
+    times = sorted({int(axes[i, 0]) for i in kept})
+    moved = {times[-1]: all_times[-1]}
+    for earlier, later in reversed(list(itertools.pairwise(times))):
+        step = later - all_times[all_times.index(later) - 1]
+        moved[earlier] = moved[later] - step
+    if moved[times[0]] - times[0] <= slack:
+        return axes[kept]
+    return torch.stack([axes[i] + moved[int(axes[i, 0])] - int(axes[i, 0]) for i in kept])
+
+
+def rotated(plain: Tensor, axes: Tensor, theta: float, sections: Sequence[int]) -> Tensor:
+    """Keys ``[heads, n, dim]`` as M-RoPE rotates them at positions ``[heads, n, 3]``."""
+    half = plain.shape[-1] // 2
+    followed = [axis for axis, count in enumerate(sections) for _ in range(count)]
+    angles = axes[..., followed].double() * theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    as_complex = torch.complex(plain[..., :half].double(), plain[..., half:].double())
+    turned = as_complex * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag], dim=-1).float()
 
 
 def keep_window(held: Held, budget: int) -> Tensor:

@@ -89,6 +89,9 @@ def test_text_output_with_every_and_a_part_of_the_video(clip: Path) -> None:
     [
         (("-q", "hello", "--strategy", "psychic"), 2, "strategy: no 'psychic'; choose one of"),
         (("-q", "hello", "--budget", "9999"), 2, "budget: keeping 9999 tokens leaves nothing to evict"),
+        (("-q", "hello", "--compare", "streaming,psychic"), 2, "strategy: no 'psychic'; choose one of"),
+        (("-q", "hello", "--compare", "window,h2o,window"), 2, "compare: 'window' is there more than once"),
+        (("-q", "hello", "--compare", "h2o", "-s", "window"), 2, "compare: it names the strategies itself"),
         (("-q", "@soon hello"), 2, "'soon' is not a time"),
         (("-q", "@10 hello", "--from", "20"), 2, "outside of what is read"),
         ((), 2, "nothing to ask"),
@@ -115,18 +118,24 @@ def test_videos_that_cannot_be_decoded_are_one_line_and_code_3(tmp_path: Path) -
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
 
 
-def test_a_truncated_video_keeps_its_answers(clip: Path, tmp_path: Path) -> None:
+def truncated(clip: Path, folder: Path) -> Path:
+    """The first half of the bytes of ``clip``, in a container that can be read so far."""
     import av
 
-    whole = tmp_path / "whole.mkv"
+    whole = folder / "whole.mkv"
     with av.open(str(clip)) as source, av.open(str(whole), "w") as copy:
         stream = copy.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
                 packet.stream = stream
                 copy.mux(packet)
-    cut = tmp_path / "cut.mkv"
+    cut = folder / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return cut
+
+
+def test_a_truncated_video_keeps_its_answers(clip: Path, tmp_path: Path) -> None:
+    cut = truncated(clip, tmp_path)
     result = kvvideo(*ANALYZE, str(cut), "-f", "jsonl", "-q", "@0:09 Which letter is on screen now?",
                      "-q", "Which letter is on screen now?", "-q", "@0:58 hello?")  # fmt: skip
     assert result.returncode == 3, result.stderr
@@ -159,6 +168,77 @@ def test_ctrl_c_finishes_the_chunk_and_exits_130(tmp_path: Path) -> None:
     assert [q["question"] for q in done["unasked"]] == ["At the end?"]
     assert 0 < done["end"] < 480
     assert "Traceback" not in errors
+
+
+COMPARED = ("streaming", "full", "h2o", "recent")
+
+
+def test_strategies_are_compared_as_if_each_had_run_alone(clip: Path) -> None:
+    """The first has no side state, the second no bound, the third side state, the last a session of its own."""
+    questions = ("-q", "@0:22 Which letter is on screen now?", "-q", "When did the letter A appear?")
+    result = kvvideo(*ANALYZE, str(clip), "-f", "jsonl", "--compare", ",".join(COMPARED), *questions)
+    assert result.returncode == 0, result.stderr
+    found = records(result.stdout)
+    assert [(r["type"], r["strategy"]) for r in found] == [
+        (kind, name) for name in COMPARED for kind in ("answer", "answer", "done")
+    ]
+    for name in COMPARED:
+        first, last, done = (r for r in found if r["strategy"] == name)
+        assert (done["status"], done["answers"], done["frames"], done["chunks"]) == ("complete", 2, 120, 15)
+        assert first["answer"] == (world.Clip(77, 15, density=0.5).slots[5].letter or "none")
+        assert (last["held"][0][0] == 0.0) == (name != "recent")
+        assert (last["cache"]["evicted"] == 0) == (name == "full")
+        assert (done["cache"]["compactions"] > 0) == (name in ("streaming", "h2o"))
+        if name not in ("h2o", "recent"):
+            continue  # these two are furthest from what the engine was started with
+        alone = kvvideo(*ANALYZE, str(clip), "-f", "jsonl", "--strategy", name, *questions)
+        for one, other in zip(records(alone.stdout), (first, last, done), strict=True):
+            # Side state kept ready for the others makes a block larger.
+            one["cache"]["bytes"] = other["cache"]["bytes"]
+            assert {**one, **{k: other[k] for k in other if k.endswith("seconds")}} == other
+
+
+def test_a_comparison_as_text_shows_the_answers_side_by_side(clip: Path) -> None:
+    result = kvvideo(
+        *ANALYZE, str(clip), "--compare", "streaming, window", "-q", "What\x1b[2J now?", "-q", "@0:20 And?"
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["[0:20]", "streaming", "window", "[1:00]", "streaming", "window"]
+    assert "\x1b" not in result.stdout
+    assert result.stderr.startswith("streaming: 2 answers")
+    assert "\nwindow: 2 answers" in result.stderr
+
+
+def test_a_comparison_that_is_interrupted_keeps_its_records(tmp_path: Path) -> None:
+    clip = tmp_path / "long.mp4"
+    samples.make(clip, seed=3, minutes=8.0, fps=2)
+    process = subprocess.Popen(
+        command(*ANALYZE, str(clip), "-f", "jsonl", "--compare", "streaming,window", "-q", "@0:04 Now?", "-q", "Then?"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert (first["type"], first["strategy"]) == ("answer", "streaming")
+    found = [(r["type"], r["strategy"], r["status"], len(r["unasked"]), r["chunks"] > 0) for r in records(rest)]
+    assert found == [("done", "streaming", "interrupted", 1, True), ("done", "window", "interrupted", 2, False)]
+    assert "Traceback" not in errors
+
+
+def test_a_comparison_over_a_damaged_video_goes_to_the_damage_with_each(clip: Path, tmp_path: Path) -> None:
+    cut = truncated(clip, tmp_path)
+    result = kvvideo(*ANALYZE, str(cut), "-f", "jsonl", "--compare", "streaming,window", "-q", "Now?")
+    assert result.returncode == 3, result.stderr
+    found = records(result.stdout)
+    assert [(r["type"], r["strategy"]) for r in found] == [
+        ("answer", "streaming"), ("done", "streaming"), ("answer", "window"), ("done", "window"),
+    ]  # fmt: skip
+    assert found[1]["status"] == found[3]["status"] == "error"
+    assert found[1]["error"] == found[3]["error"]
+    assert result.stderr.count(found[1]["error"]) == 1
 
 
 def test_samples_are_jobs_with_answers(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from conftest import EngineFor
 from engines import BUDGET, MAX_TOKENS, SINK, Plain, clip, clips, during_step, run, step_size
 from reference import (
+    Contiguous,
     Keep,
     Model,
     Stream,
@@ -275,6 +276,45 @@ def test_a_session_of_those_that_watch_steps(engine_for: EngineFor, reference: M
             if index % 6 == 3:
                 check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
     assert stream.compactions >= 5
+
+
+@pytest.mark.parametrize("strategy", ["streaming", "half-norm", "heavy"])
+def test_gaps_are_closed(engine_for: EngineFor, reference: Model, strategy: str):
+    """Keys turned again and again are those turned once, from how they were before any rotation."""
+    engine = engine_for(strategy, cache={"positions": "contiguous"})
+    stream = Contiguous(reference, KEEPS[strategy], BUDGET, MAX_TOKENS)
+    with VideoSession(engine) as session:
+        for index, chunk in enumerate(varied_chunks(34)):
+            session.ingest(chunk)
+            feed_chunk(stream, chunk, first=index == 0)
+            check_kept(session._live_positions(), stream)
+            if index % 6 == 3:
+                check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
+    assert stream.compactions >= 8
+    spans = [axes[..., 0].amax(dim=1) - axes[..., 0].amin(dim=1) for axes in stream.axes]
+    assert max(int(span.max()) for span in spans) < MAX_TOKENS + BUDGET
+    assert stream.next > 2 * (MAX_TOKENS + BUDGET)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "contiguous"])
+def test_positions_may_run_on_for_ever(engine_for: EngineFor, reference: Model, positions: str):
+    """The model's rotary table ends at 4 x 512 positions; the stream goes past that, and nothing shows it."""
+    short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}}
+    engine = engine_for("streaming", cache={"positions": positions}, options=short, max_model_len=512)
+    assert engine.trained_positions == 512
+    kind = Contiguous if positions == "contiguous" else Stream
+    stream = kind(reference, KEEPS["streaming"], BUDGET, MAX_TOKENS)
+    with VideoSession(engine) as session:
+        for index, chunk in enumerate(clips(40, frames=4, fps=0.05)):
+            session.ingest(chunk)
+            feed_chunk(stream, chunk, first=index == 0)
+            assert session._position <= 512
+            if index % 10 == 9:
+                check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
+                shares = [span.share for span in session.timeline()]
+                assert shares[0] > 0
+                assert shares[-1] > 0
+    assert stream.next > 4 * 512
 
 
 def watching_engine(engine_for: EngineFor, strategy: str) -> Engine:

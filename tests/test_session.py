@@ -170,7 +170,7 @@ def test_statistics_before_during_and_after(engine_for: EngineFor):
     assert stats.blocks == -(-stats.live // 32)
     text = engine.llm.model_config.hf_config.text_config
     head = text.hidden_size // text.num_attention_heads
-    slot = text.num_key_value_heads * (2 * head * 4 + 4)
+    slot = text.num_key_value_heads * (2 * head * 4 + 2 * 4)
     assert stats.bytes == stats.blocks * 32 * slot * text.num_hidden_layers
     session.close()
     session.close()

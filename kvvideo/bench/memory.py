@@ -19,9 +19,9 @@ from kvvideo.bench.machine import describe
 from kvvideo.compression import load
 from kvvideo.config import CacheConfig
 from kvvideo.prompt import chunk_text
-from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.session import Engine, EngineConfig, open_session
 from kvvideo.session.engine import model_path
-from kvvideo.session.memory import block_bytes
+from kvvideo.session.memory import block_bytes, spare_rows
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.tiny import world
@@ -217,9 +217,9 @@ def _tokens_at_most(clips: Sequence[Clip], height: int, width: int) -> int:
 
 def _start(config: EngineConfig, strategies: Sequence[str], longest: int) -> Engine:
     """An engine whose pool holds the longest clip in full, and any strategy's side state."""
-    rows = max((len(load(name).state) for name in strategies), default=0)
-    cache = CacheConfig("full", spare_rows=rows)
-    config = replace(config, cache=cache, max_model_len=longest + 1024)
+    full = CacheConfig("full")
+    rows = spare_rows(full, [replace(config.cache, strategy=name) for name in strategies])
+    config = replace(config, cache=replace(full, spare_rows=rows), max_model_len=longest + 1024)
     size = 32
     blocks = (longest + 1024) // size + config.questions * 34 + 2
     return Engine(replace(config, kv_bytes=blocks * block_bytes(model_path(config.model), config, size)))
@@ -238,7 +238,7 @@ def _cell(
     began, ingesting, count = time.perf_counter(), 0.0, 0
     for number, clip in enumerate(clips):
         on_progress(f"{name} at {share:.0%}: clip {number + 1} of {len(clips)}")
-        with VideoSession(engine) as session:
+        with open_session(engine) as session:
             for index, chunk in enumerate(clip.chunks, 1):
                 start = time.perf_counter()
                 session.ingest(chunk)

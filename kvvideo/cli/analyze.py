@@ -4,19 +4,26 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvvideo.agenda import Agenda, Question
 from kvvideo.cli import options
+from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.session import EngineConfig
 from kvvideo.times import parse_time
+
+if TYPE_CHECKING:
+    from kvvideo.cli.render import Progress
+    from kvvideo.session import Engine
+    from kvvideo.types import Chunk
 
 
 class Format(StrEnum):
@@ -25,6 +32,7 @@ class Format(StrEnum):
 
 
 def command(
+    context: typer.Context,
     video: Annotated[Path, typer.Argument(help="The video file.", show_default=False)],
     question: Annotated[
         list[str] | None,
@@ -40,12 +48,24 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, without loading the model.")
     ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="NAME,NAME,…",
+            help="Answer under each of these strategies, side by side; the model is loaded once.",
+            rich_help_panel=options.CACHE,
+        ),
+    ] = None,
     strategy: options.Strategy = options.STRATEGY,
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
     ratio: options.Ratio = options.RATIO,
     budget: options.Budget = None,
     sink: options.Sink = options.SINK,
     window: options.Window = None,
+    queries: options.Queries = None,
+    score_norm: options.ScoreNorm = options.SCORE_NORM,
+    positions: options.Positions = options.POSITIONS,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
@@ -80,17 +100,18 @@ def command(
     """
     begin = None if start is None else parse_time(start)
     until = None if end is None else parse_time(end)
-    config = EngineConfig(
-        model=model,
-        cache=options.cache_config(strategy, max_tokens, ratio, budget, sink, window),
-        dtype=dtype,
-        max_model_len=max_model_len,
-        seed=seed,
-    )
+    names = [strategy] if compare is None else _compared(compare, context)
+    caches = [
+        options.cache_config(name, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+        for name in names
+    ]
+    config = EngineConfig(model=model, cache=caches[0], dtype=dtype, max_model_len=max_model_len, seed=seed)
     questions = [Question.parse(text) for text in question or ()]
     if not questions and not dry_run:
         raise ConfigError("there is nothing to ask; add -q 'What happens?' or -q '@10:30 What just happened?'")
-    agenda = Agenda(questions, None if every is None else parse_time(every), begin or 0.0, until)
+    period = None if every is None else parse_time(every)
+    # Every strategy takes the questions out of an agenda of its own; one that cannot be asked shows at once.
+    agendas = [Agenda(questions, period, begin or 0.0, until) for _ in caches]
     from kvvideo.session.prediction import frame_pixels
 
     low, high = frame_pixels(config, frame_tokens)
@@ -98,9 +119,21 @@ def command(
         "fps": fps, "chunk_seconds": chunk, "start": begin, "end": until, "min_pixels": low, "max_pixels": high,
     }  # fmt: skip
     if dry_run:
-        _dry_run(str(video), decoder, reading, config, format)
+        for cache in caches:
+            _dry_run(str(video), decoder, reading, replace(config, cache=cache), format)
     else:
-        _run(str(video), decoder, reading, config, agenda, format, max_answer_tokens)
+        _run(str(video), decoder, reading, config, list(zip(caches, agendas, strict=True)), format, max_answer_tokens)
+
+
+def _compared(names: str, context: typer.Context) -> list[str]:
+    """The strategies that ``--compare`` lists."""
+    source = context.get_parameter_source("strategy")
+    if source is not None and source.name != "DEFAULT":
+        raise ConfigError("compare: it names the strategies itself; leave --strategy out")
+    listed = [name.strip() for name in names.split(",")]
+    if twice := sorted({name for name in listed if listed.count(name) > 1}):
+        raise ConfigError(f"compare: {', '.join(map(repr, twice))} is there more than once")
+    return listed
 
 
 class _Stop:
@@ -123,11 +156,13 @@ class _Stop:
         print("kvvideo: finishing this chunk; press Ctrl-C again to stop at once", file=sys.stderr)
 
 
-def _emit(format: Format) -> Callable[[dict[str, Any]], None]:
+def _emit(format: Format, compared: list[dict[str, Any]] | None) -> Callable[[dict[str, Any]], None]:
+    """Writes records. As text, the answers of several strategies go to ``compared``, to be shown side by side."""
     from kvvideo.cli import render
 
     if format is Format.text:
-        return lambda record: render.answer(record) if record["type"] == "answer" else render.summary(record)
+        answer = render.answer if compared is None else compared.append
+        return lambda r: answer(r) if r["type"] == "answer" else render.summary(r, named=compared is not None)
 
     def write(record: dict[str, Any]) -> None:
         print(json.dumps(record, ensure_ascii=False), flush=True)
@@ -135,55 +170,108 @@ def _emit(format: Format) -> Callable[[dict[str, Any]], None]:
     return write
 
 
-def _run(
-    video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, agenda: Agenda, format: Format,
-    max_answer_tokens: int,
-) -> None:  # fmt: skip
-    from kvvideo import records
-    from kvvideo.analyze import analyze
-    from kvvideo.cli import render
-    from kvvideo.session import Engine, VideoSession
-    from kvvideo.video import VideoReader
+def _start(config: EngineConfig, caches: list[CacheConfig]) -> "Engine":
+    """An engine with a pool for any of ``caches``; each is tried, so that one that cannot be is known at once."""
+    from kvvideo.compression import load
+    from kvvideo.session import Engine, open_session
+    from kvvideo.session.memory import spare_rows
 
-    began = time.perf_counter()
-    emit = _emit(format)
-    common = {"video": video, "model": config.model, "strategy": config.cache.strategy}
-    answers, status, failure = 0, "complete", None
-    # The reader comes first: a bad video is found before the model is loaded, and decoding begins meanwhile.
-    with VideoReader(video, decoder=decoder, **reading) as reader, render.Progress() as progress, _Stop() as stop:
-        progress.say(f"loading {config.model} …")
-        engine = Engine(config)
-        session = VideoSession(engine)
-        schedule = config.cache.schedule(engine.block_size)
-        streaming = time.perf_counter()
+    largest = next((cache for cache in caches if not load(cache.strategy).bounded), caches[0])
+    engine = Engine(replace(config, cache=replace(largest, spare_rows=spare_rows(largest, caches))))
+    for cache in caches:
+        engine.use(cache)
+        open_session(engine).close()
+    return engine
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all strategies of a run."""
+
+    video: str
+    reading: dict[str, Any]
+    max_answer_tokens: int
+    emit: Callable[[dict[str, Any]], None]
+    progress: "Progress"
+    stop: _Stop
+
+    def run(
+        self, engine: "Engine", chunks: Iterable["Chunk"], length: float | None, agenda: Agenda, began: float
+    ) -> KvvideoError | None:
+        """Answer under the strategy that ``engine`` uses, up to the final record; returns what went wrong."""
+        from kvvideo import records
+        from kvvideo.analyze import analyze
+        from kvvideo.session import open_session
+
+        cache, start = engine.config.cache, self.reading["start"] or 0.0
+        schedule = cache.schedule(engine.block_size)
+        common = {"video": self.video, "model": engine.config.model, "strategy": cache.strategy}
+        answers, failure = 0, None
+        session, streaming = open_session(engine), time.perf_counter()
 
         def show() -> None:
             rate = session.frames / (time.perf_counter() - streaming)
-            end = reading["end"] if reader.info.duration is None else reader.info.duration
-            progress.chunk(session.end, end, rate, records.cache(session.stats(), schedule))
+            end = self.reading["end"] if length is None else length
+            self.progress.chunk(session.end, end, rate, records.cache(session.stats(), schedule))
 
         try:
             for asked in analyze(
-                session, reader, agenda, max_tokens=max_answer_tokens, seed=config.seed,
-                stopped=lambda: stop.asked, on_chunk=show,
+                session, chunks, agenda, max_tokens=self.max_answer_tokens, seed=engine.config.seed,
+                stopped=lambda: self.stop.asked, on_chunk=show,
             ):  # fmt: skip
                 answers += 1
-                emit(records.answer(asked, schedule=schedule, **common))
+                self.emit(records.answer(asked, schedule=schedule, **common))
         except KvvideoError as error:
-            status, failure = "error", error
-        if stop.asked:
-            status = "interrupted"
+            failure = error
         stats = session.stats() if session.alive else None
-    record = records.done(
-        status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule, answers=answers,
-        chunks=session.chunks, frames=session.frames, start=reading["start"] or 0.0,
-        end=max(session.end, reading["start"] or 0.0), seconds=time.perf_counter() - began, **common,
-    )  # fmt: skip
-    emit(record)
-    for left in record["unasked"]:
-        print(f"kvvideo: not asked: {left['question']}", file=sys.stderr)
-    if failure is not None:
-        raise failure
+        session.close()
+        status = "interrupted" if self.stop.asked else "error" if failure else "complete"
+        self.emit(
+            records.done(
+                status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule,
+                answers=answers, chunks=session.chunks, frames=session.frames, start=start, end=max(session.end, start),
+                seconds=time.perf_counter() - began, **common,
+            )
+        )  # fmt: skip
+        return failure
+
+
+def _run(
+    video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, runs: list[tuple[CacheConfig, Agenda]],
+    format: Format, max_answer_tokens: int,
+) -> None:  # fmt: skip
+    from kvvideo.cli import render
+    from kvvideo.video import VideoReader
+
+    compared: list[dict[str, Any]] | None = [] if len(runs) > 1 else None
+    engine: Engine | None = None
+    failures: list[KvvideoError | None] = []
+    try:
+        with render.Progress() as progress, _Stop() as stop:
+            job = _Job(video, reading, max_answer_tokens, _emit(format, compared), progress, stop)
+            for cache, agenda in runs:
+                began = time.perf_counter()
+                if engine is not None and stop.asked:
+                    engine.use(cache)
+                    job.run(engine, (), None, agenda, began)
+                    continue
+                # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
+                with VideoReader(video, decoder=decoder, **reading) as reader:
+                    if engine is None:
+                        progress.say(f"loading {config.model} …")
+                        engine = _start(config, [cache for cache, _ in runs])
+                    engine.use(cache)
+                    failures.append(job.run(engine, reader, reader.info.duration, agenda, began))
+    finally:
+        if compared:
+            render.comparison(compared)
+    for text in dict.fromkeys(q.text for _, agenda in runs for q in agenda.left()):
+        print(f"kvvideo: not asked: {text}", file=sys.stderr)
+    errors = [error for error in failures if error is not None]
+    for text in dict.fromkeys(str(error) for error in errors[1:] if str(error) != str(errors[0])):
+        print(f"kvvideo: {text}", file=sys.stderr)
+    if errors:
+        raise errors[0]
     if stop.asked:
         raise SystemExit(INTERRUPTED)
 

@@ -8,7 +8,6 @@ import typer
 
 from kvvideo import compression
 from kvvideo.cli import options
-from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
@@ -24,6 +23,9 @@ def stream(
     budget: options.Budget = None,
     sink: options.Sink = options.SINK,
     window: options.Window = None,
+    queries: options.Queries = None,
+    score_norm: options.ScoreNorm = options.SCORE_NORM,
+    positions: options.Positions = options.POSITIONS,
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
@@ -34,10 +36,8 @@ def stream(
     from kvvideo.bench.stream import run
     from kvvideo.cli import render
 
-    config = EngineConfig(
-        model=model, cache=options.cache_config(strategy, max_tokens, ratio, budget, sink, window), dtype=dtype,
-        max_model_len=max_model_len, seed=seed,
-    )  # fmt: skip
+    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
     with render.Progress() as progress:
         progress.say(f"loading {model} …")
         report = run(config, chunks, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
@@ -82,6 +82,9 @@ def memory(
     ratio: options.Ratio = options.RATIO,
     sink: options.Sink = options.SINK,
     window: options.Window = None,
+    queries: options.Queries = None,
+    score_norm: options.ScoreNorm = options.SCORE_NORM,
+    positions: options.Positions = options.POSITIONS,
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
@@ -103,7 +106,9 @@ def memory(
             strategies, shares, minutes, clips = QUICK
         report = _measure(
             EngineConfig(
-                model=model, dtype=dtype, seed=seed, cache=CacheConfig(ratio=ratio, sink=sink, window=window)
+                model=model, dtype=dtype, seed=seed, cache=options.cache_config(
+                options.STRATEGY, options.MAX_TOKENS, ratio, None, sink, window, queries, score_norm, positions
+            )
             ),
             strategies, shares, minutes, clips,
         )  # fmt: skip

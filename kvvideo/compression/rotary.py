@@ -33,8 +33,12 @@ class Rotary:
         """Angles ``float32 [..., head_dim / 2]`` at positions ``[3, ...]``."""
         return axes.movedim(0, -1)[..., self.axis].float() * self.frequencies
 
+    def far(self, moves: Tensor) -> Tensor:
+        """Angles ``float64 [..., head_dim / 2]`` of moves by many positions, for which float32 has too few digits."""
+        return moves.double()[..., None] * self.frequencies.double()
+
     def turn(self, x: Tensor, angles: Tensor) -> Tensor:
         """``x`` (``[..., head_dim]``) turned by ``angles``, in float32."""
         low, high = x.float().chunk(2, dim=-1)
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos().float(), angles.sin().float()
         return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)

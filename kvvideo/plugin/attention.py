@@ -16,6 +16,7 @@ from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from kvvideo.compression import load
+from kvvideo.compression.gaps import close_gaps
 from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.config import CacheConfig
@@ -28,12 +29,20 @@ current_tokens: torch.Tensor | None = None
 """Temporal M-RoPE positions and places of this step, ``int64 [2, tokens]``, left by the model's ``forward``."""
 
 ROWS = 2
-"""Rows of side state that every strategy has: positions and places."""
+"""Rows of side state that every cache has: positions and places.
+
+Where gaps are closed one more follows: how far each token has moved. The strategy's own come last.
+"""
 
 
 def state_rows(config: CacheConfig) -> int:
     """Rows of side state that the pages of a cache bounded by ``config`` have."""
-    return ROWS + len(load(config.strategy).state) + config.spare_rows
+    return own_rows(config) + len(load(config.strategy).state) + config.spare_rows
+
+
+def own_rows(config: CacheConfig) -> int:
+    """Rows of side state before the strategy's."""
+    return ROWS + (config.positions == "contiguous")
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,8 @@ class BoundedImpl:
     def configure(self, config: CacheConfig | None) -> None:
         """Work by ``config`` from now on; what earlier requests left behind is forgotten."""
         self.config = config
+        self._contiguous = config is not None and config.positions == "contiguous"
+        self._own_rows = ROWS if config is None else own_rows(config)
         self.policy: Policy | None = None
         # What the policy remembers of each stream.
         self.streams: dict[int, dict[str, torch.Tensor]] = {}
@@ -221,7 +232,7 @@ class BoundedImpl:
                 live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length)
                 policy.observe(query[request.queries], live)
                 if live.state:
-                    self._put_rows(state[:, ROWS:], request.blocks, torch.stack(_words(live)))
+                    self._put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
             if request.evictable:
                 self._compact(layer, kv_cache, state, request, policy)
 
@@ -241,13 +252,18 @@ class BoundedImpl:
         )
         rows = state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
         names = load(self.config.strategy).state if self.config else ()
-        scores = {name: row.view(torch.float32).clone() for name, row in zip(names, rows[ROWS:], strict=False)}
+        own = rows[self._own_rows :]
+        scores = {name: row.view(torch.float32).clone() for name, row in zip(names, own, strict=False)}
+        positions = rows[0] + rows[ROWS] if self._contiguous else rows[0]
+        index, memory = extract_layer_index(layer.layer_name), self.streams.setdefault(request.name, {})
+        rotary = self._rotary_on(keys.device)
+        return LiveCache(keys, values, positions, rows[1], scores, index, self.scale, rotary, memory), rows
+
+    def _rotary_on(self, device: torch.device) -> Rotary:
         assert self.rotary is not None
-        if self.rotary.frequencies.device != keys.device:
-            self.rotary = self.rotary.to(keys.device)
-        index = extract_layer_index(layer.layer_name)
-        memory = self.streams.setdefault(request.name, {})
-        return LiveCache(keys, values, rows[0], rows[1], scores, index, self.scale, self.rotary, memory), rows
+        if self.rotary.frequencies.device != device:
+            self.rotary = self.rotary.to(device)
+        return self.rotary
 
     def _compact(
         self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, policy: Policy
@@ -265,10 +281,28 @@ class BoundedImpl:
         places = kept[..., None].expand(-1, -1, self.head_size)
         keys, values = (part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values))
         survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
+        if self._contiguous:
+            moves = close_gaps(live.positions, kept, slack=policy.budget)
+            keys = live.rotary.turn(keys, live.rotary.far(moves.T)).to(keys.dtype)
+            survivors[ROWS] += moves
         targets = sources[: policy.budget // size]
         slots = (targets[:, None] * size + torch.arange(size, device=targets.device)).flatten()
         self.write_slots(layer, kv_cache, slots, keys, values)
         self._put_rows(state, targets, survivors)
+
+    def move(
+        self, layer: Any, kv_cache: torch.Tensor, spec: BoundedSpec, blocks: torch.Tensor, length: int, by: int
+    ) -> None:
+        """Move the ``length`` tokens in ``blocks`` by as many positions, all alike."""
+        keys, values = (
+            part.transpose(1, 2).flatten(0, 1)[:length] for part in self.read_blocks(layer, kv_cache, blocks)
+        )
+        rotary = self._rotary_on(keys.device)
+        keys = rotary.turn(keys, rotary.far(torch.tensor(by, device=keys.device))).to(keys.dtype)
+        offsets = torch.arange(spec.block_size, device=blocks.device)
+        slots = (blocks[:, None] * spec.block_size + offsets).flatten()[:length]
+        self.write_slots(layer, kv_cache, slots, keys, values.contiguous())
+        side_state(kv_cache, spec)[blocks, 0] += by
 
     @staticmethod
     def _put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:

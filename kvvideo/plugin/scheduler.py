@@ -144,6 +144,19 @@ class SessionScheduler(Scheduler):
         session.mm_features.clear()
         self._pasts[session_id] = replace(past, position=position, evicted=stats.evicted, compactions=stats.compactions)
 
+    def rebase(self, session_id: str) -> int:
+        """Let the next token of an idle session have position 0; returns by how much its cache must be moved."""
+        session = self._idle(session_id)
+        self._fold(session)
+        past = self._pasts[session_id]
+        if history.decode(session._all_token_ids) is None:
+            return 0
+        ids = history.encode(History(session.num_computed_tokens, 0))
+        session._all_token_ids[: len(ids)] = ids
+        session.prompt_token_ids[:] = ids
+        self._pasts[session_id] = replace(past, position=0)
+        return -past.position
+
     # Questions -----------------------------------------------------------------------------------
 
     def has_forks(self, session_id: str) -> bool:

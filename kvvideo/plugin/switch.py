@@ -3,10 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from kvvideo.compression import load
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.plugin.attention import ROWS, BoundedImpl
+from kvvideo.plugin.attention import BoundedImpl, state_rows
 from kvvideo.plugin.spec import BoundedSpec
 
 
@@ -16,7 +15,7 @@ def switched(spec: BoundedSpec, config: CacheConfig) -> BoundedSpec:
     Raises:
         ConfigError: if they have too few rows for the strategy's side state.
     """
-    needed = ROWS + len(load(config.strategy).state)
+    needed = state_rows(replace(config, spare_rows=0))
     if needed > spec.state_rows:
         raise ConfigError(
             f"strategy: {config.strategy!r} needs {needed} rows of side state and the cache was made with "

@@ -156,6 +156,11 @@ class Engine:
         return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
     @property
+    def trained_positions(self) -> int:
+        """Range of positions that the model was trained on."""
+        return int(self.scheduler.vllm_config.model_config.hf_text_config.max_position_embeddings)
+
+    @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self.llm.get_tokenizer()

@@ -1,8 +1,11 @@
 """How many bytes a KV cache takes, from a model's configuration alone."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 
 
@@ -45,6 +48,14 @@ def block_bytes(path: str, config: Any, block_size: int) -> int:
     dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else STR_DTYPE_TO_TORCH_DTYPE[config.dtype]
     rows = state_rows(config.cache)
     return page_bytes(text, block_size, dtype.itemsize, rows) * int(text.num_hidden_layers)
+
+
+def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
+    """Rows of side state to keep ready beside those of ``cache``, so that an engine can be switched to ``others``."""
+    from kvvideo.plugin.attention import state_rows
+
+    most = max((state_rows(replace(other, spare_rows=0)) for other in others), default=0)
+    return max(0, most - state_rows(replace(cache, spare_rows=0)))
 
 
 def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int) -> int:

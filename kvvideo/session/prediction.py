@@ -5,6 +5,7 @@ from typing import Any
 
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import OPENING, chunk_text
+from kvvideo.session import BASELINES
 from kvvideo.session.engine import EngineConfig, model_path
 from kvvideo.session.memory import block_bytes, model_config
 from kvvideo.video.geometry import FACTOR
@@ -68,7 +69,8 @@ def predict(config: EngineConfig, planned: Plan, chunk_seconds: float, fps: floa
     size = 32
     per_block = block_bytes(path, config, size)
     schedule = config.cache.schedule(size)
-    compacted = schedule.compacted_upto(tokens) if schedule else 0
+    compacts = config.cache.strategy not in BASELINES
+    compacted = schedule.compacted_upto(tokens) if schedule and compacts else 0
     peak = min(tokens, schedule.max_tokens) if schedule else tokens
     return Prediction(
         tokens=tokens,

@@ -1,8 +1,7 @@
 """One video's stream: ingest chunks, ask questions, see what is still remembered."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,64 +9,28 @@ import numpy as np
 from kvvideo.config import FORK_OF
 from kvvideo.errors import EngineError
 from kvvideo.prompt import OPENING, chunk_text, question_text
+from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import Engine
 from kvvideo.types import CacheStats, Chunk
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model said to one question.
-
-    Attributes:
-        question: as it was asked.
-        text: the answer.
-        token_ids: its tokens, the end marker included.
-        logprobs: of each token, if they were asked for.
-        finish_reason: ``stop``, or ``length`` if the answer was cut at ``max_tokens``.
-        first_token_seconds: from asking to the first token.
-        seconds: from asking to the last token.
-    """
-
-    question: str
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: str
-    first_token_seconds: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of video, ``start`` to ``end`` seconds, and the share of its tokens still held."""
-
-    start: float
-    end: float
-    share: float
-
-
-class VideoSession:
+class VideoSession(Session):
     """A video streamed into ``engine``, with a cache that never grows past its bound.
 
     Questions are asked on forks: they see all that was ingested and leave no trace in it.
+
+    Args:
+        engine: runs the model; many sessions may share it.
+        opening: text before the first chunk.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.chunks = 0
-        self.frames = 0
-        self.end = 0.0
-        """Time in the source up to which was ingested, in seconds."""
+    def __init__(self, engine: Engine, opening: str = OPENING) -> None:
+        super().__init__(engine)
+        self._opening = opening
         self._id: str | None = None
         self._position = 0
         # One row a chunk: first M-RoPE position, tokens, start and end in seconds.
         self._log: list[tuple[int, int, float, float]] = []
-
-    def __enter__(self) -> "VideoSession":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def ingest(self, chunk: Chunk) -> None:
         """Let the model see ``chunk``, and compact the cache when that is due.
@@ -88,7 +51,7 @@ class VideoSession:
             )
         text = chunk_text(chunk.start)
         if self._id is None:
-            text = OPENING + text
+            text = self._opening + text
         # vLLM needs one token sampled to end a turn, and drops it again.
         params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
         request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), params, True)
@@ -111,48 +74,16 @@ class VideoSession:
                 )
         started_at, self._position = self._position, scheduler.fold(self._id)
         self._log.append((started_at, len(request.prompt_token_ids), chunk.start, chunk.end))
+        if self._position > engine.trained_positions:
+            self._rebase()
         self.chunks += 1
         self.frames += len(chunk.frames)
         self.end = chunk.end
 
-    def ask(self, question: str, **options: Any) -> Answer:
-        """Ask one question; see ``ask_all``."""
-        return self.ask_all([question], **options)[0]
-
-    def ask_all(
-        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
-        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
-    ) -> list[Answer]:  # fmt: skip
-        """Ask questions as one batch, each on a fork of its own.
-
-        Args:
-            questions: what to ask, in words.
-            also: frames to show before the question without remembering them: the beginning of the
-                next chunk, when the question belongs to a moment inside it.
-            max_tokens: longest answer.
-            temperature: 0 is greedy.
-            seed: of the sampling.
-            logprobs: whether answers carry the log probability of each token.
-
-        Raises:
-            EngineError: if nothing was ingested, or vLLM ended the session or a question.
-        """
-        answers: list[Answer] = []
-        limit = self.engine.config.questions
-        for first in range(0, len(questions), limit):
-            batch = list(questions[first : first + limit])
-            final: dict[int, Answer] = {}
-            for index, answer in self.stream(
-                batch, also=also, max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=logprobs
-            ):
-                final[index] = answer
-            answers += [final[index] for index in range(len(batch))]
-        return answers
-
     def stream(
         self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
         temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
-    ) -> Iterator[tuple[int, Answer]]:  # fmt: skip
+    ) -> Generator[tuple[int, Answer], None, None]:  # fmt: skip
         """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -160,7 +91,7 @@ class VideoSession:
         engine = self.engine
         if not self.alive:
             raise EngineError("this session was ended; there is nothing left to ask about")
-        if self._id is None and also is None:
+        if self._id is None and also is None and self._opening == OPENING:
             raise EngineError("nothing was ingested yet; there is nothing to ask about")
         asked = time.perf_counter()
         waiting: dict[str, int] = {}
@@ -169,7 +100,7 @@ class VideoSession:
             for index, question in enumerate(questions):
                 shown = "" if also is None else chunk_text(also.start)
                 if self._id is None:
-                    shown = OPENING + shown
+                    shown = self._opening + shown
                 params = SamplingParams(
                     max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0 if logprobs else None,
                     output_kind=RequestOutputKind.CUMULATIVE, extra_args={FORK_OF: self._id} if self._id else None,
@@ -231,22 +162,21 @@ class VideoSession:
         share = np.minimum(held / tokens, 1.0)
         return [Span(row[2], row[3], float(s)) for row, s in zip(self._log, share, strict=True)]
 
-    def held(self) -> list[tuple[float, float]]:
-        """Stretches of the source, in seconds, of which any token is still held by any layer or head."""
-        spans: list[tuple[float, float]] = []
-        for span in self.timeline():
-            if span.share <= 0:
-                continue
-            if spans and abs(spans[-1][1] - span.start) < 1e-6:
-                spans[-1] = (spans[-1][0], span.end)
-            else:
-                spans.append((span.start, span.end))
-        return spans
-
     def close(self) -> None:
         """End the session and give all its blocks back."""
         if self._id is not None and self.alive:
             self.engine.llm.engine_core.abort_requests([self._id])
+
+    def _rebase(self) -> None:
+        """Begin to count positions anew."""
+        from kvvideo.plugin.rebase import rebase
+
+        scheduler = self.engine.scheduler
+        by = scheduler.rebase(self._id)
+        blocks, live = scheduler.live_block_ids(self._id), self.stats().live
+        self.engine.llm.collective_rpc(rebase, args=(blocks, live, by))
+        self._position += by
+        self._log = [(first + by, *rest) for first, *rest in self._log]
 
     def _live_positions(self) -> np.ndarray[Any, Any]:
         from kvvideo.plugin.inspect import live_positions

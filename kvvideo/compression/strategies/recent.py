@@ -1,0 +1,11 @@
+"""The last chunks only, read anew for every question: ``kvvideo.session.recent`` does it.
+
+The policy itself is the sliding window, for requests without such a session, as in ``vllm serve``.
+"""
+
+from kvvideo.compression.strategies.window import Window
+
+
+class Recent(Window):
+    summary = "keeps the last chunks of video, not their cache: each question reads them anew"
+    source = "last frames only: SimpleStream, arXiv 2604.02317"

@@ -1,0 +1,140 @@
+"""What every session offers, however it remembers: analyze, the bench and the CLI take any of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from kvvideo.session.engine import Engine
+from kvvideo.types import CacheStats, Chunk
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one question.
+
+    Attributes:
+        question: as it was asked.
+        text: the answer.
+        token_ids: its tokens, the end marker included.
+        logprobs: of each token, if they were asked for.
+        finish_reason: ``stop``, or ``length`` if the answer was cut at ``max_tokens``.
+        first_token_seconds: from asking to the first token.
+        seconds: from asking to the last token.
+    """
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    first_token_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of video, ``start`` to ``end`` seconds, and the share of its tokens still held."""
+
+    start: float
+    end: float
+    share: float
+
+
+class Session(ABC):
+    """A video streamed into ``engine``; questions see what is remembered of it and leave no trace in that."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.chunks = 0
+        self.frames = 0
+        self.end = 0.0
+        """Time in the source up to which was ingested, in seconds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def ingest(self, chunk: Chunk) -> None:
+        """Let the model see ``chunk``, and forget what is due.
+
+        Raises:
+            EngineError: if the session was ended, by vLLM or by ``close``, or cannot take the chunk.
+        """
+
+    @abstractmethod
+    def stream(
+        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
+        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+    ) -> Generator[tuple[int, Answer], None, None]:  # fmt: skip
+        """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether the session can go on: it was neither closed nor ended by vLLM."""
+
+    @abstractmethod
+    def stats(self) -> CacheStats:
+        """What the cache holds now.
+
+        Raises:
+            EngineError: if the session has ended.
+        """
+
+    @abstractmethod
+    def timeline(self) -> list[Span]:
+        """For each chunk ingested, the share of its tokens still held."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session and give all that it holds back."""
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Ask one question; see ``ask_all``."""
+        return self.ask_all([question], **options)[0]
+
+    def ask_all(
+        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
+        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+    ) -> list[Answer]:  # fmt: skip
+        """Ask questions as one batch, each on a fork of its own.
+
+        Args:
+            questions: what to ask, in words.
+            also: frames to show before the question without remembering them: the beginning of the
+                next chunk, when the question belongs to a moment inside it.
+            max_tokens: longest answer.
+            temperature: 0 is greedy.
+            seed: of the sampling.
+            logprobs: whether answers carry the log probability of each token.
+
+        Raises:
+            EngineError: if nothing was ingested, or vLLM ended the session or a question.
+        """
+        answers: list[Answer] = []
+        limit = self.engine.config.questions
+        for first in range(0, len(questions), limit):
+            batch = list(questions[first : first + limit])
+            final: dict[int, Answer] = {}
+            for index, answer in self.stream(
+                batch, also=also, max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=logprobs
+            ):
+                final[index] = answer
+            answers += [final[index] for index in range(len(batch))]
+        return answers
+
+    def held(self) -> list[tuple[float, float]]:
+        """Stretches of the source, in seconds, of which any token is still held by any layer or head."""
+        spans: list[tuple[float, float]] = []
+        for span in self.timeline():
+            if span.share <= 0:
+                continue
+            if spans and abs(spans[-1][1] - span.start) < 1e-6:
+                spans[-1] = (spans[-1][0], span.end)
+            else:
+                spans.append((span.start, span.end))
+        return spans

@@ -1,0 +1,118 @@
+"""The baseline without a memory: the last chunks themselves, shown again for every question."""
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from kvvideo.errors import EngineError
+from kvvideo.prompt import OPENING, chunk_text
+from kvvideo.session.base import Answer, Session, Span
+from kvvideo.session.engine import Engine
+from kvvideo.session.session import VideoSession
+from kvvideo.types import CacheStats, Chunk
+from kvvideo.video.geometry import tokens
+
+
+class RecentSession(Session):
+    """Holds the pixels of as many of the last chunks as stay below the cache's ``max_tokens``, and nothing else.
+
+    Questions are asked of a session opened for them, which reads those chunks anew and is closed
+    again. It never compacts, so this is what the model can do with the same memory and no method. Its
+    statistics are those of the session that a question would open now; between questions no block is in use.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        cache = engine.config.cache
+        self._max_tokens = (cache.schedule(engine.block_size) or cache).max_tokens
+        self._reserved = self._seen = self._count(OPENING)
+        self._held: deque[tuple[Chunk, int]] = deque()
+        self._log: list[tuple[float, float]] = []
+        self._closed = False
+
+    def ingest(self, chunk: Chunk) -> None:
+        size = self._size(chunk)
+        self._held.append((chunk, size))
+        while self._reserved + sum(size for _, size in self._held) >= self._max_tokens:
+            self._held.popleft()
+        self._log.append((chunk.start, chunk.end))
+        self._seen += size
+        self.chunks += 1
+        self.frames += len(chunk.frames)
+        self.end = chunk.end
+
+    def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
+        with self._reread() as (session, seconds):
+            return [_later(answer, seconds) for answer in session.ask_all(questions, **options)]
+
+    def stream(self, questions: Sequence[str], **options: Any) -> Generator[tuple[int, Answer], None, None]:
+        with self._reread() as (session, seconds), closing(session.stream(questions, **options)) as answers:
+            for index, answer in answers:
+                yield index, _later(answer, seconds)
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed and not self.engine.closed
+
+    def stats(self) -> CacheStats:
+        if not self.alive:
+            raise EngineError("the session was ended and holds nothing")
+        if not self.chunks:
+            return CacheStats(0, 0, 0, 0, 0, 0)
+        live = self._count(self._opening()) + sum(size for _, size in self._held)
+        blocks = -(-live // self.engine.block_size)
+        return CacheStats(self._seen, live, self._seen - live, blocks, 0, blocks * self.engine.scheduler.block_bytes)
+
+    def timeline(self) -> list[Span]:
+        gone = self.chunks - len(self._held)
+        return [Span(*times, float(index >= gone)) for index, times in enumerate(self._log)]
+
+    def close(self) -> None:
+        self._closed = True
+        self._held.clear()
+
+    def _opening(self) -> str:
+        """What stands before the chunks, at most ``_reserved`` tokens."""
+        return OPENING
+
+    def _count(self, text: str) -> int:
+        return len(self.engine.tokenizer(text).input_ids)
+
+    def _size(self, chunk: Chunk) -> int:
+        """Tokens of ``chunk`` after others.
+
+        Raises:
+            EngineError: if the session was closed, or not even this chunk alone would fit.
+        """
+        if not self.alive:
+            raise EngineError("this session was ended; start a new one and feed it the video again")
+        count, height, width = chunk.frames.shape[:3]
+        # The frames stand for one token, the video pad, in the text.
+        size = self._count(chunk_text(chunk.start)) - 1 + tokens(height, width, count)
+        room = min(self._max_tokens - 1, self.engine.config.step_tokens) - self._reserved
+        if size > room:
+            raise EngineError(
+                f"one chunk of {count} frames is {size} tokens, more than the {room} there is room for; use shorter "
+                "chunks, fewer frames per second, smaller frames, or a larger max_tokens"
+            )
+        return size
+
+    @contextmanager
+    def _reread(self) -> Iterator[tuple[VideoSession, float]]:
+        """A session that has read what is held, and the seconds that took."""
+        if not self.alive:
+            raise EngineError("this session was ended; there is nothing left to ask about")
+        began = time.perf_counter()
+        with VideoSession(self.engine, self._opening()) as session:
+            for chunk, _ in self._held:
+                session.ingest(chunk)
+            yield session, time.perf_counter() - began
+
+
+def _later(answer: Answer, seconds: float) -> Answer:
+    """``answer`` with the reading counted in its times: whoever asked has waited for it too."""
+    first, last = answer.first_token_seconds + seconds, answer.seconds + seconds
+    return replace(answer, first_token_seconds=first, seconds=last)

@@ -1,0 +1,69 @@
+"""Closing gaps: what stays as far apart as it was, and what moves up."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvvideo.compression.gaps import close_gaps
+from kvvideo.compression.rotary import Rotary
+
+
+def moved(positions: list[int], kept: list[int]) -> list[int]:
+    shifts = close_gaps(torch.tensor([positions], dtype=torch.int32), torch.tensor([kept]))[0]
+    return [positions[i] + int(shift) for i, shift in zip(kept, shifts, strict=True)]
+
+
+def test_text_moves_up_to_what_follows():
+    assert moved([0, 1, 2, 3, 4, 5], [0, 1, 5]) == [3, 4, 5]
+
+
+def test_a_frame_keeps_its_place_while_any_of_it_is_left():
+    assert moved([0, 1, 3, 3, 3, 5, 5, 6], [1, 3, 6, 7]) == [1, 3, 5, 6]
+
+
+def test_a_frame_that_is_gone_takes_its_step_along():
+    assert moved([0, 1, 3, 3, 3, 5, 5, 6], [0, 1, 6, 7]) == [2, 3, 5, 6]
+
+
+def test_survivors_end_where_all_ended():
+    assert moved([0, 1, 2, 7], [0, 1]) == [6, 7]
+
+
+@given(
+    steps=st.lists(st.integers(0, 4), min_size=2, max_size=40),
+    data=st.data(),
+)
+def test_no_distance_grows_and_no_order_changes(steps: list[int], data: st.DataObject):
+    positions = torch.tensor(steps).cumsum(0).tolist()
+    kept = sorted(data.draw(st.sets(st.integers(0, len(steps) - 1), min_size=1)))
+    after = moved(positions, kept)
+    before = [positions[i] for i in kept]
+    assert after[-1] == positions[-1]
+    for i in range(len(kept) - 1):
+        gap = before[i + 1] - before[i]
+        assert (0 < after[i + 1] - after[i] <= gap) if gap else after[i + 1] == after[i]
+        if kept[i + 1] == kept[i] + 1:
+            assert after[i + 1] - after[i] == gap
+    assert moved(after, [*range(len(after))]) == after
+
+
+def test_small_gaps_may_stay():
+    positions, kept = torch.tensor([[0, 1, 2, 3, 4, 5]] * 2), torch.tensor([[0, 1, 5], [0, 4, 5]])
+    assert close_gaps(positions, kept, slack=2).tolist() == [[3, 3, 0], [3, 0, 0]]
+    assert close_gaps(positions, kept, slack=3).tolist() == [[0, 0, 0]] * 2
+
+
+def test_drift_of_keys_turned_many_times():
+    """Fifty turns are those of hours of video. Each rounds: not at all in float32, and a little in bfloat16."""
+    rotary = Rotary.of(64, 1e6, [8, 12, 12])
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randn(200, 64, generator=generator)
+    steps = torch.randint(2048, 4096, (50, 200), generator=generator)
+    once = rotary.turn(keys, rotary.far(steps.sum(dim=0)))
+    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
+        turned = keys.to(dtype)
+        for step in steps:
+            turned = rotary.turn(turned, rotary.far(step)).to(dtype)
+        error = float((turned.float() - once).norm() / once.norm())
+        print(f"{dtype}: {error:.5f} of a key's length after {len(steps)} turns")
+        assert error < limit
