@@ -28,7 +28,7 @@ class Held:
         keys, values: ``[heads, n, dim]``.
         positions: temporal positions, ``[heads, n]``.
         notes: what was written down of each token, ``[heads, n]``, all of attention added up over query heads:
-            ``mass``, received from all queries so far; ``late``, from the last 32 of each step; ``window``, the
+            ``mass``, received from all queries so far; ``late``, from the last 16 of each step; ``window``, the
             average of the last 64, with those of steps before where a step is shorter; ``last``, from the last
             one, the same in all heads; ``patch``, number of the patch of the picture, -1 for text.
         plain: keys before rotation, ``[heads, n, dim]``.
@@ -196,10 +196,11 @@ class Stream:
         for layer, weights in enumerate(output.attentions):
             received = weights[0].unflatten(0, (self.heads, -1)).sum(dim=1)
             old = {name: torch.nn.functional.pad(row, (0, new)) for name, row in self.notes[layer].items()}
-            share = min(new, 64) / 64
+            # Of no use are the queries of steps that end 64 tokens or more before the eviction.
+            share = min(new, 64) / 64 if self.max_tokens - held - new < 64 else 0.0
             self.notes[layer] = {
                 "mass": old["mass"] + received.sum(dim=1),
-                "late": old["late"] + received[:, -32:].sum(dim=1),
+                "late": old["late"] + received[:, -16:].sum(dim=1),
                 "window": share * received[:, -64:].mean(dim=1) + (1 - share) * old["window"],
                 "last": received[:, -1].sum(dim=0).expand(self.heads, -1),
                 "patch": torch.cat([old["patch"][:, :held], patches.expand(self.heads, -1)], dim=1),

@@ -23,9 +23,22 @@ def check_round_trip(impl: Any, reader: Any, layer: Any, cache: torch.Tensor, si
     slots = torch.cat([torch.arange(size) + block * size for block in (4, 1, 2)])
     order = torch.arange(len(slots) - 1, -1, -1)
     reader.write_slots(impl, layer, cache, slots[order], keys[order].contiguous(), values[order].contiguous())
-    got = reader.read_blocks(impl, layer, cache, torch.tensor([4, 1, 2]))
-    for part, expected in zip(got, (keys, values), strict=True):
-        assert torch.equal(part.transpose(1, 2).flatten(0, 1), expected)
+    for side, expected in enumerate((keys, values)):
+        assert torch.equal(
+            reader.read_blocks(impl, layer, cache, torch.tensor([4, 1, 2]), side).transpose(0, 1), expected
+        )
+
+
+@pytest.mark.parametrize("isa", ["amx", "vec", "vec16"])
+@pytest.mark.parametrize("dim", [32, 64, 80, 96, 128, 256])
+def test_every_packing_is_understood(isa: str, dim: int):
+    from kvvideo.plugin.backends.cpu import Impl
+
+    if isa == "amx" and not torch.cpu._is_amx_tile_supported():
+        pytest.skip("this processor has no AMX")
+    size = 16 if isa == "vec16" else 32
+    cache = torch.zeros(5, 2, size, 2 * dim, dtype=torch.bfloat16)
+    check_round_trip(SimpleNamespace(head_size=dim), Impl, SimpleNamespace(isa=isa), cache, size, 2, dim)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

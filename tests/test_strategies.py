@@ -127,7 +127,7 @@ def kept_by(strategy: str, stream: Made, sizes: Sequence[int], **options: Any) -
             keys.gather(1, wide), values.gather(1, wide), temporal.gather(1, numbers), place_of.gather(1, numbers),
             state, 0, DIM**-0.5, rotary, memory,
         )  # fmt: skip
-        if policy.observes():
+        if policy.observes() and policy.watches(MAX_TOKENS - len(live)):
             policy.observe(torch.from_numpy(stream.queries[start:end]).float(), live)
         if compacts:
             kept = policy.select(live)
@@ -181,7 +181,7 @@ def blind(plain: Plain, step: list[int]) -> None:
 
 
 def watch_heavy(plain: Plain, step: list[int]) -> None:
-    count = plain.options.get("queries", 32) or len(step)
+    count = plain.options.get("queries", 16) or len(step)
     for head in range(HEADS):
         for token in step[-count:]:
             for query_head in plain.group(head):
@@ -200,6 +200,8 @@ def choose_heavy(plain: Plain, head: int) -> list[int]:
 
 def watch_window(plain: Plain, step: list[int]) -> None:
     window = plain.options.get("queries") or 64
+    if MAX_TOKENS - len(plain.held[0]) >= window:
+        return
     last = step[-window:]
     for head in range(HEADS):
         now: dict[int, float] = defaultdict(float)

@@ -20,7 +20,7 @@ class LiveCache:
 
     Attributes:
         keys: ``[kv_heads, n, head_dim]``, rotated, in the cache's dtype.
-        values: ``[kv_heads, n, head_dim]``.
+        values: ``[kv_heads, n, head_dim]``; ``[kv_heads, 0, head_dim]`` in ``observe``, which has no use for them.
         positions: ``int32 [kv_heads, n]``, temporal M-RoPE position each token was computed at.
         places: ``int32 [kv_heads, n]``, where in its chunk's pictures each token stands; 0 for text
             (``kvvideo.compression.places``).
@@ -74,6 +74,10 @@ class Policy(ABC):
         compaction, for strategies that override it.
         """
 
+    def watches(self, left: int) -> bool:
+        """Whether ``observe`` should see the queries of a step that ends ``left`` tokens before a compaction."""
+        return True
+
     @classmethod
     def observes(cls) -> bool:
         """Whether this strategy wants to see queries."""
@@ -126,7 +130,10 @@ def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
     """
     heads, n = live.keys.shape[:2]
     count = len(queries)
-    grouped = queries.unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
-    logits = (grouped @ live.keys[:, None].transpose(-1, -2)).float() * live.scale
-    future = torch.ones(count, n, dtype=torch.bool, device=logits.device).triu(n - following - count + 1)
-    return logits.masked_fill_(future, -torch.inf).softmax(dim=-1)
+    grouped = (queries.float() * live.scale).to(live.keys.dtype).unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
+    # One product a KV head: keys are not repeated for the heads of a group.
+    logits = (grouped.flatten(1, 2) @ live.keys.mT).float().unflatten(1, grouped.shape[1:3])
+    first = n - following - count
+    future = torch.ones(count, n - first, dtype=torch.bool, device=logits.device).triu(1)
+    logits[..., first:].masked_fill_(future, -torch.inf)
+    return logits.softmax(dim=-1)

@@ -55,6 +55,7 @@ class RequestStep:
         name: the number of its first block, which is its own until it ends.
         fresh: whether these are its first tokens.
         length, evictable: as in ``Layout``.
+        left: tokens until the next compaction; 0 if it follows this step.
     """
 
     queries: slice
@@ -63,6 +64,7 @@ class RequestStep:
     fresh: bool
     length: int
     evictable: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
     ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
     table = batch.block_table_tensor
     marks = table[:, 0].tolist()  # the null block is number 0
+    schedule = spec.schedule
     packed, seq_lens, longest = table, batch.seq_lens, 0
     requests, ordinals = [], []
     for row in range(batch.num_reqs):
@@ -137,7 +140,7 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
         ordinals.append(torch.arange(n0, n1))
         if n0 == n1:
             continue
-        layout = lay_out(n0, n1, spec.schedule, spec.block_size, fork=marks[row] == 0)
+        layout = lay_out(n0, n1, schedule, spec.block_size, fork=marks[row] == 0)
         if layout.length != n1:
             if packed is table:
                 packed, seq_lens = table.clone(), batch.seq_lens.clone()
@@ -149,7 +152,8 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
         longest = max(longest, layout.length)
         if layout.evictable or n0 == 0 or (observes and marks[row] != 0):
             live = packed[row, : -(-layout.length // spec.block_size)].long()
-            requests.append(RequestStep(queries, live, marks[row], n0 == 0, layout.length, layout.evictable))
+            left = schedule.next_compaction(n1) - n1 if schedule and not layout.evictable else 0
+            requests.append(RequestStep(queries, live, marks[row], n0 == 0, layout.length, layout.evictable, left))
     step = Step(
         spec,
         batch.slot_mapping[: starts[batch.num_reqs]],
@@ -184,10 +188,8 @@ class BoundedImpl:
         # What the policy remembers of each stream.
         self.streams: dict[int, dict[str, torch.Tensor]] = {}
 
-    def read_blocks(
-        self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of ``blocks``, each ``[len(blocks), kv_heads, block_size, head_dim]``."""
+    def read_blocks(self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor, side: int) -> torch.Tensor:
+        """Keys (``side`` 0) or values (1) of ``blocks``, ``[kv_heads, len(blocks) * block_size, head_dim]``."""
         raise NotImplementedError
 
     def write_slots(
@@ -228,8 +230,8 @@ class BoundedImpl:
             policy = self._policy(step.spec)
             if request.fresh:
                 self.streams[request.name] = {}
-            if policy.observes():
-                live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length)
+            if policy.observes() and policy.watches(request.left):
+                live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length, values=False)
                 policy.observe(query[request.queries], live)
                 if live.state:
                     self._put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
@@ -244,12 +246,11 @@ class BoundedImpl:
 
     def _live(
         self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, blocks: torch.Tensor,
-        length: int,
+        length: int, values: bool = True,
     ) -> tuple[LiveCache, torch.Tensor]:  # fmt: skip
         """The ``length`` live tokens in ``blocks``, and their side state as stored, ``int32 [rows, heads, length]``."""
-        keys, values = (
-            part.transpose(0, 1).flatten(1, 2)[:, :length] for part in self.read_blocks(layer, kv_cache, blocks)
-        )
+        keys = self.read_blocks(layer, kv_cache, blocks, 0)[:, :length]
+        held = self.read_blocks(layer, kv_cache, blocks, 1)[:, :length] if values else keys[:, :0]
         rows = state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
         names = load(self.config.strategy).state if self.config else ()
         own = rows[self._own_rows :]
@@ -257,7 +258,7 @@ class BoundedImpl:
         positions = rows[0] + rows[ROWS] if self._contiguous else rows[0]
         index, memory = extract_layer_index(layer.layer_name), self.streams.setdefault(request.name, {})
         rotary = self._rotary_on(keys.device)
-        return LiveCache(keys, values, positions, rows[1], scores, index, self.scale, rotary, memory), rows
+        return LiveCache(keys, held, positions, rows[1], scores, index, self.scale, rotary, memory), rows
 
     def _rotary_on(self, device: torch.device) -> Rotary:
         assert self.rotary is not None
@@ -295,13 +296,13 @@ class BoundedImpl:
     ) -> None:
         """Move the ``length`` tokens in ``blocks`` by as many positions, all alike."""
         keys, values = (
-            part.transpose(1, 2).flatten(0, 1)[:length] for part in self.read_blocks(layer, kv_cache, blocks)
+            self.read_blocks(layer, kv_cache, blocks, side)[:, :length].transpose(0, 1).contiguous() for side in (0, 1)
         )
         rotary = self._rotary_on(keys.device)
         keys = rotary.turn(keys, rotary.far(torch.tensor(by, device=keys.device))).to(keys.dtype)
         offsets = torch.arange(spec.block_size, device=blocks.device)
         slots = (blocks[:, None] * spec.block_size + offsets).flatten()[:length]
-        self.write_slots(layer, kv_cache, slots, keys, values.contiguous())
+        self.write_slots(layer, kv_cache, slots, keys, values)
         side_state(kv_cache, spec)[blocks, 0] += by
 
     @staticmethod

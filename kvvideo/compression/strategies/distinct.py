@@ -8,7 +8,7 @@ from torch import Tensor
 from kvvideo.compression import places
 from kvvideo.compression.policy import LiveCache, ScorePolicy
 
-_BLOCK = 512
+_BLOCK = 256
 """Tokens compared with all newer ones at a time, so that no n x n matrix is ever held."""
 
 
@@ -35,10 +35,12 @@ def distance_to_newer(x: Tensor) -> Tensor:
     # Distances do not see the mean, but float32 does: Qwen2.5's keys have a large bias.
     x = x - x.mean(dim=1, keepdim=True)
     squares = x.square().sum(dim=-1)
+    later = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool, device=x.device).triu(1)
     parts = []
     for first in range(0, x.shape[1], _BLOCK):
         rows = x[:, first : first + _BLOCK]
-        apart = squares[:, None, first:] - 2 * rows @ x[:, first:].transpose(1, 2)
-        later = torch.ones(apart.shape[1:], dtype=torch.bool, device=x.device).triu(1)
-        parts.append(apart.masked_fill_(~later, torch.inf).amin(dim=-1))
+        apart = torch.baddbmm(squares[:, None, first:], rows, x[:, first:].mT, alpha=-2)
+        own = rows.shape[1]
+        apart[:, :, :own].masked_fill_(~later[:own, :own], torch.inf)
+        parts.append(apart.amin(dim=-1))
     return torch.cat(parts, dim=1) + squares

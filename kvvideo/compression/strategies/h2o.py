@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kvvideo.compression.policy import LiveCache, ScorePolicy, attention
 
-WATCHED = 32
+WATCHED = 16
 """Last queries of each step that are watched unless ``queries`` says how many."""
 
 BLOCK = 64  # queries at a time: all of a long step against all tokens would take more memory than the cache
@@ -27,8 +27,9 @@ class H2o(ScorePolicy):
         for block in queries[-count:].split(BLOCK):
             count -= len(block)
             live.state["mass"] += attention(block, live, following=count).sum(dim=(1, 2))
-            after = len(live) - count - torch.arange(len(live), device=queries.device)
-            live.state["seen"] += after.clamp(0, len(block))
+            if self.config.score_norm == "mean":
+                after = len(live) - count - torch.arange(len(live), device=queries.device)
+                live.state["seen"] += after.clamp(0, len(block))
 
     def score(self, live: LiveCache) -> Tensor:
         mass, seen = live.state["mass"], live.state["seen"]

@@ -12,8 +12,9 @@ KERNEL = 5  # neighbours are kept together, for a detail without what stands aro
 class Snapkv(ScorePolicy):
     """``attention`` is what a token receives on average from the last ``queries`` queries and their group.
 
-    A step may be cut anywhere. One shorter than the window replaces only its share of what was seen
-    before, so a window that spans several steps is not lost. The paper has no sinks: ``sink`` 0.
+    Only the steps that end within a window before the compaction are watched. A step may be cut
+    anywhere: one shorter than the window replaces only its share of what was seen before, so a window
+    that spans several steps is not lost. The paper has no sinks: ``sink`` 0.
     """
 
     summary = "keeps sinks, the most recent, and what the latest queries attended to with its neighbours"
@@ -23,6 +24,9 @@ class Snapkv(ScorePolicy):
     @property
     def recent(self) -> int:
         return min(WATCHED, self.budget // 4) if self.config.window is None else super().recent
+
+    def watches(self, left: int) -> bool:
+        return left < (self.config.queries or WATCHED)
 
     def observe(self, queries: Tensor, live: LiveCache) -> None:
         window = self.config.queries or WATCHED

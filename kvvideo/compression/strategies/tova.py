@@ -13,6 +13,9 @@ class Tova(Policy):
     source = "TOVA, arXiv 2401.06104"
     state = ("attention",)
 
+    def watches(self, left: int) -> bool:
+        return left == 0
+
     def observe(self, queries: Tensor, live: LiveCache) -> None:
         live.state["attention"].copy_(attention(queries[-1:], live).mean(dim=(0, 1, 2)))
 

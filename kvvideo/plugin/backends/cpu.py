@@ -11,15 +11,19 @@ from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionMetadataBuilder,
 )
 
+from kvvideo.errors import EngineError
 from kvvideo.plugin.attention import BoundedBackend, BoundedBuilder, BoundedImpl
+
+Axes = tuple[tuple[int, int], ...]
+"""Sizes and strides that an axis falls into, the outermost first."""
 
 
 @cache
-def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where element ``i`` of a block's keys, and of its values, stands in the raw block.
+def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> tuple[tuple[Axes, Axes], ...]:
+    """How slots and dimensions lie in a raw block of keys, and in one of values.
 
-    The packing permutes elements inside a block. Writing each element's index, seven bits at a time
-    so that every dtype holds it exactly, and reading the block raw gives the permutation for any ISA.
+    Writing each element's index, seven bits at a time so that every dtype holds it exactly, and reading
+    the block raw tells for any ISA. All of them pack by splitting axes and changing their order.
     """
     count = block_size * head_dim
     index = torch.arange(count)
@@ -29,9 +33,22 @@ def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> 
         block = torch.zeros(2, 1, 1, block_size, head_dim, dtype=dtype)
         _store(part, part.clone(), block[0], block[1], torch.arange(block_size), isa)
         raw += block.flatten(1).long() << 7 * digit
-    places = torch.empty_like(raw)
-    places.scatter_(1, raw, index.expand(2, -1))
-    return places[0], places[1]
+    places = torch.empty_like(raw).scatter_(1, raw, index.expand(2, -1)).view(2, block_size, head_dim)
+    found = tuple((_axes(side[:, 0].tolist()), _axes(side[0].tolist())) for side in places)
+    for side, (slots, dims) in zip(places, found, strict=True):
+        made = index.as_strided([n for n, _ in slots + dims], [stride for _, stride in slots + dims])
+        if not torch.equal(made.reshape(side.shape), side):
+            raise EngineError(f"kvvideo does not know how vLLM packs {dtype} keys and values for {isa}")
+    return found
+
+
+def _axes(places: list[int]) -> Axes:
+    """Splits an axis whose element ``i`` stands at ``places[i]`` into regular ones."""
+    if len(places) == 1:
+        return ()
+    stride = places[1] - places[0]
+    run = next((i for i, place in enumerate(places) if place != places[0] + i * stride), len(places))
+    return (*_axes(places[::run]), (run, stride))
 
 
 def _store(
@@ -44,16 +61,13 @@ def _store(
 
 
 class Impl(BoundedImpl, CPUAttentionBackendImpl):
-    def read_blocks(
-        self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_blocks(self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor, side: int) -> torch.Tensor:
         count, heads, size = len(blocks), kv_cache.shape[1], kv_cache.shape[2]
-        raw = kv_cache[blocks].view(count, heads, 2, size * self.head_size)
-        places = _unpacking(size, self.head_size, kv_cache.dtype, layer.isa)
-        keys, values = (
-            raw[:, :, side].index_select(-1, places[side]).view(count, heads, size, self.head_size) for side in (0, 1)
-        )
-        return keys, values
+        raw = kv_cache.view(len(kv_cache), heads, 2, size * self.head_size)[:, :, side][blocks]
+        axes = [a for part in _unpacking(size, self.head_size, kv_cache.dtype, layer.isa)[side] for a in part]
+        shape = (heads, count, *(n for n, _ in axes))
+        strides = (raw.stride(1), raw.stride(0), *(stride for _, stride in axes))
+        return raw.as_strided(shape, strides).reshape(heads, count * size, self.head_size)
 
     def write_slots(
         self,

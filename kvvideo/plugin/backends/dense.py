@@ -8,11 +8,9 @@ from kvvideo.plugin.attention import BoundedImpl
 
 
 class DenseImpl(BoundedImpl):
-    def read_blocks(
-        self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = kv_cache[blocks].split(self.head_size, dim=-1)
-        return keys, values
+    def read_blocks(self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor, side: int) -> torch.Tensor:
+        part = slice(side * self.head_size, (side + 1) * self.head_size)
+        return kv_cache[blocks][..., part].transpose(0, 1).flatten(1, 2)
 
     def write_slots(
         self,
