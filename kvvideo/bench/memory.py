@@ -18,6 +18,7 @@ from PIL import Image
 from kvvideo.bench.machine import describe
 from kvvideo.compression import load
 from kvvideo.config import CacheConfig
+from kvvideo.errors import KvvideoError
 from kvvideo.prompt import chunk_text
 from kvvideo.session import Engine, EngineConfig, open_session
 from kvvideo.session.engine import model_path
@@ -169,6 +170,7 @@ def run(
         on_progress(f"drawing clip {number + 1} of {clips}")
         made.append(make_clip(SEEDS + seed + number, slots, height, width))
     bounded = [name for name in strategies if load(name).bounded]
+    skipped = []
     engine = _start(config, bounded, _tokens_at_most(made, height, width))
     cells = [_cell(engine, CacheConfig("full"), "full", 1.0, 0, made, on_progress)]
     on_cell(cells[0])
@@ -176,7 +178,13 @@ def run(
     for share in shares:
         for name in bounded:
             cache = replace(config.cache, strategy=name, max_tokens=_whole_blocks(share * total, engine.block_size))
-            cells.append(_cell(engine, cache, name, share, cache.max_tokens, made, on_progress))
+            try:
+                cells.append(_cell(engine, cache, name, share, cache.max_tokens, made, on_progress))
+            except KvvideoError as error:
+                # Too small for a baseline that needs whole chunks or notes; the others can still be measured.
+                skipped.append({"strategy": name, "share": share, "reason": str(error)})
+                on_progress(f"{name} at {share:.0%}: {error}")
+                continue
             on_cell(cells[-1])
     engine.close()
     return {
@@ -190,6 +198,7 @@ def run(
         "ratio": config.cache.ratio,
         "ages": [None if math.isinf(age) else age for age in AGES],
         "cells": [summary(cell, cells[0]) for cell in cells],
+        "skipped": skipped,
     }
 
 

@@ -98,6 +98,8 @@ def memory_report(report: dict[str, Any]) -> None:
             size(cell["peak_bytes"]), f"{cell['ms_per_chunk']:.1f}",
         )  # fmt: skip
     out.print(table)
+    for skipped in report["skipped"]:
+        err.print(Text(f"{skipped['strategy']} at {skipped['share']:.0%} was left out: {skipped['reason']}"))
     out.print(
         f"{report['clips']} clips of {report['minutes']:g} min, {report['stream_tokens']} tokens each; budget: the "
         "most the cache ever holds; past: questions about what was shown before, now: about what is on screen"
