@@ -49,7 +49,7 @@ class CacheStats:
         evicted: tokens gone.
         blocks: blocks held.
         compactions: times the cache was compacted.
-        bytes: memory of those blocks over all layers, side state included.
+        bytes: memory of those blocks over all layers, side state and what else the strategy remembers included.
     """
 
     seen: int

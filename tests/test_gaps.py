@@ -1,5 +1,6 @@
 """Closing gaps: what stays as far apart as it was, and what moves up."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,17 +54,24 @@ def test_small_gaps_may_stay():
     assert close_gaps(positions, kept, slack=3).tolist() == [[0, 0, 0]] * 2
 
 
-def test_drift_of_keys_turned_many_times():
-    """Fifty turns are those of hours of video. Each rounds: not at all in float32, and a little in bfloat16."""
+@pytest.mark.parametrize(
+    ("dtype", "turns", "least", "low", "high"),
+    [
+        (torch.float32, 50, 2048, 0.0, 1e-5),
+        (torch.bfloat16, 50, 2048, 0.001, 0.02),
+        (torch.bfloat16, 1000, 1, 0.1, 0.5),
+    ],
+)
+def test_drift_of_keys_turned_many_times(dtype: torch.dtype, turns: int, least: int, low: float, high: float):
+    """Why gaps wait until they come to a budget: in bfloat16 each turn rounds, and small ones add up."""
     rotary = Rotary.of(64, 1e6, [8, 12, 12])
     generator = torch.Generator().manual_seed(0)
     keys = torch.randn(200, 64, generator=generator)
-    steps = torch.randint(2048, 4096, (50, 200), generator=generator)
+    steps = torch.randint(least, least + 60, (turns, 200), generator=generator)
     once = rotary.turn(keys, rotary.far(steps.sum(dim=0)))
-    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
-        turned = keys.to(dtype)
-        for step in steps:
-            turned = rotary.turn(turned, rotary.far(step)).to(dtype)
-        error = float((turned.float() - once).norm() / once.norm())
-        print(f"{dtype}: {error:.5f} of a key's length after {len(steps)} turns")
-        assert error < limit
+    turned = keys.to(dtype)
+    for step in steps:
+        turned = rotary.turn(turned, rotary.far(step)).to(dtype)
+    error = float((turned.float() - once).norm() / once.norm())
+    print(f"{dtype}: {error:.5f} of a key's length after {turns} turns of {least} positions or more")
+    assert low <= error < high

@@ -16,6 +16,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
+from kvvideo.compression import load
 from kvvideo.compression.schedule import Schedule
 from kvvideo.config import FORK_OF
 from kvvideo.errors import EngineError
@@ -105,7 +106,7 @@ class SessionScheduler(Scheduler):
                 compactions += 1 + (compacted - rule.max_tokens) // rule.interval
         blocks = len(self.manager.live_blocks(request_id))
         evicted = past.evicted + n - live
-        size = blocks * self.block_bytes
+        size = blocks * self.block_bytes + (0 if self.manager.is_fork(request_id) else self.stream_bytes)
         return CacheStats(past.evicted + n, live, evicted, blocks, compactions, size)
 
     @property
@@ -113,6 +114,15 @@ class SessionScheduler(Scheduler):
         """Bytes of one block over all layers, side state included."""
         group = self.kv_cache_config.kv_cache_groups[0]
         return int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names)
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes that the strategy remembers of each stream over all layers, beside what blocks hold."""
+        if self.config is None:
+            return 0
+        model, group = self.vllm_config.model_config, self.kv_cache_config.kv_cache_groups[0]
+        heads = model.get_num_attention_heads(self.vllm_config.parallel_config)
+        return load(self.config.strategy).stream_bytes(heads, model.get_head_size()) * len(group.layer_names)
 
     def live_block_ids(self, request_id: str) -> list[int]:
         """Physical ids of the request's live blocks, oldest first."""
