@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -97,7 +98,9 @@ def memory_report(report: dict[str, Any]) -> None:
             *("" if share is None else f"{share:.0%}" for share in cell["by_age"]),
             size(cell["peak_bytes"]), f"{cell['ms_per_chunk']:.1f}",
         )  # fmt: skip
-    out.print(table)
+    # Whole, whatever the width of the terminal, or of the file it goes to.
+    wide = Measurement.get(out, out.options.update(max_width=1000), table).maximum
+    Console(highlight=False, width=max(out.width, wide)).print(table)
     for skipped in report["skipped"]:
         err.print(Text(f"{skipped['strategy']} at {skipped['share']:.0%} was left out: {skipped['reason']}"))
     out.print(
