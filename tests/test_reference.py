@@ -301,7 +301,7 @@ def test_positions_may_run_on_for_ever(engine_for: EngineFor, reference: Model, 
     """The model's rotary table ends at 4 x 512 positions; the stream goes past that, and nothing shows it."""
     short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}}
     engine = engine_for("streaming", cache={"positions": positions}, options=short, max_model_len=512)
-    assert engine.trained_positions == 512
+    assert engine.position_limit == 512
     kind = Contiguous if positions == "contiguous" else Stream
     stream = kind(reference, KEEPS["streaming"], BUDGET, MAX_TOKENS)
     with VideoSession(engine) as session:

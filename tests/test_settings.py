@@ -19,7 +19,7 @@ from test_reference import check_scores, ids, stream_of
 from kvvideo import _compat
 from kvvideo.config import KEY
 from kvvideo.errors import ConfigError, OutOfMemoryError
-from kvvideo.plugin.settings import SCHEDULER, cache_config, conflicts
+from kvvideo.plugin.settings import SCHEDULER, cache_config, conflicts, rotates_plainly
 from kvvideo.session import Engine, VideoSession
 from kvvideo.session.engine import EngineConfig, engine_args
 from kvvideo.session.memory import block_bytes
@@ -259,3 +259,17 @@ def test_an_engine_nobody_holds_is_closed(model_dir: str, engine_for: EngineFor)
     with VideoSession(other) as alive:
         alive.ingest(clip(0, 0.0))
         assert np.isfinite(alive.ask("What is it?", max_tokens=3, logprobs=True).logprobs).all()
+
+
+@pytest.mark.parametrize(
+    ("rope", "plain"),
+    [
+        ({"rope_type": "default", "mrope_section": [16, 24, 24]}, True),
+        ({"rope_type": "mrope"}, True),
+        ({}, True),
+        ({"rope_type": "yarn", "factor": 4.0}, False),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, False),
+    ],
+)
+def test_keys_are_moved_only_where_rotation_is_plain(rope: dict[str, Any], plain: bool):
+    assert rotates_plainly(SimpleNamespace(rope_parameters=rope)) is plain

@@ -21,7 +21,16 @@ def cache_config(vllm_config: Any) -> CacheConfig | None:
     if problems := conflicts(vllm_config):
         raise ConfigError("kvvideo cannot work with these engine settings:\n  " + "\n  ".join(problems))
     config.schedule(vllm_config.cache_config.block_size)
+    if config.positions == "contiguous" and not rotates_plainly(vllm_config.model_config.hf_text_config):
+        raise ConfigError("positions: the model's rotary embedding is scaled, so keys cannot be moved; use absolute")
     return config
+
+
+def rotates_plainly(text_config: Any) -> bool:
+    """Whether keys are rotated by their position times a frequency, over the whole head, and not otherwise."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    plain = rope.get("rope_type", rope.get("type", "default")) in ("default", "mrope")
+    return plain and float(rope.get("partial_rotary_factor", 1.0)) == 1.0
 
 
 def conflicts(vllm_config: Any) -> list[str]:

@@ -156,9 +156,12 @@ class Engine:
         return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
     @property
-    def trained_positions(self) -> int:
-        """Range of positions that the model was trained on."""
-        return int(self.scheduler.vllm_config.model_config.hf_text_config.max_position_embeddings)
+    def position_limit(self) -> int | None:
+        """M-RoPE position from which on a session is moved back: what the model was trained for. None: never."""
+        from kvvideo.plugin.settings import rotates_plainly
+
+        text = self.scheduler.vllm_config.model_config.hf_text_config
+        return int(text.max_position_embeddings) if rotates_plainly(text) else None
 
     @property
     def tokenizer(self) -> Any:
