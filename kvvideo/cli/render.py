@@ -86,6 +86,12 @@ def prediction(record: dict[str, Any]) -> None:
     out.print(table)
 
 
+def whole(table: Table) -> None:
+    """Print ``table`` with no cell cut or wrapped, whatever the width of what it goes to."""
+    width = Measurement.get(out, out.options.update(max_width=1000), table).maximum
+    Console(highlight=False, width=max(out.width, width)).print(table)
+
+
 def memory_report(report: dict[str, Any]) -> None:
     """The report of ``bench memory``: a row for each strategy and budget."""
     ages = [f"≤{age:g}s" if age else "older" for age in report["ages"]]
@@ -98,9 +104,7 @@ def memory_report(report: dict[str, Any]) -> None:
             *("" if share is None else f"{share:.0%}" for share in cell["by_age"]),
             size(cell["peak_bytes"]), f"{cell['ms_per_chunk']:.1f}",
         )  # fmt: skip
-    # Whole, whatever the width of the terminal, or of the file it goes to.
-    wide = Measurement.get(out, out.options.update(max_width=1000), table).maximum
-    Console(highlight=False, width=max(out.width, wide)).print(table)
+    whole(table)
     for skipped in report["skipped"]:
         err.print(Text(f"{skipped['strategy']} at {skipped['share']:.0%} was left out: {skipped['reason']}"))
     out.print(

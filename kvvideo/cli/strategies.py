@@ -13,4 +13,7 @@ def command() -> None:
     for name in compression.strategies():
         policy = compression.load(name)
         table.add_row(name, policy.summary, policy.source)
-    render.out.print(table)
+    if render.out.is_terminal:
+        render.out.print(table)
+    else:
+        render.whole(table)
