@@ -25,11 +25,6 @@ def encode(offsets: Tensor) -> Tensor:
     return (((t << _BITS | h) << _BITS | w) + 1).clamp(max=(1 << 31) - 1)
 
 
-def is_video(places: Tensor) -> Tensor:
-    """Which tokens are parts of pictures."""
-    return places > 0
-
-
 def patch(places: Tensor) -> Tensor:
     """Number of the patch of the picture, the same in every frame of that size; -1 for text."""
     return torch.where(places > 0, (places - 1) & (_MASK << _BITS | _MASK), -1)
