@@ -31,7 +31,7 @@ from kvvideo.errors import ConfigError
         ({"sink": -1}, ["sink", "at least 0"]),
         ({"sink": 2048}, ["sink", "2048", "budget", "fewer"]),
         ({"window": 0}, ["window", "at least 1"]),
-        ({"window": 4096}, ["window", "max_tokens=4096"]),
+        ({"strategy": "streaming", "window": 4096}, ["window", "max_tokens=4096"]),
         ({"window": 300, "budget": 200}, ["window", "300", "200"]),
         ({"windows": 300}, ["windows", "not a setting", "window", "sink", "ratio"]),
     ],
@@ -54,9 +54,10 @@ def test_what_is_kept():
     assert CacheConfig().kept == 2048
     assert CacheConfig(ratio=0.25).kept == 1024
     assert CacheConfig(budget=1000).kept == 1000
-    assert CacheConfig(window=1000).kept == 1032
+    assert CacheConfig(strategy="streaming", window=1000).kept == 1032
+    assert CacheConfig(window=1000).kept == 2048
     assert CacheConfig(strategy="window", window=1000).kept == 1000
-    assert CacheConfig(window=1000, budget=1500).kept == 1500
+    assert CacheConfig(strategy="streaming", window=1000, budget=1500).kept == 1500
 
 
 def test_the_schedule_is_in_whole_blocks():

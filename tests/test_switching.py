@@ -73,7 +73,7 @@ class Qwen7B:
 @pytest.mark.parametrize("strategy", [s for s in compression.strategies() if s != "full"])
 @pytest.mark.parametrize("positions", ["absolute", "contiguous"])
 def test_what_a_strategy_writes_down_is_small(strategy: str, positions: str):
-    from kvvideo.plugin.attention import state_rows
+    from kvvideo.compression.rows import state_rows
 
     config = CacheConfig(strategy, positions=positions)
     size, head_dim = 16, Qwen7B.hidden_size // Qwen7B.num_attention_heads
@@ -85,12 +85,13 @@ def test_what_a_strategy_writes_down_is_small(strategy: str, positions: str):
 
 
 def test_what_is_remembered_of_a_stream_is_counted(engine_for: EngineFor):
-    engine = engine_for("expected-attention")
+    engine = engine_for("expected-attention", questions=3)
     with VideoSession(engine) as session:
         session.ingest(clips(1)[0])
         impls = engine.llm.collective_rpc(_impls)[0]
         held = sum(t.numel() * t.element_size() for impl in impls for s in impl.streams.values() for t in s.values())
         assert session.stats().bytes - session.stats().blocks * engine.scheduler.block_bytes == held > 0
+    assert not any(impl.streams for impl in impls)
 
 
 def _impls(worker: Any) -> list[Any]:

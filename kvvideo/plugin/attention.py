@@ -19,6 +19,7 @@ from kvvideo.compression import load
 from kvvideo.compression.gaps import close_gaps
 from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
+from kvvideo.compression.rows import ROWS, own_rows, state_rows
 from kvvideo.config import CacheConfig
 from kvvideo.errors import KvvideoError
 from kvvideo.plugin.layout import lay_out
@@ -27,22 +28,6 @@ from kvvideo.plugin.spec import BoundedSpec
 
 current_tokens: torch.Tensor | None = None
 """Temporal M-RoPE positions and places of this step, ``int64 [2, tokens]``, left by the model's ``forward``."""
-
-ROWS = 2
-"""Rows of side state that every cache has: positions and places.
-
-Where gaps are closed one more follows: how far each token has moved. The strategy's own come last.
-"""
-
-
-def state_rows(config: CacheConfig) -> int:
-    """Rows of side state that the pages of a cache bounded by ``config`` have."""
-    return own_rows(config) + len(load(config.strategy).state) + config.spare_rows
-
-
-def own_rows(config: CacheConfig) -> int:
-    """Rows of side state before the strategy's."""
-    return ROWS + (config.positions == "contiguous")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reads what the workers hold: run inside each worker through ``collective_rpc``."""
+"""Reads what the workers hold, and lets go of it: run inside each worker through ``collective_rpc``."""
 
 from typing import Any
 
@@ -23,3 +23,10 @@ def live_positions(worker: Any, block_ids: list[int], length: int) -> torch.Tens
         state = side_state(cache, spec)[blocks.to(cache.device), 0]
         layers.append(state.transpose(0, 1).flatten(1)[:, :length].cpu())
     return torch.stack(layers)
+
+
+def forget(worker: Any, name: int) -> None:
+    """Let go of what the strategy remembers of the stream whose first block is ``name``, which has ended."""
+    runner = worker.model_runner
+    for layer in runner.kv_cache_config.kv_cache_groups[0].layer_names:
+        runner.compilation_config.static_forward_context[layer].impl.streams.pop(name, None)

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+from kvvideo.compression.rows import state_rows
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.plugin.attention import BoundedImpl, state_rows
+from kvvideo.plugin.attention import BoundedImpl
 from kvvideo.plugin.spec import BoundedSpec
 
 

@@ -40,19 +40,20 @@ def model_config(path: str) -> Any:
 def block_bytes(path: str, config: Any, block_size: int) -> int:
     """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool."""
     import torch
-    from vllm.utils.torch_utils import STR_DTYPE_TO_TORCH_DTYPE
 
-    from kvvideo.plugin.attention import state_rows
+    from kvvideo.compression.rows import state_rows
 
     text = text_config(path)
-    dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else STR_DTYPE_TO_TORCH_DTYPE[config.dtype]
+    dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"dtype: no {config.dtype!r}; choose one of auto, float32, bfloat16, float16")
     rows = state_rows(config.cache)
     return page_bytes(text, block_size, dtype.itemsize, rows) * int(text.num_hidden_layers)
 
 
 def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
     """Rows of side state to keep ready beside those of ``cache``, so that an engine can be switched to ``others``."""
-    from kvvideo.plugin.attention import state_rows
+    from kvvideo.compression.rows import state_rows
 
     most = max((state_rows(replace(other, spare_rows=0)) for other in others), default=0)
     return max(0, most - state_rows(replace(cache, spare_rows=0)))

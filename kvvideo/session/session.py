@@ -165,7 +165,11 @@ class VideoSession(Session):
     def close(self) -> None:
         """End the session and give all its blocks back."""
         if self._id is not None and self.alive:
+            from kvvideo.plugin.inspect import forget
+
+            blocks = self.engine.scheduler.live_block_ids(self._id)
             self.engine.llm.engine_core.abort_requests([self._id])
+            self.engine.llm.collective_rpc(forget, args=(blocks[0] if blocks else -1,))
 
     def _rebase(self) -> None:
         """Begin to count positions anew."""

@@ -1,0 +1,20 @@
+"""How many numbers a cache carries beside each token's key and value: rows of side state."""
+
+from kvvideo.compression import load
+from kvvideo.config import CacheConfig
+
+ROWS = 2
+"""Rows of side state that every cache has: positions and places.
+
+Where gaps are closed one more follows: how far each token has moved. The strategy's own come last.
+"""
+
+
+def state_rows(config: CacheConfig) -> int:
+    """Rows of side state that the pages of a cache bounded by ``config`` have."""
+    return own_rows(config) + len(load(config.strategy).state) + config.spare_rows
+
+
+def own_rows(config: CacheConfig) -> int:
+    """Rows of side state before the strategy's."""
+    return ROWS + (config.positions == "contiguous")
