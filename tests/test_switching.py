@@ -9,6 +9,7 @@ from engines import BUDGET, MAX_TOKENS, SINK, clips
 from kvvideo import compression
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
+from kvvideo.plugin.inspect import bounded_layers
 from kvvideo.session import Engine, VideoSession
 from kvvideo.session.memory import page_bytes
 
@@ -95,6 +96,4 @@ def test_what_is_remembered_of_a_stream_is_counted(engine_for: EngineFor):
 
 
 def _impls(worker: Any) -> list[Any]:
-    runner = worker.model_runner
-    names = runner.kv_cache_config.kv_cache_groups[0].layer_names
-    return [runner.compilation_config.static_forward_context[name].impl for name in names]
+    return [layer.impl for layer in bounded_layers(worker)]

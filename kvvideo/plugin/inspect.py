@@ -1,5 +1,6 @@
 """Reads what the workers hold, and lets go of it: run inside each worker through ``collective_rpc``."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,18 +9,22 @@ from kvvideo.plugin.attention import side_state
 from kvvideo.plugin.spec import BoundedSpec
 
 
+def bounded_layers(worker: Any) -> Iterator[Any]:
+    """The attention layers whose caches are bounded."""
+    runner = worker.model_runner
+    for name in runner.kv_cache_config.kv_cache_groups[0].layer_names:
+        yield runner.compilation_config.static_forward_context[name]
+
+
 def live_positions(worker: Any, block_ids: list[int], length: int) -> torch.Tensor:
     """Temporal M-RoPE positions of a request's live tokens, ``int32 [layers, kv_heads, length]``."""
-    runner = worker.model_runner
-    group = runner.kv_cache_config.kv_cache_groups[0]
-    spec = group.kv_cache_spec
+    spec = worker.model_runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec
     if not isinstance(spec, BoundedSpec):
         raise TypeError(f"the engine was not configured for kvvideo: its cache is a {type(spec).__name__}")
-    context = runner.compilation_config.static_forward_context
     blocks = torch.tensor(block_ids, dtype=torch.int64)
     layers = []
-    for name in group.layer_names:
-        cache = context[name].kv_cache
+    for layer in bounded_layers(worker):
+        cache = layer.kv_cache
         state = side_state(cache, spec)[blocks.to(cache.device), 0]
         layers.append(state.transpose(0, 1).flatten(1)[:, :length].cpu())
     return torch.stack(layers)
@@ -27,6 +32,5 @@ def live_positions(worker: Any, block_ids: list[int], length: int) -> torch.Tens
 
 def forget(worker: Any, name: int) -> None:
     """Let go of what the strategy remembers of the stream whose first block is ``name``, which has ended."""
-    runner = worker.model_runner
-    for layer in runner.kv_cache_config.kv_cache_groups[0].layer_names:
-        runner.compilation_config.static_forward_context[layer].impl.streams.pop(name, None)
+    for layer in bounded_layers(worker):
+        layer.impl.streams.pop(name, None)

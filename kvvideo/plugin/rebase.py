@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from kvvideo.plugin.inspect import bounded_layers
+
 
 def rebase(worker: Any, block_ids: list[int], length: int, by: int) -> None:
     """Run in each worker through ``collective_rpc``: move the ``length`` live tokens in these blocks by ``by``."""
-    runner = worker.model_runner
-    group = runner.kv_cache_config.kv_cache_groups[0]
-    for name in group.layer_names:
-        layer = runner.compilation_config.static_forward_context[name]
+    spec = worker.model_runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec
+    for layer in bounded_layers(worker):
         blocks = torch.tensor(block_ids, dtype=torch.int64, device=layer.kv_cache.device)
-        layer.impl.move(layer, layer.kv_cache, group.kv_cache_spec, blocks, length, by)
+        layer.impl.move(layer, layer.kv_cache, spec, blocks, length, by)

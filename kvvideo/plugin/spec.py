@@ -1,6 +1,6 @@
 """What vLLM's allocator must know: how much a request can hold at most, and which blocks are free again."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from vllm.utils.math_utils import cdiv
@@ -34,8 +34,12 @@ class BoundedSpec(FullAttentionSpec):
         own = {f.name: getattr(spec, f.name) for f in fields(spec)}
         state = 4 * state_rows * spec.num_kv_heads * spec.block_size
         own["page_size_padded"] = cdiv(spec.page_size_bytes + state, _ALIGNMENT) * _ALIGNMENT
+        return cls(**own, budget=0, max_tokens=0, state_rows=state_rows).scheduled(schedule)
+
+    def scheduled(self, schedule: Schedule | None) -> Self:
+        """The same pages, compacted by ``schedule``; None for never."""
         budget, max_tokens = (schedule.budget, schedule.max_tokens) if schedule else (0, 0)
-        return cls(**own, budget=budget, max_tokens=max_tokens, state_rows=state_rows)
+        return replace(self, budget=budget, max_tokens=max_tokens)
 
     @property
     def schedule(self) -> Schedule | None:

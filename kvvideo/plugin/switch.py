@@ -7,6 +7,7 @@ from kvvideo.compression.rows import state_rows
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.plugin.attention import BoundedImpl
+from kvvideo.plugin.inspect import bounded_layers
 from kvvideo.plugin.spec import BoundedSpec
 
 
@@ -22,9 +23,7 @@ def switched(spec: BoundedSpec, config: CacheConfig) -> BoundedSpec:
             f"strategy: {config.strategy!r} needs {needed} rows of side state and the cache was made with "
             f"{spec.state_rows}; name it when the engine is started, or raise spare_rows"
         )
-    schedule = config.schedule(spec.block_size)
-    budget, max_tokens = (schedule.budget, schedule.max_tokens) if schedule else (0, 0)
-    return replace(spec, budget=budget, max_tokens=max_tokens)
+    return spec.scheduled(config.schedule(spec.block_size))
 
 
 def switch_worker(worker: Any, settings: dict[str, Any]) -> None:
@@ -33,8 +32,8 @@ def switch_worker(worker: Any, settings: dict[str, Any]) -> None:
     BoundedImpl.settings = config
     for group in runner.kv_cache_config.kv_cache_groups:
         group.kv_cache_spec = switched(group.kv_cache_spec, config)
-        for name in group.layer_names:
-            runner.compilation_config.static_forward_context[name].impl.configure(config)
+    for layer in bounded_layers(worker):
+        layer.impl.configure(config)
     for attention in (group for groups in runner.attn_groups for group in groups):
         attention.kv_cache_spec = switched(attention.kv_cache_spec, config)
         for builder in attention.metadata_builders:

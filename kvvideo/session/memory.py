@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from kvvideo.compression.rows import state_rows
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 
@@ -41,8 +42,6 @@ def block_bytes(path: str, config: Any, block_size: int) -> int:
     """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool."""
     import torch
 
-    from kvvideo.compression.rows import state_rows
-
     text = text_config(path)
     dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype, None)
     if not isinstance(dtype, torch.dtype):
@@ -53,8 +52,6 @@ def block_bytes(path: str, config: Any, block_size: int) -> int:
 
 def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
     """Rows of side state to keep ready beside those of ``cache``, so that an engine can be switched to ``others``."""
-    from kvvideo.compression.rows import state_rows
-
     most = max((state_rows(replace(other, spare_rows=0)) for other in others), default=0)
     return max(0, most - state_rows(replace(cache, spare_rows=0)))
 

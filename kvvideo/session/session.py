@@ -74,7 +74,8 @@ class VideoSession(Session):
                 )
         started_at, self._position = self._position, scheduler.fold(self._id)
         self._log.append((started_at, len(request.prompt_token_ids), chunk.start, chunk.end))
-        if engine.position_limit is not None and self._position > engine.position_limit:
+        limit = engine.position_limit
+        if limit is not None and self._position > limit:
             self._rebase()
         self.chunks += 1
         self.frames += len(chunk.frames)
