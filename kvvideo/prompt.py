@@ -5,7 +5,12 @@ closes that turn, on a fork, so the stream itself never sees it. The bundled mod
 exactly these strings.
 """
 
+from collections.abc import Iterable
+
 from kvvideo.times import format_time
+
+Turn = tuple[str, str]
+"""A question and its answer."""
 
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 
@@ -19,7 +24,17 @@ def chunk_text(start: float) -> str:
 
 def question_text(question: str) -> str:
     """Text that asks ``question`` about all that came before, up to the model's turn to speak."""
-    return f"\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    return f"\n{plain(question)}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def dialogue_text(turns: Iterable[Turn]) -> str:
+    """Text of questions that were answered, up to the user's turn to speak."""
+    return "".join(f"{question_text(asked)}{plain(said)}<|im_end|>\n<|im_start|>user\n" for asked, said in turns)
+
+
+def plain(words: str) -> str:
+    """``words`` in which nothing is one of the model's own markers."""
+    return words.replace("<|", "< |")
 
 
 # Of the baseline that remembers in words; the bundled model was not trained on these.
@@ -33,6 +48,4 @@ SUMMARISE = "Summarise these notes in one or two sentences. Keep who and what wa
 
 def note(start: float, end: float, words: str) -> str:
     """One line of notes about the stretch from ``start`` to ``end`` seconds."""
-    # What a model reads off the screen must not become one of its own markers.
-    line = " ".join(words.split()).replace("<|", "< |")
-    return f"<{format_time(start)}-{format_time(end)}> {line}\n"
+    return f"<{format_time(start)}-{format_time(end)}> {plain(' '.join(words.split()))}\n"

@@ -346,7 +346,7 @@ def test_forks_of_whole_and_of_half_filled_blocks(engine: Engine, reference: Mod
     engine.llm.engine_core.add_request(request)
     while not engine.scheduler.is_idle(request.request_id):
         engine.step()
-    assert engine.scheduler.fold(request.request_id) == length
+    assert engine.scheduler.fold(request.request_id).position == length
     free = engine.free_blocks
     for _ in range(2):
         fork_of(engine, request.request_id, ids(9, 3))

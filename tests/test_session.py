@@ -10,6 +10,7 @@ from reference import Model
 from test_reference import KEEPS, check_answer, check_kept, each_strategy, feed_chunk, stream_of
 
 from kvvideo.errors import EngineError
+from kvvideo.prompt import chunk_text
 from kvvideo.session import Answer, Engine, VideoSession
 
 QUESTIONS = [f"What was number {n}?" for n in range(10)]
@@ -216,6 +217,45 @@ def test_a_chunk_must_wait_for_the_answers(engine_for: EngineFor):
         assert list(answers)[-1][1].finish_reason
         session.ingest(clip(4, 12.0))
         assert session.chunks == 4
+
+
+@pytest.mark.parametrize("ended", ["by itself", "by the client", "with its session"])
+def test_a_chunk_that_any_client_sends_waits_for_open_questions(engine_for: EngineFor, ended: str):
+    """The scheduler sees to it, for a client of a server knows nothing of blocks that are shared."""
+    from vllm import SamplingParams
+
+    engine, chunks = engine_for("streaming"), clips(7)
+    with VideoSession(engine) as session, VideoSession(engine) as other:
+        for chunk in chunks[:6]:
+            session.ingest(chunk)
+            other.ingest(chunk)
+        expected = session.ask("What is it?", max_tokens=30)
+        answers = session.stream(["What is it?", "And that?"], max_tokens=30)
+        next(answers)
+        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
+        prompt = engine.prompt(chunk_text(chunks[6].start), chunks[6])
+        request = engine.process(session._id, prompt, params, True)
+        request.prompt_token_ids = list(request.prompt_token_ids)
+        before = engine.scheduler.stats_of(session._id)
+        engine.llm.engine_core.add_request(request)
+        for _ in range(5):
+            engine.step()
+        assert engine.scheduler.stats_of(session._id) == before
+        if ended == "with its session":
+            session.close()
+            list(answers)
+            assert not engine.scheduler._postponed
+            return
+        if ended == "by itself":
+            assert dict(answers)[0].token_ids == expected.token_ids
+        answers.close()
+        while engine.scheduler.stats_of(session._id).seen == before.seen or not engine.scheduler.is_idle(session._id):
+            engine.step()
+        other.ingest(chunks[6])
+        engine.scheduler.fold(session._id)
+        assert session.stats() == other.stats()
+        assert np.array_equal(session._live_positions(), other._live_positions())
+        same_scores([session.ask("What is it?", logprobs=True)], [other.ask("What is it?", logprobs=True)])
 
 
 def test_closing_a_session_lets_its_questions_finish(engine_for: EngineFor):

@@ -10,9 +10,9 @@ Where gaps are closed one more follows: how far each token has moved. The strate
 """
 
 
-def state_rows(config: CacheConfig) -> int:
-    """Rows of side state that the pages of a cache bounded by ``config`` have."""
-    return own_rows(config) + len(load(config.strategy).state) + config.spare_rows
+def state_rows(config: CacheConfig, spare: bool = True) -> int:
+    """Rows of side state that the pages of a cache bounded by ``config`` have; without ``spare``, those in use."""
+    return own_rows(config) + len(load(config.strategy).state) + (config.spare_rows if spare else 0)
 
 
 def own_rows(config: CacheConfig) -> int:

@@ -75,6 +75,18 @@ def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
     )
 
 
+def put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:
+    """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
+    size = state.shape[-1]
+    whole = torch.nn.functional.pad(rows, (0, len(blocks) * size - rows.shape[-1]))
+    state[blocks, : len(rows)] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
+
+
+def slots_of(blocks: torch.Tensor, size: int) -> torch.Tensor:
+    """Physical slots of ``blocks`` (``int64 [n]``) of ``size`` slots each, in order."""
+    return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
+
+
 class BoundedBuilder:
     """Mixin over an ``AttentionMetadataBuilder``."""
 
@@ -219,7 +231,7 @@ class BoundedImpl:
                 live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length, values=False)
                 policy.observe(query[request.queries], live)
                 if live.state:
-                    self._put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
+                    put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
             if request.evictable:
                 self._compact(layer, kv_cache, state, request, policy)
 
@@ -272,9 +284,8 @@ class BoundedImpl:
             keys = live.rotary.turn(keys, live.rotary.far(moves.T)).to(keys.dtype)
             survivors[ROWS] += moves
         targets = sources[: policy.budget // size]
-        slots = (targets[:, None] * size + torch.arange(size, device=targets.device)).flatten()
-        self.write_slots(layer, kv_cache, slots, keys, values)
-        self._put_rows(state, targets, survivors)
+        self.write_slots(layer, kv_cache, slots_of(targets, size), keys, values)
+        put_rows(state, targets, survivors)
 
     def move(
         self, layer: Any, kv_cache: torch.Tensor, spec: BoundedSpec, blocks: torch.Tensor, length: int, by: int
@@ -285,17 +296,8 @@ class BoundedImpl:
         )
         rotary = self._rotary_on(keys.device)
         keys = rotary.turn(keys, rotary.far(torch.tensor(by, device=keys.device))).to(keys.dtype)
-        offsets = torch.arange(spec.block_size, device=blocks.device)
-        slots = (blocks[:, None] * spec.block_size + offsets).flatten()[:length]
-        self.write_slots(layer, kv_cache, slots, keys, values)
+        self.write_slots(layer, kv_cache, slots_of(blocks, spec.block_size)[:length], keys, values)
         side_state(kv_cache, spec)[blocks, 0] += by
-
-    @staticmethod
-    def _put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:
-        """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
-        size = state.shape[-1]
-        whole = torch.nn.functional.pad(rows, (0, len(blocks) * size - rows.shape[-1]))
-        state[blocks, : len(rows)] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
 
 
 def _rotary(text_config: Any, head_dim: int) -> Rotary:

@@ -4,13 +4,14 @@
 for what the cache still holds, so that time and host memory per chunk stay flat for ever.
 
 *Fork*: a question is a request of its own that shares the session's blocks by reference count. Only
-a half-filled last block is copied. The session never notices.
+a half-filled last block is copied. The session never notices; a chunk that comes meanwhile waits.
 """
 
 import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vllm.utils.math_utils import cdiv
 from vllm.v1.core.kv_cache_utils import KVCacheBlock
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
@@ -30,8 +31,14 @@ logger = logging.getLogger("kvvideo.scheduler")
 
 
 @dataclass(frozen=True)
-class _Past:
-    """What folds have taken out of a session's own counters."""
+class Past:
+    """What folds have taken out of a session's own counters.
+
+    Attributes:
+        position: M-RoPE position of its next token.
+        evicted: tokens gone.
+        compactions: times its cache was compacted.
+    """
 
     position: int = 0
     evicted: int = 0
@@ -54,8 +61,9 @@ class SessionScheduler(Scheduler):
         self.schedule_rule = self.manager.schedule if self.config is not None else None
         self.scheduled_tokens = 0
         """Tokens of the latest step; 0 if nothing could run."""
-        self._pasts: dict[str, _Past] = {}
+        self._pasts: dict[str, Past] = {}
         self._forks: dict[str, str] = {}
+        self._postponed: list[Request] = []
         self._refused: list[str] = []
         self._lost: list[Request] = []
 
@@ -83,11 +91,11 @@ class SessionScheduler(Scheduler):
             self._fold(session)
         super()._update_request_as_session(session, update)
 
-    def fold(self, session_id: str) -> int:
-        """Fold an idle session now, which also lets go of its pixels; returns its next M-RoPE position."""
+    def fold(self, session_id: str) -> Past:
+        """Fold an idle session now, which also lets go of its pixels; returns what it has behind it."""
         session = self._idle(session_id)
         self._fold(session)
-        return self._pasts[session_id].position
+        return self._pasts[session_id]
 
     def is_idle(self, session_id: str) -> bool:
         """Whether the session has computed all it was given. False if it is gone."""
@@ -97,7 +105,7 @@ class SessionScheduler(Scheduler):
     def stats_of(self, request_id: str) -> CacheStats:
         """What the cache of a request holds now; evicted blocks count as gone before they are freed."""
         request, rule = self.requests[request_id], self.schedule_rule
-        past, n = self._pasts.get(request_id, _Past()), request.num_computed_tokens
+        past, n = self._pasts.get(request_id, Past()), request.num_computed_tokens
         live, compactions = n, past.compactions
         if rule is not None and not self.manager.is_fork(request_id):
             self.manager.remove_skipped_blocks(request_id, n - request.num_in_flight_tokens)
@@ -139,7 +147,7 @@ class SessionScheduler(Scheduler):
     def _fold(self, session: Request) -> None:
         """Rewrite ``session`` as placeholders for its live tokens. Folding twice changes nothing."""
         session_id, n = session.request_id, session.num_computed_tokens
-        past = self._pasts.get(session_id, _Past())
+        past = self._pasts.get(session_id, Past())
         position = _next_position(self.vllm_config, session._all_token_ids[:n], session.mm_features)
         stats = self.stats_of(session_id)
         self._pasts[session_id] = replace(past, position=position)
@@ -167,6 +175,30 @@ class SessionScheduler(Scheduler):
         self._pasts[session_id] = replace(past, position=0)
         return -past.position
 
+    def restore(self, request: Request, past: Past) -> list[int]:
+        """Open a session, idle, that stands for ``past``; returns the blocks to fill with what it holds.
+
+        ``request`` is resumable and has no tokens but the placeholders for what is held.
+
+        Raises:
+            EngineError: if the pool has too few free blocks.
+        """
+        live, pool = request.num_prompt_tokens, self.kv_cache_manager.block_pool
+        needed = cdiv(live, self.manager.block_size)
+        if pool.get_num_free_blocks() < needed:
+            raise EngineError(
+                f"the memory needs {needed} KV blocks and {pool.get_num_free_blocks()} are free; close a session, or "
+                "start the engine with room for more (sessions, kv_bytes)"
+            )
+        self.manager.req_to_blocks[request.request_id] = pool.get_new_blocks(needed)
+        self.manager.num_cached_block[request.request_id] = 0
+        request.num_computed_tokens = live
+        request.status = RequestStatus.WAITING_FOR_STREAMING_REQ
+        self.num_waiting_for_streaming_input += 1
+        self._pasts[request.request_id] = past
+        super().add_request(request)
+        return self.live_block_ids(request.request_id)
+
     # Questions -----------------------------------------------------------------------------------
 
     def has_forks(self, session_id: str) -> bool:
@@ -174,6 +206,10 @@ class SessionScheduler(Scheduler):
         return session_id in self._forks.values()
 
     def add_request(self, request: Request) -> None:
+        if request.request_id in self.requests and self.has_forks(request.request_id):
+            # The next chunk may compact blocks that questions still read.
+            self._postponed.append(request)
+            return
         extra = (request.sampling_params.extra_args if request.sampling_params else None) or {}
         if self.config is not None and FORK_OF in extra and request.request_id not in self.requests:
             try:
@@ -237,7 +273,13 @@ class SessionScheduler(Scheduler):
     def _free_blocks(self, request: Request) -> None:
         super()._free_blocks(request)
         self._pasts.pop(request.request_id, None)
-        self._forks.pop(request.request_id, None)
+        session_id = self._forks.pop(request.request_id, request.request_id)
+        if self.has_forks(session_id):
+            return
+        due = [chunk for chunk in self._postponed if chunk.request_id == session_id]
+        self._postponed = [chunk for chunk in self._postponed if chunk.request_id != session_id]
+        for chunk in due if session_id != request.request_id else ():
+            super().add_request(chunk)
 
 
 def _next_position(vllm_config: Any, token_ids: list[int], mm_features: list[Any]) -> int:

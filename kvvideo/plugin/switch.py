@@ -1,6 +1,5 @@
 """Puts another strategy or budget in place while no request is open, which spares loading the model again."""
 
-from dataclasses import replace
 from typing import Any
 
 from kvvideo.compression.rows import state_rows
@@ -17,7 +16,7 @@ def switched(spec: BoundedSpec, config: CacheConfig) -> BoundedSpec:
     Raises:
         ConfigError: if they have too few rows for the strategy's side state.
     """
-    needed = state_rows(replace(config, spare_rows=0))
+    needed = state_rows(config, spare=False)
     if needed > spec.state_rows:
         raise ConfigError(
             f"strategy: {config.strategy!r} needs {needed} rows of side state and the cache was made with "

@@ -5,6 +5,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from kvvideo.prompt import Turn
 from kvvideo.session.engine import Engine
 from kvvideo.types import CacheStats, Chunk
 
@@ -67,8 +68,8 @@ class Session(ABC):
 
     @abstractmethod
     def stream(
-        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
-        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
     ) -> Generator[tuple[int, Answer], None, None]:  # fmt: skip
         """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
 
@@ -98,8 +99,8 @@ class Session(ABC):
         return self.ask_all([question], **options)[0]
 
     def ask_all(
-        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
-        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
     ) -> list[Answer]:  # fmt: skip
         """Ask questions as one batch, each on a fork of its own.
 
@@ -107,6 +108,7 @@ class Session(ABC):
             questions: what to ask, in words.
             also: frames to show before the question without remembering them: the beginning of the
                 next chunk, when the question belongs to a moment inside it.
+            dialogue: earlier questions and answers that the model shall know of.
             max_tokens: longest answer.
             temperature: 0 is greedy.
             seed: of the sampling.
@@ -121,8 +123,9 @@ class Session(ABC):
             batch = list(questions[first : first + limit])
             final: dict[int, Answer] = {}
             for index, answer in self.stream(
-                batch, also=also, max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=logprobs
-            ):
+                batch, also=also, dialogue=dialogue, max_tokens=max_tokens, temperature=temperature, seed=seed,
+                logprobs=logprobs,
+            ):  # fmt: skip
                 final[index] = answer
             answers += [final[index] for index in range(len(batch))]
         return answers

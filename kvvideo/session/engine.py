@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def model_path(name: str) -> str:
     from kvvideo import tiny
 
     return str(Path(tiny.__file__).parent / "weights")
+
+
+def _directory(name: str) -> Path:
+    """Where the files of a model that was loaded lie."""
+    path = model_path(name)
+    if os.path.isdir(path):
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(path, local_files_only=True))
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,11 @@ class Engine:
         return int(self.scheduler.manager.block_size)
 
     @property
+    def blocks(self) -> int:
+        """Blocks in vLLM's pool; one of them is never used."""
+        return int(self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks)
+
+    @property
     def free_blocks(self) -> int:
         """Blocks in vLLM's pool that nothing uses."""
         return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
@@ -162,6 +178,18 @@ class Engine:
 
         text = self.scheduler.vllm_config.model_config.hf_text_config
         return int(text.max_position_embeddings) if rotates_plainly(text) else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model's configuration and weights: memories fit only the model that made them."""
+        from kvvideo.memories.fingerprint import of_model
+
+        return of_model(_directory(self.config.model), "" if self.config.load_format != "dummy" else "dummy")
+
+    @property
+    def knows_dialogue(self) -> bool:
+        """Whether the model makes sense of earlier questions and answers: all do that do not deny it."""
+        return bool(getattr(self.scheduler.vllm_config.model_config.hf_config, "kvvideo_dialogue", True))
 
     @property
     def tokenizer(self) -> Any:
@@ -178,10 +206,9 @@ class Engine:
         from kvvideo.plugin.switch import switch_scheduler, switch_worker
 
         schedule = cache.schedule(self.block_size)
-        blocks = self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks
-        if schedule is not None and schedule.max_tokens // self.block_size + 2 > blocks:
+        if schedule is not None and schedule.max_tokens // self.block_size + 2 > self.blocks:
             raise ConfigError(
-                f"max_tokens: {schedule.max_tokens} tokens do not fit the pool of {blocks} blocks of "
+                f"max_tokens: {schedule.max_tokens} tokens do not fit the pool of {self.blocks} blocks of "
                 f"{self.block_size}; start the engine with a larger kv_bytes"
             )
         switch_scheduler(self.scheduler, cache)

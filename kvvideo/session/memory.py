@@ -1,7 +1,6 @@
 """How many bytes a KV cache takes, from a model's configuration alone."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -52,8 +51,8 @@ def block_bytes(path: str, config: Any, block_size: int) -> int:
 
 def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
     """Rows of side state to keep ready beside those of ``cache``, so that an engine can be switched to ``others``."""
-    most = max((state_rows(replace(other, spare_rows=0)) for other in others), default=0)
-    return max(0, most - state_rows(replace(cache, spare_rows=0)))
+    most = max((state_rows(other, spare=False) for other in others), default=0)
+    return max(0, most - state_rows(cache, spare=False))
 
 
 def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int) -> int:

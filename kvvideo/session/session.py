@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Generator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 
 from kvvideo.config import FORK_OF
-from kvvideo.errors import EngineError
-from kvvideo.prompt import OPENING, chunk_text, question_text
+from kvvideo.errors import ConfigError, EngineError
+from kvvideo.memories.memory import Memory
+from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import Engine
 from kvvideo.types import CacheStats, Chunk
@@ -29,7 +31,7 @@ class VideoSession(Session):
         self._opening = opening
         self._id: str | None = None
         self._position = 0
-        # One row a chunk: first M-RoPE position, tokens, start and end in seconds.
+        # One row a chunk, or a remembered dialogue: first M-RoPE position, tokens, start and end in seconds.
         self._log: list[tuple[int, int, float, float]] = []
 
     def ingest(self, chunk: Chunk) -> None:
@@ -39,6 +41,21 @@ class VideoSession(Session):
             EngineError: if the session was ended, by vLLM or by ``close``, or questions about it are
                 still being answered.
         """
+        self._append(chunk_text(chunk.start), chunk, chunk.start, chunk.end)
+        self.chunks += 1
+        self.frames += len(chunk.frames)
+        self.end = chunk.end
+
+    def remember(self, turns: Sequence[Turn]) -> None:
+        """Let questions and answers become part of what the model has seen, after the chunks so far.
+
+        Raises:
+            EngineError: as ``ingest``.
+        """
+        self._append(dialogue_text(turns), None, self.end, self.end)
+
+    def _append(self, text: str, chunk: Chunk | None, start: float, end: float) -> None:
+        """Compute ``text``, with the frames it refers to, as the next part of the stream."""
         from vllm import SamplingParams
 
         if not self.alive:
@@ -49,13 +66,12 @@ class VideoSession(Session):
                 "questions about this session are still being answered; read the answers to their end, or close "
                 "the stream of answers, before the next chunk"
             )
-        text = chunk_text(chunk.start)
         if self._id is None:
             text = self._opening + text
         # vLLM needs one token sampled to end a turn, and drops it again.
         params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
         request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), params, True)
-        self._check_chunk(len(request.prompt_token_ids), chunk)
+        self._check_part(len(request.prompt_token_ids), chunk)
         self._id = request.request_id
         # The core changes its list; sharing ours would let both sides extend it.
         request.prompt_token_ids = list(request.prompt_token_ids)
@@ -72,18 +88,15 @@ class VideoSession(Session):
                     "the session lost its KV blocks to other requests (preemption) and cannot be recomputed; "
                     "start a new one, with fewer sessions at once or a larger pool (kv_bytes)"
                 )
-        started_at, self._position = self._position, scheduler.fold(self._id)
-        self._log.append((started_at, len(request.prompt_token_ids), chunk.start, chunk.end))
+        started_at, self._position = self._position, scheduler.fold(self._id).position
+        self._log.append((started_at, len(request.prompt_token_ids), start, end))
         limit = engine.position_limit
         if limit is not None and self._position > limit:
             self._rebase()
-        self.chunks += 1
-        self.frames += len(chunk.frames)
-        self.end = chunk.end
 
     def stream(
-        self, questions: Sequence[str], *, also: Chunk | None = None, max_tokens: int = 128,
-        temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
     ) -> Generator[tuple[int, Answer], None, None]:  # fmt: skip
         """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
         from vllm import SamplingParams
@@ -102,11 +115,14 @@ class VideoSession(Session):
                 shown = "" if also is None else chunk_text(also.start)
                 if self._id is None:
                     shown = self._opening + shown
-                params = SamplingParams(
-                    max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0 if logprobs else None,
-                    output_kind=RequestOutputKind.CUMULATIVE, extra_args={FORK_OF: self._id} if self._id else None,
-                )  # fmt: skip
-                prompt = engine.prompt(shown + question_text(question), also)
+                try:
+                    params = SamplingParams(
+                        max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0 if logprobs else None,
+                        output_kind=RequestOutputKind.CUMULATIVE, extra_args={FORK_OF: self._id} if self._id else None,
+                    )  # fmt: skip
+                except ValueError as error:
+                    raise ConfigError(f"vLLM refuses to sample like this: {error}") from error
+                prompt = engine.prompt(shown + dialogue_text(dialogue) + question_text(question), also)
                 request = engine.process(engine.new_id("question"), prompt, params)
                 self._check_question(len(request.prompt_token_ids))
                 engine.llm.input_processor.assign_request_id(request)
@@ -152,16 +168,80 @@ class VideoSession(Session):
             raise EngineError("the session was ended and holds nothing")
         return self.engine.scheduler.stats_of(self._id)  # type: ignore[no-any-return]
 
-    def timeline(self) -> list[Span]:
-        """For each chunk ingested, the share of its tokens still held, mean over layers and KV heads."""
+    def timeline(self, layer: int | None = None) -> list[Span]:
+        """For each chunk ingested, the share of its tokens still held, mean over layers, or in one, and KV heads."""
         if not self._log:
             return []
+        positions = self._live_positions()
+        if layer is not None:
+            if not 0 <= layer < len(positions):
+                raise ConfigError(f"layer: there is no {layer}; the model has 0 to {len(positions) - 1}")
+            positions = positions[layer : layer + 1]
         firsts = np.array([row[0] for row in self._log])
         tokens = np.array([row[1] for row in self._log])
-        owner = np.searchsorted(firsts, self._live_positions(), side="right") - 1
+        owner = np.searchsorted(firsts, positions, side="right") - 1
         held = np.bincount(owner.ravel(), minlength=len(firsts)) / (owner.shape[0] * owner.shape[1])
         share = np.minimum(held / tokens, 1.0)
-        return [Span(row[2], row[3], float(s)) for row, s in zip(self._log, share, strict=True)]
+        return [Span(row[2], row[3], float(s)) for row, s in zip(self._log, share, strict=True) if row[3] > row[2]]
+
+    def save(self) -> Memory:
+        """All that is held of the video, in host memory; ``load`` goes on from there. The session is not changed.
+
+        Raises:
+            EngineError: if nothing was ingested, or the session has ended or has questions open.
+        """
+        import torch
+
+        from kvvideo.plugin import snapshot
+
+        if self._id is None:
+            raise EngineError("nothing was ingested yet; there is nothing to save")
+        engine, scheduler = self.engine, self.engine.scheduler
+        past = scheduler.fold(self._id)
+        stats = self.stats()
+        results = engine.llm.collective_rpc(snapshot.read, args=(scheduler.live_block_ids(self._id), stats.live))
+        if len(results) != 1:
+            raise ConfigError("tensor parallelism: memories of several ranks cannot be saved yet; use one GPU")
+        return Memory(
+            model=engine.config.model, fingerprint=engine.fingerprint, cache=replace(engine.config.cache, spare_rows=0),
+            opening=self._opening, position=past.position, live=stats.live, evicted=past.evicted,
+            compactions=past.compactions, chunks=self.chunks, frames=self.frames, end=self.end,
+            tensors={**results[0], "log": torch.tensor(self._log, dtype=torch.float64)},
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, engine: Engine, memory: Memory) -> Self:
+        """The session that was saved as ``memory``: it answers and goes on as that one would have.
+
+        Raises:
+            ConfigError: if ``memory`` is of another model or of other settings than those of ``engine``.
+            EngineError: if the engine has no room for it.
+        """
+        from vllm import SamplingParams
+
+        from kvvideo.plugin import snapshot
+        from kvvideo.plugin.history import HEADER_LENGTH, History, encode
+        from kvvideo.plugin.scheduler import Past
+
+        _check_memory(engine, memory)
+        if memory.live < HEADER_LENGTH:
+            raise ConfigError(f"the memory holds {memory.live} tokens, fewer than any chunk has; make it again")
+        session = cls(engine, memory.opening)
+        placeholders = encode(History(memory.live, memory.position))
+        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
+        request = engine.process(engine.new_id("video"), {"prompt_token_ids": placeholders}, params, True)
+        core_request, _ = engine.core.preprocess_add_request(request)
+        past = Past(memory.position, memory.evicted, memory.compactions)
+        blocks = engine.scheduler.restore(core_request, past)
+        session._id, session._position = request.request_id, memory.position
+        session._log = [(int(row[0]), int(row[1]), row[2], row[3]) for row in memory.tensors["log"].tolist()]
+        session.chunks, session.frames, session.end = memory.chunks, memory.frames, memory.end
+        try:
+            engine.llm.collective_rpc(snapshot.write, args=(blocks, memory.tensors))
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     def close(self) -> None:
         """End the session and give all its blocks back."""
@@ -191,8 +271,8 @@ class VideoSession(Session):
         (positions,) = self.engine.llm.collective_rpc(live_positions, args=arguments)[:1]
         return np.asarray(positions)
 
-    def _check_chunk(self, tokens: int, chunk: Chunk) -> None:
-        name = f"one chunk of {len(chunk.frames)} frames"
+    def _check_part(self, tokens: int, chunk: Chunk | None) -> None:
+        name = "the dialogue" if chunk is None else f"one chunk of {len(chunk.frames)} frames"
         limit = self.engine.config.step_tokens
         if tokens > limit:
             raise EngineError(
@@ -212,6 +292,22 @@ class VideoSession(Session):
                 f"{name} ({tokens} tokens) on top of the {held} tokens held exceeds max_model_len={limit}; "
                 "use a larger max_model_len, or a smaller max_tokens for the cache"
             )
+
+
+def _check_memory(engine: Engine, memory: Memory) -> None:
+    """Raises ConfigError unless ``engine`` can go on from ``memory``."""
+    if memory.fingerprint != engine.fingerprint:
+        raise ConfigError(
+            f"the memory was made with another model, {memory.model!r}, or other weights of it, and "
+            f"{engine.config.model!r} is loaded; a memory means nothing to another model"
+        )
+    made, used = memory.cache.as_dict(), engine.config.cache.as_dict()
+    if other := [name for name in made if made[name] != used[name] and name != "spare_rows"]:
+        differences = ", ".join(f"{name}={made[name]!r} instead of {used[name]!r}" for name in other)
+        raise ConfigError(f"the memory was made with other settings: {differences}; use those")
+    schedule = engine.config.cache.schedule(engine.block_size)
+    if schedule is not None and memory.live >= schedule.max_tokens:
+        raise ConfigError(f"the memory holds {memory.live} tokens, more than fit below {schedule.max_tokens} here")
 
 
 def _answer(question: str, output: Any, first: float, now: float) -> Answer:
