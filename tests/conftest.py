@@ -14,6 +14,9 @@ from kvvideo.config import CacheConfig
 from kvvideo.session import Engine
 from kvvideo.session.engine import EngineConfig, model_path
 
+# Triton's float32 is tf32 otherwise, with an error of 3e-4.
+os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+torch.backends.cudnn.allow_tf32 = False
 # The model is tiny and the machine may be shared: more threads would only wait for each other.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 torch.set_num_threads(1)
@@ -31,7 +34,7 @@ def reference(model_dir: str) -> Any:
     """The same weights in transformers."""
     from reference import Model
 
-    return Model(model_dir)
+    return Model(model_dir, getattr(torch, engines.DTYPE))
 
 
 EngineFor = Callable[..., Engine]
@@ -72,13 +75,19 @@ def engine_for(model_dir: str) -> Iterator[EngineFor]:
     toys.register()
 
     def get(strategy: str, **options: Any) -> Engine:
+        if not engines.EXACT and strategy not in engines.UNSCORED:
+            pytest.skip(f"{engines.DTYPE} rounds what {strategy} scores by")
         key = repr((strategy, sorted(options.items())))
         if key not in started:
             cache = {"max_tokens": engines.MAX_TOKENS, "budget": engines.BUDGET, "sink": engines.SINK}
             cache |= engines.SETTINGS.get(strategy, {}) | options.pop("cache", {})
             settings = {"max_model_len": 2048, "step_tokens": 1024, "sessions": 4, "questions": 10, **options}
+            if engines.ON_GPU:
+                settings["options"] = engines.GPU_OPTIONS | settings.get("options", {})
+                if strategy == "full":
+                    settings.setdefault("kv_bytes", 1 << 28)  # vLLM would take what there is
             config = EngineConfig(
-                model=model_dir, dtype="float32", cache=CacheConfig(strategy=strategy, **cache), **settings
+                model=model_dir, dtype=engines.DTYPE, cache=CacheConfig(strategy=strategy, **cache), **settings
             )
             started[key] = engines.talkative(Engine(config))
         return started[key]
@@ -96,12 +105,15 @@ def llm_for(model_dir: str) -> Callable[..., Any]:
     alive = []
 
     def get(**options: Any) -> Any:
-        settings = {"max_num_seqs": 16, "max_num_batched_tokens": 1024, "block_size": 32, **options}
+        settings = {"max_num_seqs": 16, "max_num_batched_tokens": 1024, "block_size": engines.BLOCK, **options}
+        if engines.ON_GPU:
+            settings |= {**engines.GPU_OPTIONS, "gpu_memory_utilization": 0.05}
+        settings.setdefault("enforce_eager", True)
         alive.append(
             LLM(
-                model_dir, dtype="float32", max_model_len=2048, kv_cache_memory_bytes=64 << 20, skip_mm_profiling=True,
+                model_dir, dtype=engines.DTYPE, max_model_len=2048, kv_cache_memory_bytes=64 << 20, skip_mm_profiling=True,
                 mm_processor_kwargs={"do_resize": False}, limit_mm_per_prompt={"video": 1, "image": 0},
-                enforce_eager=True, **settings,
+                **settings,
             )
         )  # fmt: skip
         return alive[-1]

@@ -1,6 +1,7 @@
 """Driving a real engine from tests: plain requests, sessions side by side, and what the cache holds meanwhile."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,12 +9,35 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kvvideo.session import Engine
 from kvvideo.types import Chunk
 
 MAX_TOKENS, BUDGET, SINK = 160, 64, 20
 """The schedule of all engines of the suite, in blocks of 32: 5 blocks, of which 2 stay."""
+
+ON_GPU = torch.cuda.is_available()
+
+BLOCK = 16 if ON_GPU else 32
+"""Tokens in one KV block of the suite's engines."""
+
+DTYPE = os.environ.get("KVVIDEO_TEST_DTYPE", "float32")
+"""What engines compute in. Below float32 only strategies that look at nothing but positions can be compared."""
+
+EXACT = DTYPE == "float32"
+
+TOLERANCE, SHARE = (1e-4, 0.0) if EXACT else (0.1, 0.03)
+"""Of a log probability and of its size, against a reference in float32 with the same weights."""
+
+UNSCORED = ("full", "window", "streaming", "recent", "summary", "wrong")
+"""Strategies that keep the same whatever keys and attention are."""
+
+GPU_OPTIONS: dict[str, Any] = {
+    "enforce_eager": not os.environ.get("KVVIDEO_TEST_COMPILE"),
+    "attention_backend": os.environ.get("KVVIDEO_TEST_BACKEND", "TRITON_ATTN" if EXACT else "FLASH_ATTN"),
+}
+"""Options of vLLM for all engines on a GPU. Compiling each of them would take minutes."""
 
 SETTINGS = {"h2o": {"queries": 0, "window": BUDGET // 4}}
 """Of strategies that by default depend on how steps are cut, or with this budget choose nothing."""

@@ -65,12 +65,11 @@ class Tokens:
 
 
 class Model:
-    """The weights in float32, with eager attention."""
+    """The weights, rounded to ``dtype``, in float32, with eager attention."""
 
-    def __init__(self, path: str) -> None:
-        self.hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+    def __init__(self, path: str, dtype: torch.dtype = torch.float32) -> None:
+        self.hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation="eager")
+        self.hf = self.hf.eval().float()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.video = Qwen2VLVideoProcessor.from_pretrained(path, do_resize=False)
         self.config = self.hf.config

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import EngineFor
 from engines import (
+    BLOCK,
     BUDGET,
     MAX_TOKENS,
     SINK,
+    TOLERANCE,
     add,
     blocks_left,
     clip,
@@ -26,8 +28,6 @@ from kvvideo.config import FORK_OF
 from kvvideo.errors import EngineError
 from kvvideo.prompt import question_text
 from kvvideo.session import Engine, VideoSession
-
-BLOCK = 32
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_evicted_blocks_return_before_more_are_taken(engine: Engine):
 def test_a_stream_of_a_hundred_times_the_pool(engine_for: EngineFor, reference: Model):
     """In blocks for less than two bounds, with max_model_len far below it, in constant host memory."""
     size = engine_for("streaming").scheduler.block_bytes
-    engine = engine_for("streaming", kv_bytes=9 * size, max_model_len=512, step_tokens=512, sessions=1, questions=2)
+    engine = engine_for("streaming", kv_bytes=(256 // BLOCK + 1) * size, max_model_len=512, step_tokens=512, sessions=1, questions=2)
     pool = engine.free_blocks * BLOCK
-    assert pool == 8 * BLOCK
+    assert pool == 256
     chunk, seen, stream = clip(1, 0.0, frames=20, side=112), 0, None
     with VideoSession(engine) as session:
         while seen < 100 * pool:
@@ -171,7 +171,7 @@ def test_blocks_are_shared_between_questions(engine: Engine):
 
 def test_a_plain_request_is_recomputed_after_preemption(engine: Engine, reference: Model):
     prompts = [ids(30, 1), ids(25, 2)]
-    with blocks_left(engine, 7):
+    with blocks_left(engine, 224 // BLOCK):
         results = run(engine, prompts, tokens=220, prompt_logprobs=False)
     assert results[1].preemptions > 0
     for prompt, result in zip(prompts, results, strict=True):
@@ -219,7 +219,7 @@ def test_a_first_chunk_is_recomputed_after_preemption(engine_for: EngineFor, ref
 
     engine.scheduler._preempt_request = watched
     with VideoSession(engine) as session:
-        with blocks_left(engine, 7):
+        with blocks_left(engine, 224 // BLOCK):
             add(engine, ids(30), 200)
             session.ingest(chunk)
             finish(engine)
@@ -354,7 +354,7 @@ def test_forks_of_whole_and_of_half_filled_blocks(engine: Engine, reference: Mod
         asked = stream.fork()
         asked.feed(reference.tokens(ids(9, 3)))
         chosen, best = asked.score(output.outputs[0].token_ids)
-        np.testing.assert_allclose(chosen, best, atol=1e-4)
+        np.testing.assert_allclose(chosen, best, atol=TOLERANCE)
         assert engine.free_blocks == free
         assert np.array_equal(kept_positions(engine, request.request_id)[0], stream.positions[0].numpy())
     engine.llm.engine_core.abort_requests([request.request_id])

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from kvvideo.plugin.attention import side_state
 from kvvideo.plugin.backends.dense import DenseImpl
 
+on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM's build for GPUs lacks the CPU's kernels")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
 
 def random_cache(heads: int, size: int, dim: int, blocks: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(size + dim)
@@ -29,6 +32,7 @@ def check_round_trip(impl: Any, reader: Any, layer: Any, cache: torch.Tensor, si
         )
 
 
+@on_cpu
 @pytest.mark.parametrize("isa", ["amx", "vec", "vec16"])
 @pytest.mark.parametrize("dim", [32, 64, 80, 96, 128, 256])
 def test_every_packing_is_understood(isa: str, dim: int):
@@ -41,6 +45,7 @@ def test_every_packing_is_understood(isa: str, dim: int):
     check_round_trip(SimpleNamespace(head_size=dim), Impl, SimpleNamespace(isa=isa), cache, size, 2, dim)
 
 
+@on_cpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("dim", [32, 64, 128])
@@ -58,6 +63,44 @@ def test_cpu(dtype: torch.dtype, size: int, dim: int):
 def test_dense(dtype: torch.dtype):
     cache = torch.zeros(5, 2, 16, 2 * 64, dtype=dtype)
     check_round_trip(SimpleNamespace(head_size=64), DenseImpl, None, cache, 16, 2, 64)
+
+
+@on_gpu
+@pytest.mark.parametrize("order", ["LBNHC", "LBHNC", "BLNHC", "BLHNC"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("flash", torch.bfloat16), ("flash", torch.float16),
+        ("triton", torch.bfloat16), ("triton", torch.float16), ("triton", torch.float32),
+    ],
+)  # fmt: skip
+def test_gpu(backend: str, dtype: torch.dtype, order: str):
+    """What the GPU's own operator writes is read; what is written is what it would have written, and no more."""
+    from importlib import import_module
+
+    impl = import_module(f"kvvideo.plugin.backends.{backend}").Impl
+    heads, size, dim, blocks, layers, state = 2, 16, 64, 5, 3, 256
+    keys, values = (part.cuda() for part in random_cache(heads, size, dim, 3, dtype))
+    slots = torch.cat([torch.arange(size) + block * size for block in (4, 1, 2)]).cuda()
+    one = torch.ones((), device="cuda")
+    layer = SimpleNamespace(_k_scale=one, _v_scale=one)
+    own = impl.__new__(impl)
+    own.head_size, own.kv_cache_dtype, own.attn_type = dim, "auto", "decoder"
+    own._is_per_token_head_quant, own.num_kv_heads = False, heads
+    page = heads * size * 2 * dim + state // dtype.itemsize
+    inside = {"N": heads * 2 * dim, "H": 2 * dim} if "NHC" in order else {"N": 2 * dim, "H": size * 2 * dim}
+    block, first = (page, blocks * page) if order[0] == "L" else (layers * page, page)
+    raws = [torch.full((layers * blocks * page,), 7, dtype=dtype, device="cuda") for _ in range(2)]
+    theirs, ours = (
+        raw.as_strided((blocks, heads, size, 2 * dim), (block, inside["H"], inside["N"], 1), first) for raw in raws
+    )
+    own.do_kv_cache_update(layer, keys, values, theirs, slots)
+    for side, expected in enumerate((keys, values)):
+        live = torch.tensor([4, 1, 2], device="cuda")
+        assert torch.equal(own.read_blocks(layer, theirs, live, side).transpose(0, 1), expected)
+    reverse = torch.arange(len(slots) - 1, -1, -1, device="cuda")
+    own.write_slots(layer, ours, slots[reverse], keys[reverse], values[reverse])
+    assert torch.equal(*raws)
 
 
 @settings(deadline=None)

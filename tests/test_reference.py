@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EngineFor
-from engines import BUDGET, MAX_TOKENS, SINK, Plain, clip, clips, during_step, run, step_size
+from engines import BUDGET, MAX_TOKENS, SHARE, SINK, TOLERANCE, Plain, clip, clips, during_step, run, step_size
 from reference import (
     Contiguous,
     Keep,
@@ -31,8 +31,6 @@ from reference import (
 from kvvideo.prompt import OPENING, VIDEO, chunk_text, question_text
 from kvvideo.session import Answer, Engine, VideoSession
 from kvvideo.types import Chunk
-
-TOLERANCE = 1e-4  # of a log probability, in float32
 
 KEEPS: dict[str, Keep | None] = {
     "full": None,
@@ -76,7 +74,7 @@ def ids(count: int, seed: int = 0) -> list[int]:
 
 def check_scores(said: Sequence[float], expected: Sequence[float]) -> None:
     assert len(said) == len(expected)
-    np.testing.assert_allclose(said, expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(said, expected, rtol=SHARE, atol=TOLERANCE)
 
 
 def check_generated(stream: Stream, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:

@@ -1,11 +1,13 @@
 """Sessions: questions leave no trace, folds none either, and what is reported is what is held."""
 
 from collections.abc import Callable
+from os.path import commonprefix
 
 import numpy as np
 import pytest
+import torch
 from conftest import EngineFor
-from engines import BUDGET, MAX_TOKENS, SINK, clip, clips
+from engines import BLOCK, BUDGET, DTYPE, EXACT, MAX_TOKENS, SINK, TOLERANCE, UNSCORED, clip, clips
 from reference import Model
 from test_reference import KEEPS, check_answer, check_kept, each_strategy, feed_chunk, stream_of
 
@@ -22,8 +24,12 @@ def said(answers: list[Answer]) -> list[tuple[int, ...]]:
 
 def same_scores(some: list[Answer], others: list[Answer]) -> None:
     for one, other in zip(some, others, strict=True):
-        assert one.token_ids == other.token_ids
-        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=1e-5)
+        if EXACT:
+            assert one.token_ids == other.token_ids
+        same = len(commonprefix([one.token_ids, other.token_ids]))
+        np.testing.assert_allclose(
+            one.logprobs[:same], other.logprobs[:same], rtol=0, atol=1e-5 if EXACT else TOLERANCE
+        )
 
 
 @each_strategy
@@ -137,7 +143,7 @@ def test_timeline_of_streaming(engine_for: EngineFor):
 
 
 def test_timeline_of_all_strategies_adds_up(engine_for: EngineFor):
-    for strategy in KEEPS:
+    for strategy in KEEPS if EXACT else set(KEEPS) & set(UNSCORED):
         with VideoSession(engine_for(strategy)) as session:
             sizes: list[int] = []
             for chunk in clips(9):
@@ -168,11 +174,11 @@ def test_statistics_before_during_and_after(engine_for: EngineFor):
     stats = session.stats()
     assert stats.seen == stats.live > 0
     assert (stats.evicted, stats.compactions) == (0, 0)
-    assert stats.blocks == -(-stats.live // 32)
+    assert stats.blocks == -(-stats.live // BLOCK)
     text = engine.llm.model_config.hf_config.text_config
     head = text.hidden_size // text.num_attention_heads
-    slot = text.num_key_value_heads * (2 * head * 4 + 2 * 4)
-    assert stats.bytes == stats.blocks * 32 * slot * text.num_hidden_layers
+    slot = text.num_key_value_heads * (2 * head * getattr(torch, DTYPE).itemsize + 2 * 4)
+    assert stats.bytes == stats.blocks * BLOCK * slot * text.num_hidden_layers
     session.close()
     session.close()
     with pytest.raises(EngineError, match="ended"):

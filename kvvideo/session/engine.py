@@ -137,6 +137,9 @@ class Engine:
             **config.options,
         }
         arguments["kv_cache_memory_bytes"] = config.kv_bytes or _pool_bytes(config, path, arguments)
+        if arguments["kv_cache_memory_bytes"] and not _is_cpu():
+            # Even with the pool's size settled, vLLM would not start unless this share of the GPU, 92 %, were free.
+            arguments.setdefault("gpu_memory_utilization", 0.01)
         try:
             self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except Exception as error:
