@@ -75,7 +75,9 @@ def test_evicted_blocks_return_before_more_are_taken(engine: Engine):
 def test_a_stream_of_a_hundred_times_the_pool(engine_for: EngineFor, reference: Model):
     """In blocks for less than two bounds, with max_model_len far below it, in constant host memory."""
     size = engine_for("streaming").scheduler.block_bytes
-    engine = engine_for("streaming", kv_bytes=(256 // BLOCK + 1) * size, max_model_len=512, step_tokens=512, sessions=1, questions=2)
+    engine = engine_for(
+        "streaming", kv_bytes=(256 // BLOCK + 1) * size, max_model_len=512, step_tokens=512, sessions=1, questions=2
+    )
     pool = engine.free_blocks * BLOCK
     assert pool == 256
     chunk, seen, stream = clip(1, 0.0, frames=20, side=112), 0, None

@@ -1,7 +1,8 @@
 """Sessions: questions leave no trace, folds none either, and what is reported is what is held."""
 
 from collections.abc import Callable
-from os.path import commonprefix
+from itertools import accumulate
+from operator import and_
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def same_scores(some: list[Answer], others: list[Answer]) -> None:
     for one, other in zip(some, others, strict=True):
         if EXACT:
             assert one.token_ids == other.token_ids
-        same = len(commonprefix([one.token_ids, other.token_ids]))
+        pairs = zip(one.token_ids, other.token_ids, strict=True)
+        same = sum(accumulate((a == b for a, b in pairs), and_))
         np.testing.assert_allclose(
             one.logprobs[:same], other.logprobs[:same], rtol=0, atol=1e-5 if EXACT else TOLERANCE
         )
