@@ -111,9 +111,9 @@ def llm_for(model_dir: str) -> Callable[..., Any]:
         settings.setdefault("enforce_eager", True)
         alive.append(
             LLM(
-                model_dir, dtype=engines.DTYPE, max_model_len=2048, kv_cache_memory_bytes=64 << 20, skip_mm_profiling=True,
-                mm_processor_kwargs={"do_resize": False}, limit_mm_per_prompt={"video": 1, "image": 0},
-                **settings,
+                model_dir, dtype=engines.DTYPE, max_model_len=2048, kv_cache_memory_bytes=64 << 20,
+                skip_mm_profiling=True, mm_processor_kwargs={"do_resize": False},
+                limit_mm_per_prompt={"video": 1, "image": 0}, **settings,
             )
         )  # fmt: skip
         return alive[-1]

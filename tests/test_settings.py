@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EngineFor
-from engines import BUDGET, MAX_TOKENS, SINK, clip
+from engines import BLOCK, BUDGET, MAX_TOKENS, SINK, clip
 from reference import Model
 from test_reference import check_scores, ids, stream_of
 
@@ -102,7 +102,10 @@ def test_engines_that_ask_for_nothing_are_left_alone():
         ({"enable_prefix_caching": True}, ["prefix caching"]),
         ({"scheduler_cls": None}, ["the scheduler is", "--scheduler-cls"]),
         ({"additional_config": {KEY: {"strategy": "streaming", "windw": 3}}}, ["windw", "not a setting", "window"]),
-        ({"additional_config": {KEY: {"max_tokens": 40, "budget": 20, "sink": 1}}}, ["max_tokens: 40", "blocks of 32"]),
+        (
+            {"additional_config": {KEY: {"max_tokens": BLOCK + 8, "budget": BLOCK - 12, "sink": 1}}},
+            [f"max_tokens: {BLOCK + 8}", f"blocks of {BLOCK}"],
+        ),
     ],
 )
 def test_an_engine_does_not_start_with_them(
@@ -133,7 +136,7 @@ def test_a_model_that_is_not_there(model: str, monkeypatch: pytest.MonkeyPatch):
 def test_the_pool_is_what_its_sessions_need(engine_for: EngineFor, model_dir: str):
     engine = engine_for("heavy")
     assert engine.scheduler.block_bytes == block_bytes(model_dir, engine.config, engine.block_size)
-    per_session, per_question = MAX_TOKENS // 32 + 1, 1024 // 32 + 2
+    per_session, per_question = MAX_TOKENS // BLOCK + 1, 1024 // BLOCK + 2
     assert engine.free_blocks == 4 * per_session + 10 * per_question
 
 
@@ -179,7 +182,7 @@ def test_an_engine_without_our_settings_is_plain_vllm(vanilla: Any):
     core.add_request(_core_request(vanilla, ids(1500)))
     core.step()
     core.step()
-    assert before - free() == -(-1500 // 32), "no block of a long prompt is given back"
+    assert before - free() == -(-1500 // BLOCK), "no block of a long prompt is given back"
     core.abort_requests([*core.scheduler.requests])
     params = SamplingParams(max_tokens=5, temperature=0)
     twice = vanilla.generate([{"prompt_token_ids": ids(500)}] * 2, params, use_tqdm=False)

@@ -1,5 +1,6 @@
 """An engine that was switched to another strategy works as one that was started with it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,8 +33,10 @@ def watch(engine: Engine) -> list[Any]:
 
 
 @pytest.fixture
-def switched(engine_for: EngineFor) -> Engine:
-    return engine_for("full", cache={"spare_rows": 3})
+def switched(engine_for: EngineFor) -> Iterator[Engine]:
+    engine = engine_for("full", cache={"spare_rows": 3})
+    yield engine
+    engine.use(bounded("full", spare_rows=3))
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "distinct", "heavy", "full"])
@@ -43,13 +46,11 @@ def test_a_switched_engine_is_as_good_as_a_new_one(engine_for: EngineFor, switch
         watch(switched)
     switched.use(bounded(strategy))
     assert watch(switched) == watch(engine_for(strategy))
-    switched.use(bounded("full", spare_rows=3))
 
 
 def test_positions_can_be_switched_too(engine_for: EngineFor, switched: Engine):
     switched.use(bounded("heavy", positions="contiguous"))
     assert watch(switched) == watch(engine_for("heavy", cache={"positions": "contiguous"}))
-    switched.use(bounded("full", spare_rows=3))
 
 
 def test_what_cannot_be_switched_to(engine_for: EngineFor, switched: Engine):

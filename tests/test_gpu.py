@@ -1,0 +1,40 @@
+"""What only a GPU has: a compiled model and CUDA graphs."""
+
+import pytest
+from conftest import EngineFor
+from engines import ON_GPU, clip
+from reference import Model
+from test_reference import check_answer, check_kept, feed_chunk, stream_of, varied_chunks
+
+from kvvideo.session import VideoSession
+
+pytestmark = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+
+
+@pytest.mark.parametrize("strategy", ["streaming", "heavy"])
+def test_graphs_leave_attention_out(engine_for: EngineFor, reference: Model, strategy: str):
+    """Graphs are of what lies between the attention layers, for a graph of it all would skip compaction."""
+    from vllm.config import CUDAGraphMode
+
+    engine = engine_for(strategy, options={"enforce_eager": False})
+    compilation = engine.llm.vllm_config.compilation_config
+    assert compilation.cudagraph_mode == CUDAGraphMode.PIECEWISE
+    assert compilation.cudagraph_capture_sizes
+    stream = stream_of(reference, strategy)
+    with VideoSession(engine) as session:
+        for index, chunk in enumerate([clip(7, 0.0, frames=2), *varied_chunks(20)]):
+            session.ingest(chunk)
+            feed_chunk(stream, chunk, first=index == 0)
+            check_kept(session._live_positions(), stream)
+            if index % 4 == 3:
+                check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
+    assert stream.compactions > 3
+
+
+def test_an_unbounded_cache_takes_what_the_gpu_has(engine_for: EngineFor):
+    """Without a bound vLLM measures what is free, which also captures graphs to see what they take."""
+    engine = engine_for("full", kv_bytes=None, options={"gpu_memory_utilization": 0.1, "enforce_eager": False})
+    assert engine.free_blocks * engine.scheduler.block_bytes > 1 << 30
+    with VideoSession(engine) as session:
+        session.ingest(clip(7, 0.0))
+        assert session.ask("What is it?", max_tokens=3).token_ids
