@@ -107,7 +107,7 @@ def llm_for(model_dir: str) -> Callable[..., Any]:
     def get(**options: Any) -> Any:
         settings = {"max_num_seqs": 16, "max_num_batched_tokens": 1024, "block_size": engines.BLOCK, **options}
         if engines.ON_GPU:
-            settings |= {**engines.GPU_OPTIONS, "gpu_memory_utilization": 0.05}
+            settings |= {**engines.GPU_OPTIONS, "gpu_memory_utilization": 0.05, "async_scheduling": False}
         settings.setdefault("enforce_eager", True)
         alive.append(
             LLM(

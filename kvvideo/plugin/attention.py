@@ -61,6 +61,20 @@ class Step:
     ordinals: torch.Tensor
     requests: tuple[RequestStep, ...]
 
+    # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
+
+    @cached_property
+    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Block and offset of each of the step's tokens."""
+        return self.slots // self.spec.block_size, self.slots % self.spec.block_size
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """The step's tokens' first rows of side state, ``int32 [tokens, ROWS, 1]``: positions and places."""
+        if current_tokens is None:
+            return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)[..., None]
+        return current_tokens[:, : len(self.slots)].T.to(torch.int32)[..., None]
+
 
 def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
     """The side state behind each page of ``kv_cache``, ``int32 [blocks, rows, kv_heads, block_size]``."""
@@ -214,15 +228,10 @@ class BoundedImpl:
 
     def _after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
         state = side_state(kv_cache, step.spec)
-        blocks, offsets = step.slots // step.spec.block_size, step.slots % step.spec.block_size
+        blocks, offsets = step.places
         if step.spec.state_rows > ROWS:
-            state[blocks, :, :, offsets] = 0
-        if current_tokens is None:
-            state[blocks, 0, :, offsets] = step.ordinals[:, None]
-            state[blocks, 1, :, offsets] = 0
-        else:
-            rows = current_tokens[:, : len(step.slots)].to(torch.int32).T
-            state[blocks, :ROWS, :, offsets] = rows[..., None].expand(-1, -1, state.shape[2])
+            state[blocks, ROWS:, :, offsets] = 0
+        state[blocks, :ROWS, :, offsets] = step.rows
         for request in step.requests:
             policy = self._policy(step.spec)
             if request.fresh:

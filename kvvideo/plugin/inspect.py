@@ -30,6 +30,20 @@ def live_positions(worker: Any, block_ids: list[int], length: int) -> torch.Tens
     return torch.stack(layers)
 
 
+def release(worker: Any) -> None:
+    """Let go of the cache and the weights, for compiled code and graphs may keep the model itself for ever."""
+    from vllm.v1.worker.utils import clear_layer_kv_caches
+
+    runner = worker.model_runner
+    runner.kv_caches.clear()
+    clear_layer_kv_caches(runner.compilation_config.static_forward_context.values())
+    # Not the buffers: rotary tables are shared between models.
+    for parameter in runner.get_model().parameters():
+        parameter.data = parameter.data.new_empty(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def forget(worker: Any, name: int) -> None:
     """Let go of what the strategy remembers of the stream whose first block is ``name``, which has ended."""
     for layer in bounded_layers(worker):

@@ -314,7 +314,10 @@ _open: set[int] = set()
 
 
 def _shut_down(core: Any) -> None:
+    from kvvideo.plugin.inspect import release
+
     _open.discard(id(core))
+    core.model_executor.collective_rpc(release)
     if not _open:
         core.shutdown()
         return

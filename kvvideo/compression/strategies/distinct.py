@@ -8,7 +8,7 @@ from torch import Tensor
 from kvvideo.compression import places
 from kvvideo.compression.policy import LiveCache, ScorePolicy
 
-_BLOCK = 256
+_BLOCK = 512
 """Tokens compared with all newer ones at a time, so that no n x n matrix is ever held."""
 
 
@@ -35,12 +35,12 @@ def distance_to_newer(x: Tensor) -> Tensor:
     # Distances do not see the mean, but float32 does: Qwen2.5's keys have a large bias.
     x = x - x.mean(dim=1, keepdim=True)
     squares = x.square().sum(dim=-1)
-    later = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool, device=x.device).triu(1)
+    not_later = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool, device=x.device).tril()
     parts = []
     for first in range(0, x.shape[1], _BLOCK):
         rows = x[:, first : first + _BLOCK]
         apart = torch.baddbmm(squares[:, None, first:], rows, x[:, first:].mT, alpha=-2)
         own = rows.shape[1]
-        apart[:, :, :own].masked_fill_(~later[:own, :own], torch.inf)
+        apart[:, :, :own].masked_fill_(not_later[:own, :own], torch.inf)
         parts.append(apart.amin(dim=-1))
     return torch.cat(parts, dim=1) + squares

@@ -12,5 +12,5 @@ class Streaming(Policy):
 
     def select(self, live: LiveCache) -> Tensor:
         sink = min(self.config.sink, self.budget)
-        recent = torch.arange(len(live) - (self.budget - sink), len(live))
-        return keep_all_heads(live, torch.cat([torch.arange(sink), recent]))
+        index = torch.arange(self.budget, device=live.keys.device)
+        return keep_all_heads(live, torch.where(index < sink, index, index + len(live) - self.budget))

@@ -11,4 +11,4 @@ class Window(Policy):
     source = "window attention, the baseline of arXiv 2309.17453"
 
     def select(self, live: LiveCache) -> Tensor:
-        return keep_all_heads(live, torch.arange(len(live) - self.budget, len(live)))
+        return keep_all_heads(live, torch.arange(len(live) - self.budget, len(live), device=live.keys.device))

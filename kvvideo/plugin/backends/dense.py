@@ -10,7 +10,7 @@ from kvvideo.plugin.attention import BoundedImpl
 class DenseImpl(BoundedImpl):
     def read_blocks(self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor, side: int) -> torch.Tensor:
         part = slice(side * self.head_size, (side + 1) * self.head_size)
-        return kv_cache[blocks][..., part].transpose(0, 1).flatten(1, 2)
+        return kv_cache[..., part][blocks].transpose(0, 1).flatten(1, 2)
 
     def write_slots(
         self,
