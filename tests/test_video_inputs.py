@@ -91,9 +91,17 @@ def test_no_video_gives_one_line(name: str, tmp_path: Path) -> None:
         list(read_chunks(str(path), decoder="decord"))
 
 
-def test_urls_are_not_fetched() -> None:
-    with pytest.raises(VideoError, match="download"):
-        VideoReader("http://127.0.0.1:9/a.mp4")
+@pytest.mark.parametrize("name", ["ftp://127.0.0.1:9/a.mp4", "file:///etc/passwd", "concat://a.ts", "pipe://0"])
+def test_other_urls_are_not_fetched(name: str) -> None:
+    with pytest.raises(VideoError, match=r"one of rtsp, .*https$"):
+        VideoReader(name)
+    with pytest.raises(VideoError, match="no file"):
+        VideoReader(name.replace("//", ""))
+
+
+def test_another_decoder_than_that_of_streams_fetches_nothing() -> None:
+    with pytest.raises(VideoError, match="no file"):
+        list(read_chunks("http://127.0.0.1:9/a.mp4"))
 
 
 def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:

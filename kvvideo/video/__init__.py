@@ -6,21 +6,36 @@ pyav, decord the decoders, run in
 worker       a process of its own, which talks over
 wire         a pipe with
 reader       VideoReader, the only part most callers need
+
+source       the settings of a reader as a value
+still        one picture
+address      what a name stands for: a file, a pipe, a camera, a URL; all but files are live
+live         how live sources are treated, and how their time runs: pure arithmetic
+connect, capture, pyav_live    opening, reading and decoding them, in the worker
 """
 
+from kvvideo.video.address import is_live
 from kvvideo.video.decoder import DECODERS, read_chunks
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, frame_size, tokens
+from kvvideo.video.live import Live, LiveStatus
 from kvvideo.video.plan import Plan, VideoInfo, plan
 from kvvideo.video.reader import VideoReader, probe
+from kvvideo.video.source import Source
+from kvvideo.video.still import frame_at
 
 __all__ = [
     "DECODERS",
     "MAX_PIXELS",
     "MIN_PIXELS",
+    "Live",
+    "LiveStatus",
     "Plan",
+    "Source",
     "VideoInfo",
     "VideoReader",
+    "frame_at",
     "frame_size",
+    "is_live",
     "plan",
     "probe",
     "read_chunks",

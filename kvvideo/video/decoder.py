@@ -16,6 +16,7 @@ import numpy.typing as npt
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.times import format_time
 from kvvideo.types import Chunk
+from kvvideo.video.address import unknown_scheme
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, frame_size
 from kvvideo.video.plan import VideoInfo
 from kvvideo.video.sampling import Grid, assemble
@@ -71,16 +72,25 @@ class Decoder(ABC):
             yield chunk
         if self.failure is not None:
             raise self.failure
-        if empty:
-            length = "" if self.info.duration is None else f", which lasts {format_time(self.info.duration)}"
-            raise ConfigError(
-                f"there is nothing to see from {format_time(grid.start)} on in {self.info.path!r}{length}; "
-                "start earlier"
-            )
+        if empty and not grid.skip:
+            raise self._nothing(grid)
+
+    def still(self, grid: Grid) -> Iterator[Chunk]:
+        """One chunk of one frame: the picture at the first moment of ``grid``, as large as it is displayed."""
+        for time, frame in self.sample(grid, self.info.height, self.info.width):
+            yield Chunk(frame[None], (time,), grid.time(0), grid.time(1), grid.fps)
+            return
+        raise self.failure or self._nothing(grid)
+
+    def _nothing(self, grid: Grid) -> ConfigError:
+        length = "" if self.info.duration is None else f", which lasts {format_time(self.info.duration)}"
+        return ConfigError(
+            f"there is nothing to see from {format_time(grid.time(0))} on in {self.info.path!r}{length}; start earlier"
+        )
 
 
 def open_decoder(name: str, path: str, progress: Progress = lambda time: None) -> Decoder:
-    """Opens ``path`` with the decoder called ``name``."""
+    """Opens the file ``path`` with the decoder called ``name``."""
     check_decoder(name)
     module, _, cls = DECODERS[name].partition(":")
     decoder: Decoder = getattr(importlib.import_module(module), cls)(path, progress)
@@ -113,18 +123,21 @@ def read_chunks(
         yield from source.chunks(grid, min_pixels, max_pixels)
 
 
-def check_file(path: str) -> None:
-    """Raises VideoError, saying what to do, unless ``path`` is something a decoder could open."""
+def check_file(path: str, growing: bool = False) -> None:
+    """Raises VideoError, saying what to do, unless ``path`` is something a decoder could open.
+
+    A ``growing`` file may be empty still.
+    """
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        hint = "; download it first: only files are read" if "://" in path else "; check the name"
-        raise VideoError(f"there is no file {path!r}{hint}") from None
+        hint = unknown_scheme(path) or "check the name"
+        raise VideoError(f"there is no file {path!r}; {hint}") from None
     except (OSError, ValueError) as error:
         raise VideoError(f"{path!r} cannot be read: {reason(error)}") from None
     if stat.S_ISDIR(status.st_mode):
         raise VideoError(f"{path!r} is a directory; name a video file in it")
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0 and not growing:
         raise VideoError(f"{path!r} is empty (0 bytes); copy or download it again")
 
 

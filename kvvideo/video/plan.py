@@ -84,7 +84,7 @@ def plan(
         height=height,
         width=width,
         frame_tokens=per_pair,
-        seconds=max(0.0, last - grid.start),
+        seconds=max(0.0, last - grid.time(0)),
         chunks=-(-moments // grid.per_chunk),
         frames=frames,
         tokens=tokens(height, width, frames),

@@ -67,7 +67,6 @@ class PyavDecoder(Decoder):
         self._complete = False  # whether everything was read
         self._broken: str | None = None  # why it could not be
         self._errors = self._marked = 0
-        check_file(path)
         self._open()
         try:
             self._head, first = self._peek()
@@ -97,6 +96,7 @@ class PyavDecoder(Decoder):
 
     def _open(self) -> None:
         """Opens, or opens again, the file at its beginning."""
+        check_file(self._path)
         try:
             # "file:" and the whitelist keep names and playlists from reaching for other files or hosts.
             self._container: Any = av.open(
@@ -110,33 +110,21 @@ class PyavDecoder(Decoder):
                 "it may be cut short, damaged or of another kind"
             ) from None
         try:
-            self._stream = self._choose()
+            self._stream = choose(self._container, self._path)
         except VideoError:
             self._container.close()
             raise
-        self._decoder = self._stream.codec_context
-        self._decoder.thread_type = "AUTO"
-        self._decoder.thread_count = min(8, os.cpu_count() or 1)
+        self._decode_with(self._stream.codec_context)
         self._tick = float(self._stream.time_base)
         self._origin = (self._container.start_time or 0) / av.time_base
         rate = self._stream.guessed_rate or self._stream.average_rate
         self._span = 1 / float(rate) if rate else 1 / DEFAULT_FPS  # of a frame that tells no duration
         self._packets = self._read()
 
-    def _choose(self) -> Any:
-        """The largest video stream that is not cover art."""
-        kind = self._container.format.name
-        if kind in PICTURES or kind.endswith("_pipe"):
-            raise VideoError(f"{self._path!r} is an image or text, not a video; name a video file")
-        streams = self._container.streams
-        videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not videos:
-            what = "only audio" if streams.audio else "no video"
-            raise VideoError(f"{self._path!r} holds {what}; name a file with moving pictures")
-        stream = max(videos, key=lambda s: s.codec_context is not None and s.width * s.height)
-        if stream.codec_context is None:
-            raise VideoError(f"{self._path!r} uses a codec this FFmpeg cannot decode; convert it to H.264")
-        return stream
+    def _decode_with(self, codec: Any) -> None:
+        self._decoder = codec
+        self._decoder.thread_type = "AUTO"
+        self._decoder.thread_count = min(8, os.cpu_count() or 1)
 
     def _peek(self) -> tuple[list[Any], Any]:
         """The first frame, and all packets that were read for it."""
@@ -144,7 +132,7 @@ class PyavDecoder(Decoder):
         frames: list[Any] = []
         for packet in self._packets:
             head.append(packet)
-            if packet.stream_index == self._stream.index:
+            if self._is_video(packet):
                 frames = self._decode(packet)
             if frames or len(head) > PEEK:
                 break
@@ -168,7 +156,7 @@ class PyavDecoder(Decoder):
             # Matroska states the time at which the last frame ends, not how long the file plays.
             ends_at = self._origin if kind.startswith("matroska") else 0.0
             duration = container.duration / av.time_base - ends_at
-        packet = next(p for p in self._head if p.stream_index == stream.index)
+        packet = next(p for p in self._head if self._is_video(p))
         timed = packet.pts is not None and kind not in UNTIMED
         if not timed:
             logger.warning("%r carries no display times: frames are spaced evenly", self._path)
@@ -208,7 +196,7 @@ class PyavDecoder(Decoder):
 
     def _steps(self, grid: Grid) -> Iterator[Step[list[Any]]]:
         if self.info.timed:
-            return select(self._coded(self._from(grid.start)), grid)
+            return select(self._coded(self._from(grid.time(0))), grid)
         return (Step(coded, whole=True, fresh=False) for coded in self._spaced())
 
     def _finish(self) -> float:
@@ -270,7 +258,7 @@ class PyavDecoder(Decoder):
                 break
             packets = self._read()
             for packet in packets:
-                if packet.stream_index != self._stream.index or packet.pts is None:
+                if not self._is_video(packet) or packet.pts is None:
                     continue
                 if self._time(packet) > start:
                     break
@@ -285,7 +273,7 @@ class PyavDecoder(Decoder):
         pending: Coded[list[Any]] | None = None
         before: deque[float] = deque(maxlen=REORDER + 1)
         for packet in packets:
-            if packet.stream_index != self._stream.index:
+            if not self._is_video(packet):
                 continue
             if pending is not None:
                 if packet.pts is None or self._time(packet) == pending.time:
@@ -310,7 +298,7 @@ class PyavDecoder(Decoder):
     def _spaced(self) -> Iterator[Coded[list[Any]]]:
         """The video's packets where none tells when it is shown: one after the other."""
         for packet in itertools.chain(self._head, self._packets):
-            if packet.stream_index == self._stream.index:
+            if self._is_video(packet):
                 time = self._end if packet.dts is None else packet.dts * self._tick
                 self._progress(time)
                 self._newest = time
@@ -356,8 +344,11 @@ class PyavDecoder(Decoder):
         seconds: float = timed.pts * self._tick - self._origin
         return round(seconds, 6) + 0.0  # no -0.0
 
+    def _is_video(self, packet: Any) -> bool:
+        return bool(packet.stream_index == self._stream.index)
+
     def _restarts(self, packet: Any) -> bool:
-        codec = self._decoder
+        codec = packet.stream.codec_context
         return packet.is_keyframe and can_restart(codec.codec.canonical_name, codec.extradata, bytes(packet))
 
     def _picture(self, frame: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -380,6 +371,22 @@ class PyavDecoder(Decoder):
         if self._turned:
             stored = stored.transpose(1, 0, 2)
         return stored[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
+
+
+def choose(container: Any, name: str) -> Any:
+    """The largest video stream that is not cover art; ``name`` is for the VideoError if there is none."""
+    kind = container.format.name
+    if kind in PICTURES or kind.endswith("_pipe"):
+        raise VideoError(f"{name!r} is an image or text, not a video; name a video file")
+    streams = container.streams
+    videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not videos:
+        what = "only audio" if streams.audio else "no video"
+        raise VideoError(f"{name!r} holds {what}; name a file with moving pictures")
+    stream = max(videos, key=lambda s: s.codec_context is not None and s.width * s.height)
+    if stream.codec_context is None:
+        raise VideoError(f"{name!r} uses a codec this FFmpeg cannot decode; convert it to H.264")
+    return stream
 
 
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:

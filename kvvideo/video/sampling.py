@@ -33,16 +33,21 @@ class Grid:
         per_chunk: moments in a chunk, an even number.
         start: first moment, in seconds of the source.
         end: no moment at or after this one; None for all there are.
+        skip: moments at the beginning that were looked at before, and are passed over. Those that come
+            have the very times they would have had, to the last bit.
     """
 
     fps: float
     per_chunk: int
     start: float = 0.0
     end: float | None = None
+    skip: int = 0
 
     @classmethod
-    def of(cls, fps: float, chunk_seconds: float, start: float | None, end: float | None) -> "Grid":
-        """The grid of these settings.
+    def of(
+        cls, fps: float, chunk_seconds: float, start: float | None, end: float | None, skip_chunks: int = 0
+    ) -> "Grid":
+        """The grid of these settings, without its first ``skip_chunks`` chunks.
 
         Raises:
             ConfigError: naming the allowed values, if a chunk would not hold an even number of
@@ -70,20 +75,22 @@ class Grid:
                 f"there is nothing from {format_time(start)} to {format_time(end) if is_time(end) else end}; "
                 "the end must be after the start"
             )
-        return cls(fps, per_chunk, start, end)
+        if skip_chunks < 0:
+            raise ConfigError(f"{skip_chunks} chunks cannot be skipped; use 0 or more")
+        return cls(fps, per_chunk, start, end, skip_chunks * per_chunk)
 
     @property
     def count(self) -> int | None:
-        """How many moments there are; None if only the video's end decides."""
+        """How many moments are to come; None if only the video's end decides."""
         return None if self.end is None else self.count_before(self.end)
 
     def count_before(self, end: float) -> int:
-        """How many moments lie before ``end``."""
-        return max(0, math.ceil((end - self.start) * self.fps - EPSILON))
+        """How many of the moments to come lie before ``end``."""
+        return max(0, math.ceil((end - self.start) * self.fps - EPSILON) - self.skip)
 
     def time(self, index: int) -> float:
-        """Moment number ``index``, in seconds of the source."""
-        return self.start + index / self.fps
+        """Moment number ``index`` of those to come, in seconds of the source."""
+        return self.start + (self.skip + index) / self.fps
 
 
 def pick(frames: Iterable[tuple[float, T | None]], grid: Grid) -> Iterator[tuple[float, T]]:

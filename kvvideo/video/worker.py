@@ -1,8 +1,9 @@
 """The process that decodes: ``python -m kvvideo.video.worker``, one JSON request on stdin.
 
 Decoders are native code that may hang, crash or hold the interpreter, so they run where they can be
-killed. Messages go to stdout (see ``wire``) and nothing else does. The process lives no longer than
-whoever holds the other end of its stdin.
+killed. Messages go to stdout (see ``wire``) and nothing else does. With a live source, only its chunks do:
+the rest are notes, which go to a pipe of their own, for they must get through when nobody takes a chunk. The
+process lives no longer than whoever holds the other end of its stdin.
 """
 
 import fcntl
@@ -12,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from dataclasses import asdict
@@ -19,7 +21,9 @@ from typing import Any, BinaryIO
 
 from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.video import wire
-from kvvideo.video.decoder import Progress, open_decoder
+from kvvideo.video.address import Address
+from kvvideo.video.decoder import Decoder, Progress, open_decoder
+from kvvideo.video.live import Live, LiveStatus
 from kvvideo.video.sampling import Grid
 
 BEAT_SECONDS = 0.5
@@ -32,35 +36,64 @@ def main() -> int:
     os.dup2(2, 1)  # native code that prints must not write between messages
     request = json.loads(sys.stdin.buffer.readline())
     _die_with_parent()
-    _forward_logs(out)
+    name = Address.of(request["path"]).name
+    notes = Notes(out if request["notes"] is None else os.fdopen(request["notes"], "wb"))
+    _forward_logs(notes)
     try:
-        _serve(request, out)
+        _serve(request, out, notes)
         wire.send(out, {"kind": "end"})
     except BrokenPipeError:
         return 1
     except KvvideoError as error:
         _fail(out, error)
     except MemoryError:
-        _fail(out, VideoError(f"{request['path']!r} needs more memory than there is; use smaller frames"))
+        _fail(out, VideoError(f"{name!r} needs more memory than there is; use smaller frames"))
     except Exception as error:
         logging.getLogger("kvvideo.video").debug("%s", traceback.format_exc())
-        _fail(out, VideoError(f"decoder {request['decoder']} failed on {request['path']!r}: {error!r}"))
+        _fail(out, VideoError(f"decoder {request['decoder']} failed on {name!r}: {error!r}"))
     return 0
 
 
-def _serve(request: dict[str, Any], out: BinaryIO) -> None:
-    """Sends what is known of the video, then, unless that was all, its chunks."""
+class Notes:
+    """Sends small messages, one at a time: the thread that reads a live source has some, too."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._free = threading.Lock()
+
+    def __call__(self, head: wire.Head) -> None:
+        with self._free:
+            wire.send(self._stream, head)
+
+
+def _serve(request: dict[str, Any], out: BinaryIO, notes: Notes) -> None:
+    """Sends what is known of the video, then what was asked for: its chunks, one still picture, or nothing more."""
     grid = Grid(**request["grid"])
-    with open_decoder(request["decoder"], request["path"], _beat(out)) as decoder:
+    with _open(request, notes) as decoder:
         wire.send(out, {"kind": "info", "info": asdict(decoder.info)})
-        if request["info_only"]:
+        if request["what"] == "chunks":
+            chunks = decoder.chunks(grid, request["min_pixels"], request["max_pixels"])
+        elif request["what"] == "still":
+            chunks = decoder.still(grid)
+        else:
             return
-        for chunk in decoder.chunks(grid, request["min_pixels"], request["max_pixels"]):
+        for chunk in chunks:
             about = {"times": chunk.times, "start": chunk.start, "end": chunk.end, "fps": chunk.fps}
             wire.send(out, {"kind": "chunk", **about}, chunk.frames)
 
 
-def _beat(out: BinaryIO) -> Progress:
+def _open(request: dict[str, Any], notes: Notes) -> Decoder:
+    if request["live"] is None:
+        return open_decoder(request["decoder"], request["path"], _beat(notes))
+    from kvvideo.video.pyav_live import LiveDecoder
+
+    def report(status: LiveStatus, arrived: float) -> None:
+        notes({"kind": "live", "arrived": arrived, "status": asdict(status)})
+
+    return LiveDecoder(request["path"], _beat(notes), Live(**request["live"]), request["stdin"], report)
+
+
+def _beat(notes: Notes) -> Progress:
     """A progress callback that says ``alive`` now and then."""
     due = 0.0
 
@@ -69,7 +102,7 @@ def _beat(out: BinaryIO) -> Progress:
         now = time.monotonic()
         if now >= due:
             due = now + BEAT_SECONDS
-            wire.send(out, {"kind": "alive", "at": at})
+            notes({"kind": "alive", "at": at})
 
     return beat
 
@@ -90,12 +123,12 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _forward_logs(out: BinaryIO) -> None:
+def _forward_logs(notes: Notes) -> None:
     """Makes this process' log records messages, for the reader to log."""
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            wire.send(out, {"kind": "log", "level": record.levelno, "text": record.getMessage()})
+            notes({"kind": "log", "level": record.levelno, "text": record.getMessage()})
 
     logger = logging.getLogger("kvvideo.video")
     logger.addHandler(Forward())

@@ -1,0 +1,111 @@
+"""``Source``: a video and how it is looked at, as a value that can be written down and opened again."""
+
+import math
+import os
+import stat
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from kvvideo.errors import ConfigError
+from kvvideo.video.address import is_live
+from kvvideo.video.decoder import check_decoder
+from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, check_pixels
+from kvvideo.video.live import Live
+from kvvideo.video.reader import VideoReader
+from kvvideo.video.sampling import Grid
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video and how it is looked at: all that decides which frames a model sees.
+
+    Attributes are those of ``VideoReader``; ``live`` is None for a file.
+    """
+
+    path: str
+    fps: float = 2.0
+    chunk_seconds: float = 4.0
+    start: float | None = None
+    end: float | None = None
+    min_pixels: int = MIN_PIXELS
+    max_pixels: int = MAX_PIXELS
+    decoder: str = "pyav"
+    live: Live | None = None
+
+    def open(self, skip_chunks: int = 0, **options: Any) -> VideoReader:
+        """Begins to read, after the first ``skip_chunks`` chunks; ``options`` are those of ``VideoReader``.
+
+        Raises:
+            VideoError: if the video cannot be decoded.
+            ConfigError: if the settings are not possible.
+        """
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        return VideoReader(**settings, skip_chunks=skip_chunks, **options)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it can be opened again at any earlier time: a file that is there, and does not grow."""
+        return self._is_file() and not is_live(self.path) and not (self.live is not None and self.live.follow)
+
+    def fingerprint(self) -> str | None:
+        """What tells this file from others, whatever it is called; None for what is no file."""
+        if not self._is_file():
+            return None
+        from kvvideo.memories.fingerprint import of_file
+
+        return of_file(self.path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its settings as JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """The source that ``as_dict`` gave ``data`` for.
+
+        Raises:
+            ConfigError: saying what is wrong, if it cannot have.
+        """
+        values = _checked(cls, data, "a video source")
+        if values.get("live") is not None:
+            values["live"] = Live(**_checked(Live, values["live"], "a live source"))
+        source = cls(**values)
+        Grid.of(source.fps, source.chunk_seconds, source.start, source.end)
+        check_pixels(source.min_pixels, source.max_pixels)
+        check_decoder(source.decoder)
+        return source
+
+    def _is_file(self) -> bool:
+        try:
+            return stat.S_ISREG(os.stat(self.path).st_mode)
+        except (OSError, ValueError):
+            return False
+
+
+_KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    str: ("a text", (str,)),
+    float: ("a number", (int, float)),
+    float | None: ("a number or nothing", (int, float, type(None))),
+    int: ("a whole number", (int,)),
+    bool: ("true or false", (bool,)),
+    Live | None: ("the settings of a live source, or nothing", (dict, type(None))),
+}
+"""What the fields of a source may hold, by their types: in words, and as JSON gives them."""
+
+
+def _checked(cls: type[Source] | type[Live], data: object, what: str) -> dict[str, Any]:
+    """``data`` if it has what ``cls`` is made of, and nothing else."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{data!r:.100} does not describe {what}")
+    kinds = {field.name: field.type for field in fields(cls)}
+    if unknown := sorted(str(key) for key in data.keys() - kinds.keys()):
+        raise ConfigError(f"{what} has no {unknown[0]!r:.100}; it has {', '.join(kinds)}")
+    if cls is Source and "path" not in data:
+        raise ConfigError(f"{what} needs a path")
+    for key, value in data.items():
+        words, allowed = _KINDS[kinds[key]]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise ConfigError(f"{key} of {what} must be {words}, not {value!r:.100}")
+        if isinstance(value, int | float) and not math.isfinite(value):
+            raise ConfigError(f"{key} of {what} must be {words}, not {value}")
+    return dict(data)
