@@ -117,7 +117,7 @@ def test_a_memory_of_something_else_is_refused(memory: tuple[Engine, Memory], en
         (replace(made, cache=replace(made.cache, strategy="window")), "strategy='window' instead of 'streaming'"),
         (replace(made, cache=CacheConfig("streaming", 320, budget=BUDGET, sink=SINK)), "max_tokens=320 instead of"),
         (replace(made, live=MAX_TOKENS), "more than fit"),
-        (replace(made, tensors={**made.tensors, "keys": made.tensors["keys"].bfloat16()}), "where this model's cache"),
+        (replace(made, tensors={**made.tensors, "keys": made.tensors["keys"].half()}), "where this model's cache"),
         (
             replace(made, tensors={**made.tensors, "state": torch.cat([state, state], dim=1)}),
             "where this model's cache",
@@ -128,8 +128,8 @@ def test_a_memory_of_something_else_is_refused(memory: tuple[Engine, Memory], en
         with pytest.raises(ConfigError, match=says):
             VideoSession.load(engine, bad)
     assert engine.free_blocks == free
-    with pytest.raises(ConfigError, match="strategy='streaming' instead of 'distinct'"):
-        VideoSession.load(engine_for("distinct"), made)
+    with pytest.raises(ConfigError, match="strategy='streaming' instead of 'window'"):
+        VideoSession.load(engine_for("window"), made)
 
 
 def test_what_cannot_be_saved_or_loaded_says_why(memory: tuple[Engine, Memory]):
