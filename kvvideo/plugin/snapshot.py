@@ -22,8 +22,9 @@ def read(worker: Any, block_ids: list[int], length: int) -> dict[str, torch.Tens
     rows = state_rows(layers[0].impl.config, spare=False)
     shape = (len(layers), spec.num_kv_heads, length, spec.head_size)
     tensors = {
-        "keys": torch.empty(shape, dtype=layers[0].kv_cache.dtype),
-        "values": torch.empty(shape, dtype=layers[0].kv_cache.dtype),
+        # Zeroed, for the page faults of fresh memory would make a copy from a GPU several times as slow.
+        "keys": torch.empty(shape, dtype=layers[0].kv_cache.dtype).zero_(),
+        "values": torch.empty(shape, dtype=layers[0].kv_cache.dtype).zero_(),
         "state": torch.empty((len(layers), rows, spec.num_kv_heads, length), dtype=torch.int32),
     }
     for index, layer in enumerate(layers):
