@@ -1,7 +1,8 @@
 """The main job: stream a video into a session and ask each question at its moment."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kvvideo.agenda import Agenda
 from kvvideo.session import Answer, Session
@@ -17,15 +18,24 @@ class Asked:
         at: moment of the source the question was asked at, in seconds.
         cache: the session's cache, in which the question left no trace.
         held: stretches of the source, in seconds, of which something was still held.
+        answered_at: moment it was answered from, where that is an earlier one, because the frames between are not at
+            hand; None if it is ``at``.
     """
 
     answer: Answer
     at: float
     cache: CacheStats
     held: tuple[tuple[float, float], ...]
+    answered_at: float | None = None
 
 
-def analyze(
+def analyze(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options: Any) -> Iterator[Asked]:
+    """Ingest ``chunks`` and yield answers as they are given: ``batches``, one answer at a time."""
+    for batch in batches(session, chunks, agenda, **options):
+        yield from batch
+
+
+def batches(
     session: Session,
     chunks: Iterable[Chunk],
     agenda: Agenda,
@@ -33,39 +43,42 @@ def analyze(
     max_tokens: int = 128,
     temperature: float = 0.0,
     seed: int | None = None,
+    answered: int = 0,
     stopped: Callable[[], bool] = lambda: False,
     on_chunk: Callable[[], None] = lambda: None,
-) -> Iterator[Asked]:
-    """Ingest ``chunks`` and yield answers as they are given.
+) -> Iterator[list[Asked]]:
+    """Ingest ``chunks`` and yield the answers to what is asked at one moment, as they are given.
 
     A question at a moment sees every frame shown up to it and none after: where the moment falls
     inside a chunk, the chunk's beginning is shown on the question's fork alone, so that asking never
     changes what is remembered.
 
     Args:
-        session: takes the chunks.
+        session: takes the chunks. It may have taken some already: ``chunks`` are those after.
         chunks: of one video, in order.
         agenda: what to ask when; what it still holds afterwards was not asked.
         max_tokens, temperature, seed: of the answers.
+        answered: how many questions, the first of the agenda, were answered earlier and are not asked.
         stopped: asked after every chunk; once true, nothing more is ingested or asked.
-        on_chunk: called after every chunk.
+        on_chunk: called after every chunk, when all that was due before its end has been yielded.
 
     Raises:
         VideoError: the chunks ended early. Questions for the end are answered first, about what there was.
         EngineError: vLLM failed, or ended the session.
     """
+    options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
 
-    def ask(at: float, questions: list[str], also: Chunk | None = None) -> Iterator[Asked]:
-        if not questions:
-            return
-        answers = session.ask_all(questions, also=also, max_tokens=max_tokens, temperature=temperature, seed=seed)
-        cache, held = session.stats(), list(session.held())
-        if also is not None:
-            shown = (also.start, max(also.times[-1], also.start))
-            held = [*held, shown] if not held or held[-1][1] < also.start else [*held[:-1], (held[-1][0], shown[1])]
-        for answer in answers:
-            yield Asked(answer, at, cache, tuple(held))
+    def asked(at: float, questions: list[str], also: Chunk | None = None) -> Iterator[list[Asked]]:
+        nonlocal answered
+        # Those asked at one moment were answered together, or not at all.
+        if answered > 0:
+            answered -= len(questions)
+        elif questions:
+            yield ask(session, at, questions, also, **options)
 
+    if answered:
+        # All that was due until where the session stands was; the next call would take it for due there.
+        answered -= sum(len(questions) for _, questions in agenda.before(session.end))
     source = iter(chunks)
     failure: Exception | None = None
     while True:
@@ -77,12 +90,29 @@ def analyze(
             break
         for at, questions in agenda.before(chunk.end):
             also = chunk.until(at) or (chunk.until(chunk.times[0]) if session.chunks == 0 else None)
-            yield from ask(at, [q.text for q in questions], also)
+            yield from asked(at, [q.text for q in questions], also)
         session.ingest(chunk)
         on_chunk()
         if stopped():
             return
     if session.chunks:
-        yield from ask(session.end, [q.text for q in agenda.at_end(session.end)])
+        yield from asked(session.end, [q.text for q in agenda.at_end(session.end)])
     if failure is not None:
         raise failure
+
+
+def ask(
+    session: Session, at: float, questions: Sequence[str], also: Chunk | None = None, **options: Any
+) -> list[Asked]:
+    """Ask ``questions`` at the moment ``at``, which ``session`` stands at, or at the end of ``also``.
+
+    Args:
+        also: frames since then, to show without remembering them.
+        options: of ``Session.ask_all``.
+    """
+    answers = session.ask_all(questions, also=also, **options)
+    cache, held = session.stats(), list(session.held())
+    if also is not None:
+        shown = (also.start, max(also.times[-1], also.start))
+        held = [*held, shown] if not held or held[-1][1] < also.start else [*held[:-1], (held[-1][0], shown[1])]
+    return [Asked(answer, at, cache, tuple(held)) for answer in answers]

@@ -24,6 +24,7 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "schema": SCHEMA,
         "video": video,
         "asked_at": round(asked.at, 3),
+        "answered_at": round(asked.at if asked.answered_at is None else asked.answered_at, 3),
         "question": said.question,
         "answer": said.text,
         "finish_reason": said.finish_reason,
@@ -57,6 +58,33 @@ def done(
         "start": round(start, 3),
         "end": round(end, 3),
         "cache": None if stats is None else cache(stats, schedule),
+        "seconds": round(seconds, 3),
+    }
+
+
+def ingest(
+    status: str, error: str | None, stats: CacheStats | None, *, video: str, output: str, model: str, strategy: str,
+    schedule: Schedule | None, chunks: int, frames: int, start: float, end: float, resumed_from: float | None,
+    checkpoints: int, bytes: int | None, seconds: float,
+) -> Record:  # fmt: skip
+    """The record of ``ingest``; ``status`` is as in ``done``, and ``bytes`` the size of the file, if there is one."""
+    return {
+        "type": "ingest",
+        "schema": SCHEMA,
+        "video": video,
+        "output": output,
+        "status": status,
+        "error": error,
+        "model": model,
+        "strategy": strategy,
+        "chunks": chunks,
+        "frames": frames,
+        "start": round(start, 3),
+        "end": round(end, 3),
+        "resumed_from": None if resumed_from is None else round(resumed_from, 3),
+        "cache": None if stats is None else cache(stats, schedule),
+        "checkpoints": checkpoints,
+        "bytes": bytes,
         "seconds": round(seconds, 3),
     }
 

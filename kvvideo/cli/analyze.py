@@ -1,39 +1,36 @@
 """``kvvideo analyze``: stream a video, answer questions at their moments."""
 
 import json
-import signal
-import sys
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvvideo import __version__
 from kvvideo.agenda import Agenda, Question
 from kvvideo.cli import options
+from kvvideo.cli.options import Format
+from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
-from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError, VideoError
 from kvvideo.session import EngineConfig
 from kvvideo.times import parse_time
 
 if TYPE_CHECKING:
     from kvvideo.cli.render import Progress
+    from kvvideo.journal import Batch, Run
+    from kvvideo.memories.memory import Memory
     from kvvideo.session import Engine
     from kvvideo.types import Chunk
-
-
-class Format(StrEnum):
-    text = "text"
-    jsonl = "jsonl"
+    from kvvideo.video import Source
 
 
 def command(
     context: typer.Context,
-    video: Annotated[Path, typer.Argument(help="The video file.", show_default=False)],
+    video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
     question: Annotated[
         list[str] | None,
         typer.Option("--question", "-q", help="What to ask: at the end, or '@10:30 …' at that moment. Repeatable."),
@@ -41,10 +38,17 @@ def command(
     every: Annotated[
         str | None, typer.Option("--every", help="Ask the questions without a time this often, e.g. 30s or 1:00.")
     ] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="Output: text, or one JSON record a line.")] = (
-        Format.text
-    ),
-    max_answer_tokens: Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")] = 128,
+    format: options.Output = Format.text,
+    max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
+    checkpoint_every: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint-every", help="Video between two checkpoints, e.g. 60s; 0: keep nothing for --resume."
+        ),
+    ] = options.CHECKPOINT_EVERY,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where this same command was interrupted; prints all answers.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, without loading the model.")
     ] = False,
@@ -70,36 +74,22 @@ def command(
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    fps: Annotated[
-        float, typer.Option("--fps", help="Frames per second to look at.", rich_help_panel=options.VIDEO)
-    ] = 2.0,
-    chunk: Annotated[
-        float, typer.Option("--chunk", help="Seconds ingested at a time.", rich_help_panel=options.VIDEO)
-    ] = 4.0,
-    start: Annotated[
-        str | None, typer.Option("--from", help="Begin here, e.g. 1:30.", rich_help_panel=options.VIDEO)
-    ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="End here.", rich_help_panel=options.VIDEO)] = None,
-    frame_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--frame-tokens",
-            min=1,
-            help="Most tokens for a pair of frames; more shows finer detail. Default: 128, or what the model names.",
-            rich_help_panel=options.VIDEO,
-        ),
-    ] = None,
-    decoder: Annotated[
-        str, typer.Option("--decoder", help="pyav, or decord (plain H.264 mp4 only).", rich_help_panel=options.VIDEO)
-    ] = "pyav",
+    fps: options.Fps = options.FPS,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
+    start: options.Start = None,
+    end: options.End = None,
+    frame_tokens: options.FrameTokens = None,
+    decoder: options.Decoder = options.DECODER,
+    follow: options.Follow = False,
+    retry: options.Retry = options.RETRY,
+    when_behind: options.WhenBehind = options.WHEN_BEHIND,
 ) -> None:
     """Stream VIDEO through the model and answer questions about it.
 
     Nothing of the answers stays in the model's memory, so every question is asked of the video alone.
     Ctrl-C finishes the chunk at hand, prints what there is and exits 130; a second one stops at once.
+    After that, or a crash, the same command with --resume goes on.
     """
-    begin = None if start is None else parse_time(start)
-    until = None if end is None else parse_time(end)
     names = [strategy] if compare is None else _compared(compare, context)
     caches = [
         options.cache_config(name, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
@@ -109,20 +99,36 @@ def command(
     questions = [Question.parse(text) for text in question or ()]
     if not questions and not dry_run:
         raise ConfigError("there is nothing to ask; add -q 'What happens?' or -q '@10:30 What just happened?'")
-    period = None if every is None else parse_time(every)
-    # Every strategy takes the questions out of an agenda of its own; one that cannot be asked shows at once.
-    agendas = [Agenda(questions, period, begin or 0.0, until) for _ in caches]
-    from kvvideo.session.prediction import frame_pixels
-
-    low, high = frame_pixels(config, frame_tokens)
-    reading = {
-        "fps": fps, "chunk_seconds": chunk, "start": begin, "end": until, "min_pixels": low, "max_pixels": high,
-    }  # fmt: skip
+    asking = _Asking(questions, None if every is None else parse_time(every), max_answer_tokens)
+    apart = options.period(checkpoint_every)
+    if resume and not apart:
+        raise ConfigError("resume: with --checkpoint-every 0 nothing is kept that could be gone on from")
+    reading = options.reading(config, fps, chunk, start, end, frame_tokens)
+    # Questions that cannot be asked show before anything is loaded.
+    asking.agenda(reading)
     if dry_run:
-        for cache in caches:
-            _dry_run(str(video), decoder, reading, replace(config, cache=cache), format)
-    else:
-        _run(str(video), decoder, reading, config, list(zip(caches, agendas, strict=True)), format, max_answer_tokens)
+        _dry_run(video, decoder, reading, [replace(config, cache=cache) for cache in caches], format)
+        return
+    from kvvideo.video import Source
+
+    source = Source(video, decoder=decoder, live=options.live(video, follow, retry, when_behind), **reading)
+    if compare is not None and not source.replayable and source.live is not None:
+        raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
+    with _kept(source, config, caches, asking, apart, resume) as kept:
+        _run(source, config, caches, asking, format, kept)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What is asked: the same of every strategy."""
+
+    questions: list[Question]
+    every: float | None
+    max_answer_tokens: int
+
+    def agenda(self, reading: dict[str, Any]) -> Agenda:
+        """The questions, for one strategy to take out."""
+        return Agenda(self.questions, self.every, reading["start"] or 0.0, reading["end"])
 
 
 def _compared(names: str, context: typer.Context) -> list[str]:
@@ -134,26 +140,6 @@ def _compared(names: str, context: typer.Context) -> list[str]:
     if twice := sorted({name for name in listed if listed.count(name) > 1}):
         raise ConfigError(f"compare: {', '.join(map(repr, twice))} is there more than once")
     return listed
-
-
-class _Stop:
-    """Turns the first Ctrl-C into a request to finish; a second one interrupts as usual."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> "_Stop":
-        self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("kvvideo: finishing this chunk; press Ctrl-C again to stop at once", file=sys.stderr)
 
 
 def _emit(format: Format, compared: list[dict[str, Any]] | None) -> Callable[[dict[str, Any]], None]:
@@ -184,116 +170,168 @@ def _start(config: EngineConfig, caches: list[CacheConfig]) -> "Engine":
     return engine
 
 
+def _kept(
+    source: "Source", config: EngineConfig, caches: list[CacheConfig], asking: _Asking, apart: float, resume: bool
+) -> "Run":
+    """What this run keeps for ``--resume``; nothing if the video cannot be read again, or nothing shall be kept."""
+    from kvvideo import journal
+
+    fingerprint = source.fingerprint() if apart else None
+    if fingerprint is None:
+        if resume:
+            raise ConfigError(f"resume: {source.path!r} is not a file, so it cannot be read again")
+        return journal.Run(None, say)
+    looked = {name: value for name, value in source.as_dict().items() if name != "path"}
+    key = journal.key(
+        version=__version__, video=[fingerprint, os.path.basename(source.path)], reading=looked, model=config.model,
+        dtype=config.dtype, seed=config.seed, caches=[cache.as_dict() for cache in caches], every=asking.every,
+        questions=[[q.text, q.at] for q in asking.questions], max_answer_tokens=asking.max_answer_tokens,
+    )  # fmt: skip
+    try:
+        directory = journal.state_directory() / "runs" / key
+    except ConfigError as error:
+        say(f"nothing is kept to resume from: {error}")
+        return journal.Run(None, say)
+    return journal.Run(directory, say, resume=resume, every=apart)
+
+
 @dataclass(frozen=True)
 class _Job:
     """What is the same for all strategies of a run."""
 
-    video: str
-    reading: dict[str, Any]
-    max_answer_tokens: int
+    source: "Source"
+    asking: _Asking
     emit: Callable[[dict[str, Any]], None]
     progress: "Progress"
-    stop: _Stop
+    stop: Stop
+    kept: "Run"
 
     def run(
-        self, engine: "Engine", chunks: Iterable["Chunk"], length: float | None, agenda: Agenda, began: float
-    ) -> KvvideoError | None:
-        """Answer under the strategy that ``engine`` uses, up to the final record; returns what went wrong."""
+        self, engine: "Engine", chunks: Iterable["Chunk"], length: float | None, agenda: Agenda, began: float,
+        memory: "Memory | None" = None, earlier: "Sequence[Batch]" = (),
+    ) -> KvvideoError | None:  # fmt: skip
+        """Answer under the strategy that ``engine`` uses, up to the final record; returns what went wrong.
+
+        Args:
+            chunks: those after ``memory``.
+            memory: where to go on; None for the beginning.
+            earlier: answers given before an interruption.
+        """
         from kvvideo import records
-        from kvvideo.analyze import analyze
-        from kvvideo.session import open_session
+        from kvvideo.analyze import batches
+        from kvvideo.session import VideoSession, open_session
 
-        cache, start = engine.config.cache, self.reading["start"] or 0.0
+        cache, start = engine.config.cache, self.source.start or 0.0
         schedule = cache.schedule(engine.block_size)
-        common = {"video": self.video, "model": engine.config.model, "strategy": cache.strategy}
-        answers, failure = 0, None
-        session, streaming = open_session(engine), time.perf_counter()
+        common = {"video": str(self.source.path), "model": engine.config.model, "strategy": cache.strategy}
+        answers, failure = sum(map(len, earlier)), None
+        for batch in earlier:
+            for record in batch:
+                self.emit(record)
+        session = open_session(engine) if memory is None else VideoSession.load(engine, memory)
+        streaming, known = time.perf_counter(), session.frames
 
-        def show() -> None:
-            rate = session.frames / (time.perf_counter() - streaming)
-            end = self.reading["end"] if length is None else length
+        def on_chunk() -> None:
+            rate = (session.frames - known) / (time.perf_counter() - streaming)
+            end = self.source.end if length is None else length
             self.progress.chunk(session.end, end, rate, records.cache(session.stats(), schedule))
+            # The baselines keep no cache that could be saved; they begin anew, with what the journal has.
+            if isinstance(session, VideoSession) and (self.stop.asked or self.kept.due(session.end, start)):
+                self.kept.checkpoint(session)
 
         try:
-            for asked in analyze(
-                session, chunks, agenda, max_tokens=self.max_answer_tokens, seed=engine.config.seed,
-                stopped=lambda: self.stop.asked, on_chunk=show,
+            for asked in batches(
+                session, chunks, agenda, max_tokens=self.asking.max_answer_tokens, seed=engine.config.seed,
+                answered=answers, stopped=lambda: self.stop.asked, on_chunk=on_chunk,
             ):  # fmt: skip
-                answers += 1
-                self.emit(records.answer(asked, schedule=schedule, **common))
+                batch = [records.answer(one, schedule=schedule, **common) for one in asked]
+                self.kept.append(batch)
+                for record in batch:
+                    self.emit(record)
+                answers += len(batch)
         except KvvideoError as error:
             failure = error
         stats = session.stats() if session.alive else None
         session.close()
         status = "interrupted" if self.stop.asked else "error" if failure else "complete"
-        self.emit(
-            records.done(
-                status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule,
-                answers=answers, chunks=session.chunks, frames=session.frames, start=start, end=max(session.end, start),
-                seconds=time.perf_counter() - began, **common,
-            )
+        done = records.done(
+            status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule,
+            answers=answers, chunks=session.chunks, frames=session.frames, start=start, end=max(session.end, start),
+            seconds=time.perf_counter() - began, **common,
         )  # fmt: skip
+        if status == "complete":
+            self.kept.append([done])
+        self.emit(done)
         return failure
 
 
 def _run(
-    video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, runs: list[tuple[CacheConfig, Agenda]],
-    format: Format, max_answer_tokens: int,
+    source: "Source", config: EngineConfig, caches: list[CacheConfig], asking: _Asking, format: Format,
+    kept: "Run",
 ) -> None:  # fmt: skip
     from kvvideo.cli import render
-    from kvvideo.video import VideoReader
 
-    compared: list[dict[str, Any]] | None = [] if len(runs) > 1 else None
+    reading = source.as_dict()
+    compared: list[dict[str, Any]] | None = [] if len(caches) > 1 else None
     engine: Engine | None = None
     failures: list[KvvideoError | None] = []
+    agendas = [asking.agenda(reading) for _ in caches]
+    complete = False
     try:
-        with render.Progress() as progress, _Stop() as stop:
-            job = _Job(video, reading, max_answer_tokens, _emit(format, compared), progress, stop)
-            for cache, agenda in runs:
+        with render.Progress() as progress, Stop() as stop:
+            job = _Job(source, asking, _emit(format, compared), progress, stop, kept)
+            for cache, agenda in zip(caches, agendas, strict=True):
                 began = time.perf_counter()
+                earlier, finished = kept.answers(cache.strategy)
+                if finished is not None:
+                    agenda.at_end(finished["end"])
+                    for record in [*(r for batch in earlier for r in batch), finished]:
+                        job.emit(record)
+                    continue
                 if engine is not None and stop.asked:
                     engine.use(cache)
-                    job.run(engine, (), None, agenda, began)
+                    job.run(engine, (), None, agenda, began, earlier=earlier)
                     continue
+                memory = kept.memory(cache, asking.agenda(reading), sum(map(len, earlier)))
                 # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
-                with VideoReader(video, decoder=decoder, **reading) as reader:
+                with source.open(skip_chunks=0 if memory is None else memory.chunks) as reader:
                     if engine is None:
                         progress.say(f"loading {config.model} …")
-                        engine = _start(config, [cache for cache, _ in runs])
+                        engine = _start(config, caches)
+                        kept.check_model(engine)
                     engine.use(cache)
-                    failures.append(job.run(engine, reader, reader.info.duration, agenda, began))
+                    kept.enter(memory)
+                    failures.append(job.run(engine, reader, reader.info.duration, agenda, began, memory, earlier))
+        complete = not stop.asked and all(f is None or isinstance(f, VideoError) for f in failures)
     finally:
         if compared:
             render.comparison(compared)
-    for text in dict.fromkeys(q.text for _, agenda in runs for q in agenda.left()):
-        print(f"kvvideo: not asked: {text}", file=sys.stderr)
-    errors = [error for error in failures if error is not None]
-    for text in dict.fromkeys(str(error) for error in errors[1:] if str(error) != str(errors[0])):
-        print(f"kvvideo: {text}", file=sys.stderr)
-    if errors:
-        raise errors[0]
+        if complete:
+            kept.finish()
+        elif kept.resumable:
+            say("the same command with --resume goes on from there")
+    _conclude(agendas, [error for error in failures if error is not None])
     if stop.asked:
         raise SystemExit(INTERRUPTED)
 
 
-def _dry_run(video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, format: Format) -> None:
-    from dataclasses import asdict
+def _conclude(agendas: list[Agenda], errors: list[KvvideoError]) -> None:
+    """Say what was not asked and what went wrong; the first error is raised, for the exit code."""
+    for text in dict.fromkeys(q.text for agenda in agendas for q in agenda.left()):
+        say(f"not asked: {text}")
+    for text in dict.fromkeys(str(error) for error in errors[1:] if str(error) != str(errors[0])):
+        say(text)
+    if errors:
+        raise errors[0]
 
+
+def _dry_run(video: str, decoder: str, reading: dict[str, Any], configs: list[EngineConfig], format: Format) -> None:
     from kvvideo.cli import render
-    from kvvideo.session.prediction import predict
-    from kvvideo.video import plan, probe
+    from kvvideo.cli.predict import prediction
 
-    info = probe(video, decoder)
-    planned = plan(info, **reading)
-    if planned.chunks is None or planned.frames is None:
-        raise ConfigError(f"{video!r} does not say how long it is; give --to to predict what that much will take")
-    prediction = predict(config, planned, reading["chunk_seconds"], reading["fps"], reading["start"] or 0.0)
-    record = {
-        "type": "prediction", "schema": 1, "video": video, "model": config.model, "strategy": config.cache.strategy,
-        "width": planned.width, "height": planned.height, "chunks": planned.chunks, "frames": planned.frames,
-        **asdict(prediction),
-    }  # fmt: skip
-    if format is Format.jsonl:
-        print(json.dumps(record))
-    else:
-        render.prediction(record)
+    for config in configs:
+        record = prediction(video, decoder, reading, config)
+        if format is Format.jsonl:
+            print(json.dumps(record))
+        else:
+            render.prediction(record)

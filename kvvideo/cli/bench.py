@@ -64,6 +64,41 @@ def start(
         render.start_report(report)
 
 
+@app.command("checkpoint")
+def checkpoint(
+    minutes: Annotated[
+        int, typer.Option("--minutes", "-n", min=1, help="Minutes of video, each with a checkpoint and without.")
+    ] = 30,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    budget: options.Budget = None,
+    sink: options.Sink = options.SINK,
+    window: options.Window = None,
+    queries: options.Queries = None,
+    score_norm: options.ScoreNorm = options.SCORE_NORM,
+    positions: options.Positions = options.POSITIONS,
+    model: options.Model = "tiny",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """What a checkpoint every minute of video costs, and how large it is."""
+    from kvvideo.bench.checkpoint import run
+    from kvvideo.cli import render
+
+    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    with render.Progress() as progress:
+        progress.say(f"loading {model} …")
+        report = run(config, minutes, on_minute=lambda number, ms: progress.say(f"minute {number}: {ms:.0f} ms"))
+    if json_output:
+        print(json.dumps(report))
+    else:
+        render.checkpoint_report(report)
+
+
 QUICK = ("streaming,h2o,distinct", "0.05,0.1", 6.0, 2)
 """What ``--quick`` measures: strategies, shares, minutes and clips."""
 

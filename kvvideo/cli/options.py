@@ -1,11 +1,17 @@
 """Options that several commands share, and what they add up to."""
 
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvvideo.config import CacheConfig
+from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
+from kvvideo.times import parse_time
+
+if TYPE_CHECKING:
+    from kvvideo.video import Live
 
 CACHE, MODEL, VIDEO = "Cache", "Model", "Video"
 
@@ -53,6 +59,52 @@ MaxModelLen = Annotated[
     ),
 ]
 
+Fps = Annotated[float, typer.Option("--fps", help="Frames per second to look at.", rich_help_panel=VIDEO)]
+ChunkSeconds = Annotated[float, typer.Option("--chunk", help="Seconds ingested at a time.", rich_help_panel=VIDEO)]
+Start = Annotated[str | None, typer.Option("--from", help="Begin here, e.g. 1:30.", rich_help_panel=VIDEO)]
+End = Annotated[str | None, typer.Option("--to", help="End here.", rich_help_panel=VIDEO)]
+FrameTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--frame-tokens",
+        min=1,
+        help="Most tokens for a pair of frames; more shows finer detail. Default: 128, or what the model names.",
+        rich_help_panel=VIDEO,
+    ),
+]
+Decoder = Annotated[
+    str, typer.Option("--decoder", help="pyav, or decord (plain H.264 mp4 only).", rich_help_panel=VIDEO)
+]
+Follow = Annotated[
+    bool,
+    typer.Option("--follow", help="The file is still being written: read on at its end.", rich_help_panel=VIDEO),
+]
+Retry = Annotated[
+    str,
+    typer.Option("--retry", help="Live: how long to wait for a source that stalls; 0: not.", rich_help_panel=VIDEO),
+]
+WhenBehind = Annotated[
+    str,
+    typer.Option(
+        "--when-behind", help="Live, and too fast for the model: lag, or drop what cannot be taken in.",
+        rich_help_panel=VIDEO,
+    ),
+]  # fmt: skip
+MaxAnswerTokens = Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")]
+
+
+class Format(StrEnum):
+    """How answers are written."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
+Output = Annotated[Format, typer.Option("--format", "-f", help="Output: text, or one JSON record a line.")]
+
+RETRY, WHEN_BEHIND = "30s", "lag"
+FPS, CHUNK_SECONDS, DECODER, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, "pyav", 128, "60s"
+
 DEFAULT_MODEL = EngineConfig.model
 _CACHE = CacheConfig()
 STRATEGY, MAX_TOKENS, RATIO, SINK = _CACHE.strategy, _CACHE.max_tokens, _CACHE.ratio, _CACHE.sink
@@ -66,3 +118,41 @@ def cache_config(
 ) -> CacheConfig:  # fmt: skip
     """The cache settings that these options describe."""
     return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+
+
+def reading(
+    config: EngineConfig, fps: float, chunk: float, start: str | None, end: str | None, frame_tokens: int | None
+) -> dict[str, Any]:
+    """How these options say that a video is looked at, as ``plan`` and ``Source`` take it."""
+    begin, until = (None if time is None else parse_time(time) for time in (start, end))
+    from kvvideo.session.prediction import frame_pixels
+
+    low, high = frame_pixels(config, frame_tokens)
+    return {
+        "fps": fps, "chunk_seconds": chunk, "start": begin, "end": until, "min_pixels": low, "max_pixels": high,
+    }  # fmt: skip
+
+
+def live(video: str, follow: bool, retry: str, when_behind: str) -> "Live | None":
+    """How these options say that a live source is treated; None for a file."""
+    from kvvideo.video import Live, is_live
+
+    return Live(parse_time(retry), when_behind, follow) if follow or is_live(video) else None
+
+
+def period(every: str) -> float:
+    """Seconds of video between checkpoints, 0 for none.
+
+    Raises:
+        ConfigError: if it is no time.
+    """
+    try:
+        return parse_time(every)
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint-every: {error}") from error
+
+
+def is_default(context: typer.Context, name: str) -> bool:
+    """Whether nobody gave the option ``name``."""
+    source = context.get_parameter_source(name)
+    return source is None or source.name == "DEFAULT"

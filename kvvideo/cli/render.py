@@ -70,6 +70,21 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
     )
 
 
+def ingested(record: dict[str, Any]) -> None:
+    """The record of ``ingest`` as one line on stderr."""
+    length = record["end"] - record["start"]
+    since = "" if record["resumed_from"] is None else f", resumed from {format_time(record['resumed_from'])}"
+    file = "" if record["bytes"] is None else f"{clean(record['output'])}: {size(record['bytes'])}, "
+    err.print(
+        Text(
+            f"{file}{record['checkpoints']} checkpoints; {format_time(length)} of video, {record['frames']} frames "
+            f"in {record['seconds']:.1f} s{since}; cache {_cache_line(record['cache'])}",
+            style="dim",
+        ),
+        soft_wrap=True,
+    )
+
+
 def prediction(record: dict[str, Any]) -> None:
     """What a run will take, as a small table."""
     table = Table(box=None, show_header=False)
@@ -81,6 +96,11 @@ def prediction(record: dict[str, Any]) -> None:
         "without": f"{size(record['full_bytes'])} without compression",
         "positions": f"up to {record['last_position']}; the model was trained to {record['trained_positions']}",
     }
+    if "file_bytes" in record:
+        rows["file"] = (
+            f"at most {size(record['file_bytes'])}, with {record['checkpoints']} checkpoints of up to "
+            f"{size(record['checkpoint_bytes'])}"
+        )
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), value)
     out.print(table)
@@ -124,6 +144,24 @@ def stream_report(report: dict[str, Any]) -> None:
             f"{report['mean_ms']} ms per chunk, compactions included; last window against the second: "
             f"{report['time_ratio']} x the time, {report['host_growth_mb']:+.1f} MB of host memory"
         )
+
+
+def checkpoint_report(report: dict[str, Any]) -> None:
+    """The report of ``bench checkpoint`` as a table."""
+    table = Table("ms per minute of video", "mean", "median", box=None)
+    for name, key in (
+        ("without", "ms_per_minute"), ("with a checkpoint", "ms_per_minute_with"), ("difference", "cost_ms"),
+        ("gathering it: the stream waits", "gathering_ms"), ("writing it, alone: in the background", "writing_ms"),
+    ):  # fmt: skip
+        table.add_row(name, f"{report[key]['mean']:.1f}", f"{report[key]['median']:.1f}")
+    whole(table)
+    out.print(
+        f"a checkpoint a minute of video costs {report['cost_share']:.1%} of the time, of which the stream waits "
+        f"{report['gathering_share']:.1%} (medians of {report['minutes']} minutes, each streamed with and without)"
+    )
+    out.print(
+        f"one of {report['tokens']} tokens is {size(report['bytes'])}; predicted {size(report['predicted_bytes'])}"
+    )
 
 
 def start_report(report: dict[str, Any]) -> None:

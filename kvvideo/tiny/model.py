@@ -113,6 +113,7 @@ def config() -> Any:
     )
     made.architectures = ["Qwen2_5_VLForConditionalGeneration"]
     # What kvvideo makes frames as large as, unless told otherwise.
+    made.kvvideo_dialogue = False  # it was never shown an earlier question
     made.kvvideo_frame_tokens = MAX_PIXELS // (PATCH * MERGE) ** 2
     return made
 

@@ -179,7 +179,7 @@ class Capture:
         why = f" ({why})" if why else ""
         return VideoError(
             f"there was no frame for {self.limit:g} s at {at} of {name!r}{why}; "
-            "see to what sends it, or allow more time (retry_seconds)"
+            "see to what sends it, or allow it more time (retry)"
         )
 
     def close(self) -> None:

@@ -1,0 +1,111 @@
+"""Answering from a memory that was written down, with its video where that is at hand."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from kvvideo.agenda import Agenda, Question
+from kvvideo.analyze import Asked, ask
+from kvvideo.config import CacheConfig
+from kvvideo.errors import ConfigError
+from kvvideo.memories.file import MemoryFile
+from kvvideo.memories.fingerprint import of_model
+from kvvideo.memories.memory import Memory
+from kvvideo.memories.origin import engine_for
+from kvvideo.playback import Arrival, Playback
+from kvvideo.session.engine import EngineConfig, model_path
+from kvvideo.session.memory import spare_rows
+from kvvideo.times import format_time
+from kvvideo.video import Source
+
+
+def config_of(memory: Memory, config: EngineConfig, model: str | None = None, dtype: str | None = None) -> EngineConfig:
+    """As ``engine_for``, with room for the strategies that ``memory`` had on its way, which its checkpoints have."""
+    events = memory.source.get("events", [])
+    had = [memory.source.get("first"), *(event.get("cache") for event in events)]
+    spare = spare_rows(memory.cache, [CacheConfig.from_dict(cache) for cache in had if cache is not None])
+    config = engine_for(memory, config, model, dtype)
+    return replace(config, cache=replace(config.cache, spare_rows=spare))
+
+
+def agenda_of(memory: Memory, questions: Sequence[Question]) -> Agenda:
+    """What to ask of ``memory``.
+
+    Raises:
+        ConfigError: if a question is of a moment that it knows nothing of.
+    """
+    return Agenda(questions, None, memory.source.get("start") or 0.0, memory.end)
+
+
+def check(file: MemoryFile, memory: Memory, source: Source | None, questions: Sequence[Question], model: str) -> None:
+    """See that everything can be answered, before ``model`` is loaded.
+
+    Args:
+        memory: the last in ``file``.
+        source: the video; None if it is not at hand.
+
+    Raises:
+        ConfigError: if ``model`` is another than that of the memory, or a question is of a moment before the first
+            checkpoint and the video is not at hand.
+    """
+    path = model_path(model)
+    # A model on the hub is known when it is loaded; the session looks again.
+    if os.path.isdir(path) and of_model(path) != memory.fingerprint:
+        raise ConfigError(
+            f"{str(file.path)!r} was made with another model than {model!r}, or other weights of it: {memory.model!r}; "
+            "say where that is with --model"
+        )
+    first = file.times[0]
+    for question in questions:
+        if source is None and question.at is not None and question.at < first - 1e-6:
+            raise ConfigError(
+                f"'@{format_time(question.at)} {question.text}' is before the first checkpoint, {format_time(first)}, "
+                "and the video is not at hand; say where it is with --video"
+            )
+
+
+def answers(
+    playback: Playback, agenda: Agenda, questions: Sequence[Question], *,
+    stopped: Callable[[], bool] = lambda: False, on_chunk: Callable[[], None] = lambda: None, **options: Any,
+) -> Iterator[list[Asked]]:  # fmt: skip
+    """Answer ``questions`` in order of time, those of one moment together.
+
+    Args:
+        playback: stands at the end of the memory, and does so again afterwards.
+        agenda: of the questions; what it still holds afterwards was not asked.
+        stopped: asked before each moment; once true, nothing more is asked.
+        on_chunk: called after every chunk that is replayed; what it raises ends it all.
+        options: of ``Session.ask_all``.
+
+    Raises:
+        VideoError: the video cannot be read, all at once.
+        EngineError: vLLM failed, or ended the session.
+    """
+    end = playback.session.end
+    moments = sorted({q.at for q in questions if q.at is not None and q.at < end})
+    for at, arrival in _stand_at(playback, moments, on_chunk):
+        if stopped():
+            return
+        texts = [q.text for _, due in agenda.before(math.nextafter(at, math.inf)) for q in due]
+        asked = ask(playback.session, at, texts, playback.also, **options)
+        yield asked if arrival.exact else [replace(one, answered_at=arrival.at) for one in asked]
+    if not stopped() and (texts := [q.text for q in agenda.at_end(end)]):
+        yield ask(playback.session, end, texts, **options)
+
+
+def _stand_at(
+    playback: Playback, moments: Sequence[float], on_chunk: Callable[[], None]
+) -> Iterator[tuple[float, Arrival]]:
+    """Let ``playback`` stand at one of the ascending ``moments`` after the other."""
+    if playback.events:
+        # To go on from an earlier moment would be to undo what was remembered or switched after it.
+        for at in moments:
+            with playback.visit(at, on_chunk) as arrival:
+                yield at, arrival
+    elif moments:
+        with playback.visit(moments[0], on_chunk) as arrival:
+            yield moments[0], arrival
+            for at in moments[1:]:
+                yield at, playback.go(at, on_chunk)

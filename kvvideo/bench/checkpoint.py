@@ -1,0 +1,104 @@
+"""``bench checkpoint``: what does it cost to take a checkpoint every minute of video, and how large is one?"""
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kvvideo.bench.machine import describe
+from kvvideo.bench.stream import VARIETY, make_chunks
+from kvvideo.ingest import memory_bytes
+from kvvideo.memories.checkpoints import Checkpoints
+from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.types import Chunk
+
+PER_MINUTE = 15
+"""Chunks of 4 s."""
+
+
+def run(
+    config: EngineConfig, minutes: int, on_minute: Callable[[int, float], None] = lambda *_: None
+) -> dict[str, object]:
+    """Stream minutes of made-up frames through one session, each with and without a checkpoint; returns the report.
+
+    Both times the minute begins from the same memory, so that it is the same work, and chance says which is first,
+    so that other work on the machine hits both alike. The checkpoint is taken at the minute's beginning, so that
+    the minute also bears what writing it in the background takes from the stream, and ends when it is on the disk.
+
+    Args:
+        config: of the engine.
+        minutes: that are measured. Before them the stream runs until the cache was compacted.
+        on_minute: called with each minute's number and milliseconds.
+    """
+    engine = Engine(config)
+    chance, made = random.Random(config.seed), make_chunks(config)
+    took: dict[bool, list[float]] = {False: [], True: []}
+    gathering: list[float] = []
+    writing: list[float] = []
+    sizes: list[tuple[int, int]] = []
+    with tempfile.TemporaryDirectory(prefix="kvvideo-") as folder, Checkpoints(Path(folder), max_bytes=0) as store:
+        session = VideoSession(engine)
+        for _ in range(10):
+            _minute(session, made)
+            if session.stats().compactions:
+                break
+        for number in range(1, minutes + 1):
+            start, first = session.save(), chance.random() < 0.5
+            for kept in (first, not first):
+                session.close()
+                session = VideoSession.load(engine, start)
+                began = time.perf_counter()
+                if kept:
+                    store.add(session.save())
+                    gathering.append(time.perf_counter() - began)
+                _minute(session, made)
+                store.flush()
+                took[kept].append(time.perf_counter() - began)
+                on_minute(number, took[kept][-1] * 1000)
+            sizes.append((start.live, store.bytes))
+        # Alone, to see what the thread does; in the stream it runs beside it.
+        for _ in range(5):
+            _minute(session, made)
+            memory = session.save()
+            began = time.perf_counter()
+            store.add(memory)
+            store.flush()
+            writing.append(time.perf_counter() - began)
+        session.close()
+    costs = [with_one - without for with_one, without in zip(took[True], took[False], strict=True)]
+    whole = statistics.fmean(took[False])
+    tokens, size = max(sizes)
+    schedule = config.cache.schedule(engine.block_size)
+    engine.close()
+    return {
+        "bench": "checkpoint",
+        "machine": describe(),
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "max_tokens": schedule.max_tokens if schedule else None,
+        "minutes": minutes,
+        "ms_per_minute": _summary(took[False]),
+        "ms_per_minute_with": _summary(took[True]),
+        "cost_ms": _summary(costs),
+        "cost_share": round(statistics.median(costs) / whole, 4),
+        "gathering_ms": _summary(gathering),
+        "gathering_share": round(statistics.median(gathering) / whole, 4),
+        "writing_ms": _summary(writing),
+        "tokens": tokens,
+        "bytes": size,
+        "predicted_bytes": memory_bytes(config, tokens),
+    }
+
+
+def _minute(session: VideoSession, made: list[Chunk]) -> None:
+    """Let ``session`` see one more minute of made-up chunks."""
+    for _ in range(PER_MINUTE):
+        chunk, start = made[session.chunks % VARIETY], session.chunks * 4.0
+        session.ingest(Chunk(chunk.frames, tuple(t + start for t in chunk.times), start, start + 4.0, chunk.fps))
+
+
+def _summary(seconds: list[float]) -> dict[str, float]:
+    """In milliseconds."""
+    return {"mean": round(1000 * statistics.fmean(seconds), 2), "median": round(1000 * statistics.median(seconds), 2)}

@@ -1,0 +1,453 @@
+"""What a chat does with each line: questions, and one method per command of ``commands``."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kvvideo.chat import commands
+from kvvideo.chat.commands import Value
+from kvvideo.chat.dialogue import Dialogue, Said
+from kvvideo.chat.hints import little_held
+from kvvideo.chat.player import Cancelled, Player, Watch
+from kvvideo.errors import ConfigError, KvvideoError
+from kvvideo.playback import Arrival, Playback
+from kvvideo.times import format_time
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_DIALOGUE_TOKENS = 2048
+"""How much of the dialogue the model is told again with each question."""
+_STOPPED = "stopped"
+"""Why an answer ended that the person stopped."""
+
+
+class Screen(Protocol):
+    """Where a chat shows things. ``say`` and ``piece`` may be called from the player's thread."""
+
+    def say(self, text: str) -> None:
+        """A line about what was done."""
+
+    def problem(self, text: str) -> None:
+        """A line about what could not be done."""
+
+    def begin(self, at: float, question: str) -> None:
+        """An answer is about to come."""
+
+    def piece(self, text: str) -> None:
+        """More of the answer."""
+
+    def end(self) -> None:
+        """The answer is complete, or was stopped."""
+
+    def show(self, what: "Callable[[int], RenderableType]") -> None:
+        """What rich makes for so many columns."""
+
+    def dash(self, on: bool) -> None:
+        """Keep the panel on screen, or not."""
+
+
+class Chat:
+    """A dialogue about what a player plays.
+
+    Args:
+        player: plays the video.
+        screen: shows what is said.
+        name: of the video.
+        remember: whether what is said becomes part of what the model has seen.
+        load: opens a memory file on the engine of a playback, which it closes.
+        file: the memory file that is played, if it is one.
+
+    Attributes:
+        leaving: whether the person wants to leave.
+        failed: exit code of the first line that could not be done; 0 if there was none.
+    """
+
+    def __init__(
+        self, player: Player, screen: Screen, name: str, remember: bool, load: Callable[[Playback, Path], Playback],
+        file: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.player, self.screen, self.name = player, screen, name
+        self.remember, self._open = remember, load
+        self.dialogue = Dialogue()
+        self.settings: dict[str, Value] = {setting.name: setting.default for setting in commands.SETTINGS}
+        self.settings["dialogue"] = player.call(lambda playback: playback.engine.knows_dialogue)
+        self._file = file
+        # What the playback calls events: an exchange that was remembered, or after how many a switch came.
+        self._events: list[Said | int] = []
+        self.leaving = False
+        self.failed = 0
+
+    def handle(self, line: str) -> None:
+        """Do what ``line`` asks for; what goes wrong is shown, not raised."""
+        if not line.strip():
+            return
+        try:
+            parsed = commands.parse(line)
+            if parsed is None:
+                self._ask(commands.question_in(line))
+            else:
+                getattr(self, f"_{parsed.name}")(parsed.arguments)
+        except Cancelled:
+            self.screen.end()
+            self.screen.say("stopped")
+        except KvvideoError as error:
+            self.screen.problem(str(error))
+            self.failed = self.failed or error.exit_code
+
+    # Questions -----------------------------------------------------------------------------------
+
+    def _ask(self, question: str) -> None:
+        def work(playback: Playback) -> tuple[Said, str, str | None]:
+            said, reason = self._answer(playback, question)
+            warning = None
+            if self.settings["hints"]:
+                session = playback.session
+                warning = little_held([question, said.answer], session.timeline(), session.end)
+            if self.remember and playback.session.chunks:
+                playback.remember([(question, said.answer)])
+                said = replace(said, remembered=True)
+            return said, reason, warning
+
+        self._note(*self.player.call(work))
+
+    def _at(self, arguments: str) -> None:
+        time, question = commands.split_at(arguments)
+
+        def work(playback: Playback) -> tuple[Said, str]:
+            with playback.visit(time, self._on_chunk(playback)) as arrival:
+                self._report(arrival, time)
+                said, reason = self._answer(playback, question)
+            return replace(said, since=_way(arrival)), reason
+
+        self._note(*self.player.call(work))
+
+    def _answer(self, playback: Playback, question: str) -> tuple[Said, str]:
+        """Ask, in the player's thread; returns what was said, and why the answer ended."""
+        settings = self.settings
+        tokenizer = playback.engine.tokenizer
+
+        def cost(text: str) -> int:
+            return len(tokenizer(text).input_ids)
+
+        told = self.dialogue.turns(_DIALOGUE_TOKENS, cost) if settings["dialogue"] else []
+        answers = playback.stream(
+            question, dialogue=told, max_tokens=int(settings["max-answer-tokens"]),
+            temperature=float(settings["temperature"]), seed=playback.engine.config.seed,
+        )  # fmt: skip
+        self.screen.begin(playback.at, question)
+        answer, shown = None, ""
+        try:
+            for answer in answers:
+                # A character whose bytes have not all come yet.
+                text = answer.text.rstrip("\N{REPLACEMENT CHARACTER}") if not answer.finish_reason else answer.text
+                if text.startswith(shown):
+                    self.screen.piece(text[len(shown) :])
+                    shown = text
+                self.player.check()
+        except Cancelled:
+            if answer is None:
+                raise
+            answer = replace(answer, finish_reason=_STOPPED)
+        finally:
+            answers.close()
+        assert answer is not None
+        self.screen.end()
+        return Said(playback.at, question, answer.text, seconds=answer.seconds), answer.finish_reason
+
+    def _note(self, said: Said, reason: str, warning: str | None = None) -> None:
+        self.dialogue.add(said)
+        if said.remembered:
+            self._events.append(said)
+        if reason == "length":
+            self.screen.say("… cut here; '/set max-answer-tokens 512' allows longer answers")
+        elif reason == _STOPPED:
+            self.screen.say("… stopped")
+        if warning:
+            self.screen.say(warning)
+
+    # Moving --------------------------------------------------------------------------------------
+
+    def _play(self, arguments: str) -> None:
+        speed = commands.parse_speed(arguments) if arguments else None
+
+        def work(playback: Playback) -> None:
+            if playback.ended:
+                raise ConfigError(f"there is nothing after {format_time(playback.at)}; /seek goes to an earlier moment")
+            self.player.play(speed)
+
+        self.player.call(work)
+
+    def _pause(self, arguments: str) -> None:
+        self.player.call(lambda _: self.player.pause())
+
+    def _step(self, arguments: str) -> None:
+        wanted = commands.parse_count(arguments)
+
+        def work(playback: Playback) -> float:
+            self.player.pause()
+            for _ in range(wanted):
+                if playback.step() is None:
+                    raise ConfigError(f"there is nothing after {format_time(playback.at)}")
+                self._on_chunk(playback)()
+            return playback.at
+
+        self.screen.say(f"at {format_time(self.player.call(work))}")
+
+    def _seek(self, arguments: str) -> None:
+        time = commands.parse_moment(arguments)
+
+        def work(playback: Playback) -> None:
+            if playback.source is not None and not playback.source.replayable:
+                raise ConfigError("a live source cannot be left for another moment; '/at TIME question' looks back")
+            # At full speed it would be gone again before anything is asked.
+            self.player.pause()
+            try:
+                self._report(playback.go(time, self._on_chunk(playback)), time)
+            finally:
+                self._keep_events(playback.events)
+
+        self.player.call(work)
+
+    def _keep_events(self, kept: int) -> None:
+        """What was remembered or switched beyond the first ``kept`` events has not happened."""
+        undone = [event for event in self._events[kept:] if isinstance(event, Said)]
+        self.dialogue.said = [replace(s, remembered=False) if s in undone else s for s in self.dialogue.said]
+        self._events = self._events[:kept]
+
+    def _on_chunk(self, playback: Playback) -> Callable[[], None]:
+        """What is done after each chunk of a journey: it can be stopped, and be watched."""
+
+        def on_chunk() -> None:
+            self.player.refresh(playback)
+            self.player.check()
+
+        return on_chunk
+
+    def _report(self, arrival: Arrival, wanted: float) -> None:
+        short = "" if arrival.exact else f", the nearest to {format_time(wanted)} there is"
+        self.screen.say(f"at {format_time(arrival.at)}{short}: {_way(arrival)}")
+
+    # Looking -------------------------------------------------------------------------------------
+
+    def _stats(self, arguments: str) -> None:
+        layer = commands.parse_layer(arguments)
+
+        def work(playback: Playback) -> None:
+            if layer is not None:
+                playback.session.timeline(layer)  # says so if there is none
+            self.player.layer = layer
+            self.player.refresh(playback, timeline=True)
+
+        self.player.call(work)
+        from kvvideo.chat.panel import panel
+
+        self.screen.show(lambda width: panel(self.player.status, width))
+
+    def _dash(self, arguments: str) -> None:
+        on = commands.parse_dash(arguments)
+        self.player.looked_at = on
+        self.player.call(lambda playback: self.player.refresh(playback, timeline=True))
+        self.screen.dash(on)
+
+    def _frame(self, arguments: str) -> None:
+        from kvvideo.video.still import frame_at
+
+        def work(playback: Playback) -> Path:
+            if playback.source is None or not playback.source.replayable:
+                raise ConfigError("frames of the past are gone: the video is not at hand as a file")
+            time = commands.parse_moment(arguments) if arguments else playback.at
+            shown, picture = frame_at(playback.source.path, time, playback.source.decoder)
+            path = _free(f"{Path(playback.source.path).stem}-{format_time(shown).replace(':', '-')}", "png")
+            _write_picture(picture, path)
+            return path
+
+        self.screen.say(f"wrote {self.player.call(work)}")
+
+    def _watch(self, arguments: str) -> None:
+        watch = commands.parse_watch(arguments)
+        watches = self.player.watches
+        if watch.off:
+            number = watch.number
+            if number is not None and not 0 < number <= len(watches):
+                raise ConfigError(f"watch: there is no number {number}; /watch lists them")
+            self.player.watches = [] if number is None else [w for i, w in enumerate(watches, 1) if i != number]
+        elif watch.question is not None:
+            every = float(self.settings["watch-every"])
+            question = watch.question
+            self.player.call(lambda playback: watches.append(Watch(question, every, playback.at + every)))
+        elif not watches:
+            self.screen.say("nothing is watched")
+        for number, w in enumerate(self.player.watches, 1):
+            answer = "not asked yet" if w.answer is None else w.answer or "(no answer)"
+            self.screen.say(f"{number}. {w.question} (every {format_time(w.every)}; last: {answer})")
+
+    # The cache -----------------------------------------------------------------------------------
+
+    def _strategy(self, arguments: str) -> None:
+        from kvvideo.compression import load, strategies
+
+        if not arguments:
+            current = self.player.status.strategy
+            for name in strategies():
+                self.screen.say(f"{'*' if name == current else ' '} {name}: {load(name).summary}")
+            return
+
+        def work(playback: Playback) -> None:
+            playback.switch(replace(playback.engine.config.cache, strategy=arguments))
+            self._events.append(len(self.dialogue.said))
+
+        self.player.call(work)
+        self.screen.say(f"{arguments} decides from here on; what is held stays")
+
+    def _compare(self, arguments: str) -> None:
+        names, question = commands.parse_compare(arguments)
+        if question is None:
+            if not self.dialogue.said:
+                raise ConfigError("nothing was asked yet; write a question: /compare h2o streaming -- what happened?")
+            question = self.dialogue.said[-1].question
+        asked = question
+
+        def work(playback: Playback) -> None:
+            caches = [replace(playback.engine.config.cache, strategy=name) for name in names]
+            for cache in caches:
+                with playback.anew(cache, self._on_chunk(playback)) as arrival:
+                    (*_, answer) = playback.stream(asked, max_tokens=int(self.settings["max-answer-tokens"]))
+                self.screen.say(f"{cache.strategy}: {' '.join(answer.text.split())}  ({_way(arrival)})")
+
+        self.player.call(work)
+
+    def _budget(self, arguments: str) -> None:
+        if not arguments:
+            status = self.player.status
+            bound = f"a compaction keeps {status.budget} tokens, and comes when {status.max_tokens} are held"
+            pool = f"the pool has {status.blocks_total} blocks, {status.blocks_free} free"
+            self.screen.say(f"{'no bound' if status.max_tokens is None else bound}; {pool}")
+            return
+        budget = commands.parse_count(arguments)
+
+        def work(playback: Playback) -> Arrival:
+            cache = playback.engine.config.cache
+            wanted = replace(cache, budget=budget, max_tokens=max(cache.max_tokens * budget // cache.kept, budget + 1))
+            arrival = playback.restart(wanted, self._on_chunk(playback))
+            self._keep_events(0)
+            return arrival
+
+        self.screen.say(f"keeping {budget} tokens: {_way(self.player.call(work))}")
+
+    # What was said -------------------------------------------------------------------------------
+
+    def _undo(self, arguments: str) -> None:
+        last = self._events[-1] if self._events else None
+        switched = last == len(self.dialogue.said)
+        if not switched and not self.dialogue.said:
+            raise ConfigError("nothing was said that could be taken back")
+        way = ""
+        if switched or last is self.dialogue.said[-1]:
+            way = _way(self.player.call(lambda playback: playback.undo(self._on_chunk(playback))))
+            self._events.pop()
+        if switched:
+            self.screen.say(f"{self.player.status.strategy} decides again ({way})")
+        else:
+            self.screen.say(f"taken back: {self.dialogue.undo().question}{way and f' ({way})'}")
+
+    def _history(self, arguments: str) -> None:
+        if not self.dialogue.said:
+            self.screen.say("nothing was said yet")
+        for said in self.dialogue.said:
+            self.screen.say(f"[{format_time(said.at)}] {said.question}\n  {said.answer or '(no answer)'}")
+
+    def _export(self, arguments: str) -> None:
+        kind, file = commands.parse_export(arguments)
+        path = Path(file) if file else _free(f"{Path(self.name).stem or 'chat'}.chat", kind)
+        if file and path.exists():
+            raise ConfigError(f"{str(path)!r} is there already; name another file")
+        try:
+            path.write_text(self.dialogue.export(kind, self.name), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+        self.screen.say(f"wrote {path}")
+
+    # Memories ------------------------------------------------------------------------------------
+
+    def _save(self, arguments: str) -> None:
+        path = Path(arguments) if arguments else self._file or _free(Path(self.name).stem or "live", "kvv")
+        if path.suffix != ".kvv":
+            path = path.with_name(path.name + ".kvv")
+        if path.exists() and path != self._file:
+            raise ConfigError(f"{str(path)!r} is there already; name another file")
+        self.player.call(lambda playback: playback.write(path))
+        self._file = path
+        self.screen.say(f"wrote {path}")
+
+    def _load(self, arguments: str) -> None:
+        if not arguments:
+            raise ConfigError("write which file: /load movie.kvv")
+        path = Path(arguments)
+
+        def work(playback: Playback) -> float:
+            self.player.playback = self._open(playback, path)
+            self._keep_events(0)
+            return self.player.playback.at
+
+        at = self.player.call(work)
+        self.name, self._file = arguments, path
+        self.screen.say(f"loaded {path}: at {format_time(at)}")
+
+    # The rest ------------------------------------------------------------------------------------
+
+    def _set(self, arguments: str) -> None:
+        change = commands.parse_set(arguments)
+        if change is not None:
+            self.settings[change[0]] = change[1]
+        for setting in commands.SETTINGS:
+            if change is None or setting.name == change[0]:
+                value = commands.format_setting(setting, self.settings[setting.name])
+                self.screen.say(f"{setting.name} = {value}  ({setting.help})")
+
+    def _show(self, arguments: str) -> None:
+        from kvvideo.cli.render import size
+
+        status = self.player.status
+        model = self.player.call(lambda playback: playback.engine.config.model)
+        length = "" if status.duration is None else f", {format_time(status.duration)} long"
+        bound = "unbounded" if status.max_tokens is None else f"{status.budget} kept of {status.max_tokens}"
+        self.screen.say(f"{self.name}{length}; at {format_time(status.at)}, {status.state}")
+        self.screen.say(f"model {model}; strategy {status.strategy}, {bound}; {size(status.stats.bytes)} held")
+        trace = "become part of what is seen" if self.remember else "leave no trace in the memory"
+        self.screen.say(f"questions {trace}")
+
+    def _help(self, arguments: str) -> None:
+        chosen = [commands.find(arguments.removeprefix("/"))] if arguments else commands.COMMANDS
+        width = max(len(command.usage) for command in chosen)
+        for command in chosen:
+            self.screen.say(f"{command.usage:<{width}}  {command.help}")
+        if not arguments:
+            self.screen.say("anything else is a question; Ctrl-C stops an answer")
+
+    def _bye(self, arguments: str) -> None:
+        self.leaving = True
+
+
+def _way(arrival: Arrival) -> str:
+    """How a moment was reached, and what that cost, in words."""
+    since = "the beginning" if arrival.since is None else f"the memory of {format_time(arrival.since)}"
+    chunks = "1 chunk" if arrival.chunks == 1 else f"{arrival.chunks} chunks"
+    return f"from {since}, {chunks} replayed in {arrival.seconds:.1f} s"
+
+
+def _free(stem: str, suffix: str) -> Path:
+    """A file that is not there yet: ``stem.suffix``, ``stem-2.suffix``, …"""
+    names = (f"{stem}{'' if number == 1 else f'-{number}'}.{suffix}" for number in count(1))
+    return next(path for name in names if not (path := Path(name)).exists())
+
+
+def _write_picture(picture: Any, path: Path) -> None:
+    from PIL import Image
+
+    try:
+        Image.fromarray(picture).save(path)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None

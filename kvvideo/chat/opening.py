@@ -1,0 +1,93 @@
+"""Opens what a chat is about: a video, or a saved memory and its video if that is at hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kvvideo.config import CacheConfig
+from kvvideo.errors import ConfigError
+from kvvideo.memories.checkpoints import Checkpoints
+from kvvideo.memories.file import MemoryFile
+from kvvideo.memories.origin import engine_for, video_of
+from kvvideo.playback import Playback
+from kvvideo.session import BASELINES, Engine, EngineConfig
+from kvvideo.video import Source
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the playbacks of a chat are opened.
+
+    Attributes:
+        config: of the engine; memories bring their own cache settings.
+        directory: an empty one, for checkpoints.
+        room: bytes that these may take.
+        every: seconds of video between them.
+        video, model, dtype: where the video of a memory is, and its model, and how to run that; None: as it says.
+        tell: takes a line for the person.
+    """
+
+    config: EngineConfig
+    directory: Path
+    room: int
+    every: float
+    video: str | None
+    model: str | None
+    dtype: str | None
+    tell: Callable[[str], None]
+
+    def open_video(self, source: Source) -> Playback:
+        """A playback of ``source`` from its beginning, on an engine of its own."""
+        # A bad video is found before the model is loaded, and meanwhile it decodes.
+        reader = source.open()
+        try:
+            engine = self._engine(self.config)
+            return Playback(engine, source, checkpoints=self._checkpoints(), every=self.every, reader=reader)
+        except BaseException:
+            reader.close()
+            raise
+
+    def open_memory(self, path: Path, before: Playback | None = None) -> Playback:
+        """A playback that goes on from the memory in ``path``; on the engine of ``before``, which it closes.
+
+        Raises:
+            ConfigError: if the file cannot be used; ``before`` goes on then.
+        """
+        saved = MemoryFile(path)
+        memory = saved.memory()
+        source, note = video_of(memory, path, self.video)
+        if note:
+            self.tell(note)
+
+        def go_on(engine: Engine) -> Playback:
+            store = self._checkpoints()
+            return Playback(engine, source, checkpoints=store, every=self.every, saved=saved, memory=memory)
+
+        if before is None:
+            return go_on(self._engine(engine_for(memory, self.config, self.model, self.dtype)))
+        return before.replaced_by(go_on)
+
+    def _checkpoints(self) -> Checkpoints:
+        number = sum(1 for _ in self.directory.iterdir())
+        return Checkpoints(self.directory / str(number), self.room)
+
+    @staticmethod
+    def _engine(config: EngineConfig) -> Engine:
+        from kvvideo.session.memory import spare_rows
+
+        spare = spare_rows(config.cache, _others(config.cache))
+        return Engine(replace(config, cache=replace(config.cache, spare_rows=spare)))
+
+
+def _others(cache: CacheConfig) -> list[CacheConfig]:
+    """Settings of the strategies that a running chat can switch to."""
+    from kvvideo.compression import load, strategies
+
+    others = []
+    for name in strategies():
+        try:
+            if name not in BASELINES and load(name).bounded:
+                others.append(replace(cache, strategy=name))
+        except ConfigError:
+            continue  # these numbers are impossible for it, and switching to it will say so
+    return others

@@ -1,0 +1,280 @@
+"""Plays a video in a thread of its own, so that it goes on while a person types."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kvvideo.chat.commands import format_speed
+from kvvideo.chat.panel import Status
+from kvvideo.errors import KvvideoError
+from kvvideo.playback import Playback
+from kvvideo.session import Span
+from kvvideo.times import format_time
+from kvvideo.types import CacheStats
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.02
+"""How often a player that waits for frames looks for work."""
+_TIMELINE_SECONDS = 0.5
+"""How often what is held of each stretch is looked up, while someone looks at it."""
+_WATCH_TOKENS = 32
+"""Longest answer to a question that is asked again and again."""
+_RATE_SECONDS = 3.0
+"""What the rates shown are measured over."""
+
+
+class Cancelled(Exception):
+    """The person stopped what was going on."""
+
+
+@dataclass
+class Watch:
+    """A question asked every ``every`` seconds of video, whose answer is reported when it changes."""
+
+    question: str
+    every: float
+    due: float
+    answer: str | None = None
+
+
+@dataclass
+class _Rate:
+    """Frames and seconds of video per second of the clock, over the last few seconds."""
+
+    seen: list[tuple[float, int, float]] = field(default_factory=list)
+
+    def add(self, frames: int, at: float) -> None:
+        now = time.monotonic()
+        if self.seen and frames < self.seen[-1][1]:
+            self.seen = []  # it went back
+        self.seen = [s for s in self.seen if s[0] > now - _RATE_SECONDS] + [(now, frames, at)]
+
+    def get(self) -> tuple[float, float]:
+        if len(self.seen) < 2 or time.monotonic() - self.seen[-1][0] > _RATE_SECONDS:
+            return 0.0, 0.0
+        (t0, frames0, at0), (t1, frames1, at1) = self.seen[0], self.seen[-1]
+        passed = max(t1 - t0, 1e-6)
+        return max(0.0, (frames1 - frames0) / passed), max(0.0, (at1 - at0) / passed)
+
+
+class Player:
+    """Keeps a playback going, and lends it out between two chunks.
+
+    The model is loaded and run in one thread of its own: what others want done with it is a function
+    given to ``call``. Ingestion waits meanwhile; an answer takes seconds, and then the stream catches up.
+
+    Args:
+        start: loads the model and opens the video; called in the player's thread.
+        tell: takes lines for the person that nobody asked for, from the player's thread.
+        speed: seconds of video per second; infinity for as fast as it goes.
+        playing: whether to begin at once.
+
+    Attributes:
+        status: what there is to see; replaced, never changed.
+        watches: questions asked again and again.
+        layer: layer whose timeline is shown; None for the mean.
+        looked_at: whether someone looks at the timeline now.
+        playback: what is played; to be replaced in the player's thread only.
+    """
+
+    def __init__(
+        self, start: Callable[[], Playback], tell: Callable[[str], None], speed: float = float("inf"),
+        playing: bool = True,
+    ) -> None:  # fmt: skip
+        self._start, self._tell = start, tell
+        self._work: queue.Queue[tuple[Callable[[Playback], Any], Future[Any]]] = queue.Queue()
+        self._closing = threading.Event()
+        self._cancel = threading.Event()
+        self._idle = threading.Event()
+        self._speed, self._playing = speed, playing
+        self._since: tuple[float, float] | None = None  # when and where playing at this speed began
+        self._rate = _Rate()
+        self._looked = 0.0
+        self.watches: list[Watch] = []
+        self.layer: int | None = None
+        self.looked_at = False
+        self.status = Status(
+            at=0.0, duration=None, state="waiting", speed="", fps=0.0, realtime=0.0, stats=CacheStats(0, 0, 0, 0, 0, 0),
+            budget=None, max_tokens=None, strategy="", blocks_free=0, blocks_total=0, timeline=(), layer=None,
+            behind=0.0, dropped=0.0, message="",
+        )  # fmt: skip
+        self.playback: Playback
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="kvvideo-player", daemon=True)
+        self._thread.start()
+
+    # For the person's thread ------------------------------------------------------------------------
+
+    def wait_ready(self) -> None:
+        """Returns once the model is loaded; raises what kept it from that."""
+        self._ready.result()
+
+    def call(self, work: Callable[[Playback], T]) -> T:
+        """Do ``work`` in the player's thread and return what it returns. Ctrl-C cancels it.
+
+        Raises:
+            Cancelled: if it was cancelled; ``check`` has made ``work`` end.
+            KvvideoError: what ``work`` raised.
+        """
+        future: Future[T] = Future()
+        self._cancel.clear()
+        self._work.put((work, future))
+        while True:
+            try:
+                return future.result(timeout=0.2)
+            except TimeoutError:
+                if future.done():
+                    raise
+                if not self._thread.is_alive():
+                    raise KvvideoError("the player has ended") from None
+            except KeyboardInterrupt:
+                self._cancel.set()
+
+    def wait_idle(self) -> None:
+        """Returns when there is nothing to ingest: at the end, paused, or after an error. Ctrl-C pauses."""
+        while not self._idle.wait(timeout=0.2):
+            if not self._thread.is_alive():
+                return
+
+    def close(self) -> None:
+        """End the playback and the thread."""
+        self._closing.set()
+        self._cancel.set()
+        self._thread.join()
+
+    # For work in the player's thread -----------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises Cancelled if the person wants what is going on to end."""
+        if self._cancel.is_set() or self._closing.is_set():
+            raise Cancelled
+
+    def play(self, speed: float | None = None) -> None:
+        """Go on, at ``speed`` if one is given."""
+        self._playing, self._since = True, None
+        self._speed = self._speed if speed is None else speed
+        self._idle.clear()
+
+    def pause(self) -> None:
+        """Ingest no more until told to."""
+        self._playing = False
+
+    def refresh(self, playback: Playback, timeline: bool = False) -> None:
+        """Bring ``status`` up to date."""
+        engine, session = playback.engine, playback.session
+        schedule = engine.config.cache.schedule(engine.block_size)
+        spans: tuple[Span, ...] = self.status.timeline
+        if timeline or (self.looked_at and time.monotonic() - self._looked > _TIMELINE_SECONDS):
+            self._looked = time.monotonic()
+            spans = tuple(session.timeline(self.layer))
+        reader = playback.opened
+        live = None if reader is None else reader.live
+        fps, realtime = self._rate.get()
+        state = "ended" if playback.ended else "playing" if self._playing else "paused"
+        if state == "playing" and not playback.ready:
+            state = "waiting"
+        self.status = Status(
+            at=playback.at, duration=playback.duration, state=state,
+            speed=format_speed(self._speed), fps=fps, realtime=realtime,
+            stats=session.stats(), budget=schedule.budget if schedule else None,
+            max_tokens=schedule.max_tokens if schedule else None, strategy=engine.config.cache.strategy,
+            blocks_free=engine.free_blocks, blocks_total=engine.blocks, timeline=spans, layer=self.layer,
+            behind=0.0 if live is None else live.behind, dropped=0.0 if live is None else live.dropped,
+            message="" if live is None else live.message,
+        )  # fmt: skip
+
+    # The thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self.playback = self._start()
+        except BaseException as error:
+            self._ready.set_exception(error)
+            return
+        try:
+            self.refresh(self.playback)
+            self._ready.set_result(None)
+            while not self._closing.is_set():
+                self._turn()
+        finally:
+            self.playback.close()
+            self.playback.engine.close()
+            self._idle.set()
+
+    def _turn(self) -> None:
+        """One piece of work, or one chunk, or a moment's rest."""
+        playback = self.playback
+        if self._going:
+            self._attempt(playback.reader)
+        due = self._going and self._due()
+        try:
+            work, future = self._work.get(timeout=0 if due else _POLL_SECONDS)
+        except queue.Empty:
+            if due:
+                self._attempt(self._step)
+            self._attempt(lambda: self.refresh(playback))
+            if not self._going:
+                self._idle.set()
+            return
+        try:
+            result = work(playback)
+        except BaseException as error:
+            self._after_work()
+            future.set_exception(error)
+        else:
+            self._after_work()
+            future.set_result(result)
+
+    @property
+    def _going(self) -> bool:
+        return self._playing and not self.playback.ended
+
+    def _after_work(self) -> None:
+        """Before whoever waited for it looks: what there is to see, and whether there is more to come."""
+        self._since = None
+        self._attempt(lambda: self.refresh(self.playback))
+        if self._going:
+            self._idle.clear()
+
+    def _attempt(self, what: Callable[[], Any]) -> None:
+        """Do ``what``; an error is told and stops the playing, but not the player."""
+        try:
+            what()
+        except KvvideoError as error:
+            self._playing = False
+            self._tell(str(error))
+
+    def _due(self) -> bool:
+        if not self.playback.ready:
+            return False
+        end = self.playback.session.end
+        if self._since is None:
+            self._since = time.monotonic(), end
+        began, first = self._since
+        return (end - first) / self._speed <= time.monotonic() - began
+
+    def _step(self) -> None:
+        playback = self.playback
+        if playback.step() is None:
+            self._tell(f"the video has ended; {playback.session.frames} frames were seen")
+            return
+        self._rate.add(playback.session.frames, playback.session.end)
+        self._ask_watched()
+
+    def _ask_watched(self) -> None:
+        playback = self.playback
+        due = [watch for watch in self.watches if watch.due <= playback.at]
+        if not due:
+            return
+        answers = playback.session.ask_all([watch.question for watch in due], max_tokens=_WATCH_TOKENS)
+        for watch, answer in zip(due, answers, strict=True):
+            watch.due = playback.at + watch.every
+            if answer.text != watch.answer:
+                was = "" if watch.answer is None else f" (was: {watch.answer})"
+                self._tell(f"[{format_time(playback.at)}] {watch.question} {answer.text}{was}")
+            watch.answer = answer.text

@@ -1,0 +1,216 @@
+"""Where the lines of a chat come from and go to: a terminal, or plain pipes."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from kvvideo.chat import commands
+from kvvideo.chat.chat import Chat
+from kvvideo.chat.panel import panel, prompt_line, to_ansi
+from kvvideo.cli.render import clean
+from kvvideo.times import format_time
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WIDTH = 100
+"""Columns of a panel where there is no terminal to ask."""
+
+
+class PipeScreen:
+    """Answers to stdout as they come, everything else to stderr; colours nowhere."""
+
+    def say(self, text: str) -> None:
+        print(clean(text), flush=True)
+
+    def notice(self, text: str) -> None:
+        print(f"kvvideo: {clean(text)}", file=sys.stderr, flush=True)
+
+    problem = notice
+
+    def begin(self, at: float, question: str) -> None:
+        print(f"[{format_time(at)}] {clean(question)}\n  ", end="", flush=True)
+
+    def piece(self, text: str) -> None:
+        print(clean(text), end="", flush=True)
+
+    def end(self) -> None:
+        print(flush=True)
+
+    def show(self, what: "Callable[[int], RenderableType]") -> None:
+        from rich.console import Console
+
+        Console(width=_WIDTH, highlight=False).print(what(_WIDTH))
+
+    def dash(self, on: bool) -> None:
+        if on:
+            self.notice("there is no terminal to keep a panel on; /stats prints it once")
+
+
+def run_pipe(chat: Chat, lines: Iterable[str]) -> int:
+    """Work through ``lines``; returns the exit code of the first that failed, or 0.
+
+    Each line waits until there is nothing to ingest, at the end of the video or where it was paused, so that what
+    comes out does not depend on how fast the machine is. Ctrl-C while it waits ends the chat.
+    """
+    for line in joined(lines):
+        chat.player.wait_idle()
+        chat.handle(line)
+        if chat.leaving:
+            break
+    return chat.failed
+
+
+def joined(lines: Iterable[str]) -> Iterator[str]:
+    """``lines``, of which one that ends in a backslash goes on in the next."""
+    begun = ""
+    for line in lines:
+        text = line.rstrip("\n")
+        if text.endswith("\\"):
+            begun += text[:-1] + "\n"
+            continue
+        yield begun + text
+        begun = ""
+    if begun:
+        yield begun
+
+
+class TerminalScreen:
+    """A terminal, in which what the player tells appears above the prompt."""
+
+    def __init__(self) -> None:
+        self.dashed = False
+
+    def say(self, text: str) -> None:
+        self._print(f"\x1b[2m{clean(text)}\x1b[0m\n")
+
+    notice = say
+
+    def problem(self, text: str) -> None:
+        self._print(f"\x1b[31m{clean(text)}\x1b[0m\n")
+
+    def begin(self, at: float, question: str) -> None:
+        pass
+
+    def piece(self, text: str) -> None:
+        self._print(clean(text))
+
+    def end(self) -> None:
+        self._print("\n")
+
+    def show(self, what: "Callable[[int], RenderableType]") -> None:
+        from shutil import get_terminal_size
+
+        width = get_terminal_size().columns
+        self._print(to_ansi(what(width), width) + "\n")
+
+    def dash(self, on: bool) -> None:
+        self.dashed = on
+
+    def _print(self, text: str) -> None:
+        # Looked up each time: while a prompt is open, stdout is what prints above it.
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Path) -> int:
+    """Read lines that are ``typed`` in a terminal until the person leaves, and keep them in the file ``history``."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.formatted_text import ANSI
+    from prompt_toolkit.input import create_input
+    from prompt_toolkit.patch_stdout import patch_stdout
+
+    def toolbar() -> Any:
+        width = session.app.output.get_size().columns
+        return ANSI(to_ansi(panel(chat.player.status, width), width)) if screen.dashed else None
+
+    def message() -> str:
+        return f"{prompt_line(chat.player.status)} › "
+
+    session: PromptSession[str] = PromptSession(
+        message=message,
+        prompt_continuation=lambda width, number, wrapped: " " * (width - 2) + "… ",
+        bottom_toolbar=toolbar,
+        refresh_interval=0.5,
+        completer=_completer(),
+        complete_while_typing=False,
+        history=_history(history),
+        key_bindings=_keys(),
+        multiline=True,
+        style=_style(),
+        input=create_input(typed),
+    )
+    while not chat.leaving:
+        try:
+            with patch_stdout(raw=True):
+                line = session.prompt()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            break
+        chat.handle(line)
+    return 0
+
+
+def _history(file: Path) -> Any:
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with file.open("a"):
+            return FileHistory(str(file))
+    except OSError:
+        return InMemoryHistory()
+
+
+def _completer() -> Any:
+    from prompt_toolkit.completion import Completer, Completion
+
+    from kvvideo.compression import strategies
+
+    class Commands(Completer):
+        def get_completions(self, document: Any, event: Any) -> Iterator[Any]:
+            line = document.text_before_cursor
+            part = commands.completed_part(line.lstrip())
+            for choice in commands.completions(line, strategies(), _files(part)):
+                yield Completion(choice, start_position=-len(part))
+
+    return Commands()
+
+
+def _files(part: str) -> list[str]:
+    """Files that a name beginning with ``part`` may mean."""
+    directory = Path(part) if part.endswith("/") else Path(part).parent
+    try:
+        return sorted(f"{path}/" if path.is_dir() else str(path) for path in directory.iterdir())
+    except OSError:
+        return []
+
+
+def _keys() -> Any:
+    """Enter sends; Alt-Enter, or Enter after a backslash, begins a new line."""
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: Any) -> None:
+        buffer = event.current_buffer
+        if buffer.document.char_before_cursor == "\\":
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: Any) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _style() -> Any:
+    from prompt_toolkit.styles import Style
+
+    return Style.from_dict({"bottom-toolbar": "noreverse", "prompt": "bold"})

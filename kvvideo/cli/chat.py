@@ -1,0 +1,124 @@
+"""``kvvideo chat``: talk about a video while it plays."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from kvvideo.chat import commands
+from kvvideo.cli import options
+from kvvideo.errors import ConfigError
+from kvvideo.session import EngineConfig
+from kvvideo.sizes import parse_size
+
+_QUESTIONS = 4
+"""Questions that the pool has room for: one with the dialogue before it, or those that are watched."""
+
+
+def command(
+    context: typer.Context,
+    video: Annotated[
+        str,
+        typer.Argument(
+            help="A video file or a saved memory (.kvv); or live: '-' (stdin), a camera's number, a URL (rtsp://…).",
+            show_default=False,
+        ),
+    ],
+    remember: Annotated[
+        bool, typer.Option("--remember", help="Let what is said become part of what the model has seen.")
+    ] = False,
+    speed: Annotated[str, typer.Option("--speed", help="How fast to play: max, 1x, 2x, 0.5x.")] = "max",
+    paused: Annotated[bool, typer.Option("--paused", help="Do not play until /play.")] = False,
+    checkpoint_every: Annotated[
+        str, typer.Option("--checkpoint-every", help="Seconds of video between the memories that /at goes back to.")
+    ] = options.CHECKPOINT_EVERY,
+    max_disk: Annotated[str, typer.Option("--max-disk", help="Room for those memories, while the chat lasts.")] = "2GB",
+    beside: Annotated[
+        str | None, typer.Option("--video", help="The video of a saved memory, if it is somewhere else now.")
+    ] = None,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    budget: options.Budget = None,
+    sink: options.Sink = options.SINK,
+    window: options.Window = None,
+    queries: options.Queries = None,
+    score_norm: options.ScoreNorm = options.SCORE_NORM,
+    positions: options.Positions = options.POSITIONS,
+    model: options.Model = options.DEFAULT_MODEL,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
+    fps: options.Fps = options.FPS,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
+    start: options.Start = None,
+    end: options.End = None,
+    frame_tokens: options.FrameTokens = None,
+    decoder: options.Decoder = options.DECODER,
+    follow: options.Follow = False,
+    retry: options.Retry = options.RETRY,
+    when_behind: options.WhenBehind = options.WHEN_BEHIND,
+) -> None:
+    """Talk about VIDEO while it plays, in a terminal or through pipes. /help lists what can be done.
+
+    The video goes on while you type. Questions leave no trace in what the model remembers of it, unless --remember
+    is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the
+    same answers.
+    """
+    given = {name for name in ("model", "dtype") if not options.is_default(context, name)}
+    pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
+    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+    config = EngineConfig(model, cache, dtype, max_model_len, questions=_QUESTIONS, seed=seed)
+    from kvvideo.chat.chat import Chat
+    from kvvideo.chat.opening import Opening
+    from kvvideo.chat.player import Player
+    from kvvideo.chat.repl import PipeScreen, TerminalScreen, run_pipe, run_terminal
+    from kvvideo.journal import state_directory
+    from kvvideo.memories.file import is_memory_file
+    from kvvideo.video import Source
+
+    file = Path(video) if is_memory_file(video) else None
+    if file is None:
+        source = Source(
+            video, decoder=decoder, live=options.live(video, follow, retry, when_behind),
+            **options.reading(config, fps, chunk, start, end, frame_tokens),
+        )  # fmt: skip
+    typed = sys.stdin
+    if video == "-":
+        # Lines and video cannot come the same way.
+        typed = _terminal()
+    screen = TerminalScreen() if typed.isatty() and sys.stdout.isatty() else PipeScreen()
+    with tempfile.TemporaryDirectory(prefix="kvvideo-") as directory:
+        opening = Opening(
+            config, Path(directory), room, every, beside, model if "model" in given else None,
+            dtype if "dtype" in given else None, screen.notice,
+        )  # fmt: skip
+        player = Player(
+            lambda: opening.open_video(source) if file is None else opening.open_memory(file),
+            screen.notice, pace, playing=not paused,
+        )  # fmt: skip
+        try:
+            screen.notice(f"loading {config.model if file is None else file} …")
+            player.wait_ready()
+            chat = Chat(
+                player, screen, video, remember, lambda playback, path: opening.open_memory(path, playback), file
+            )
+            if isinstance(screen, TerminalScreen):
+                code = run_terminal(chat, screen, typed, state_directory() / "history")
+            else:
+                code = run_pipe(chat, typed)
+        finally:
+            player.close()
+    if code:
+        raise SystemExit(code)
+
+
+def _terminal() -> TextIO:
+    try:
+        return open("/dev/tty")
+    except OSError:
+        raise ConfigError(
+            "the video comes from stdin, so there is nowhere to type; give a file or a URL, or run it in a terminal"
+        ) from None

@@ -1,0 +1,162 @@
+"""``kvvideo ingest``: stream a video once and write down what is remembered of it."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvvideo.cli import options
+from kvvideo.cli.stop import Stop, say
+from kvvideo.errors import INTERRUPTED, ConfigError
+from kvvideo.session import EngineConfig
+from kvvideo.sizes import parse_size
+from kvvideo.times import format_time
+from kvvideo.workspace import was_begun
+
+if TYPE_CHECKING:
+    from kvvideo.ingest import Part
+    from kvvideo.playback import Playback
+    from kvvideo.video import Source
+
+
+def command(
+    video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write. Default: the video's name with .kvv, in this folder."),
+    ] = None,
+    checkpoint_every: Annotated[
+        str,
+        typer.Option("--checkpoint-every", help="Video between two moments that can be gone back to; 0: only the end."),
+    ] = options.CHECKPOINT_EVERY,
+    max_disk: Annotated[
+        str, typer.Option("--max-disk", help="What these may take up; beyond that they are thinned out evenly.")
+    ] = "10GB",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where this was interrupted.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a memory that is there already.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, without loading the model.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON record at the end.")] = False,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    budget: options.Budget = None,
+    sink: options.Sink = options.SINK,
+    window: options.Window = None,
+    queries: options.Queries = None,
+    score_norm: options.ScoreNorm = options.SCORE_NORM,
+    positions: options.Positions = options.POSITIONS,
+    model: options.Model = options.DEFAULT_MODEL,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
+    fps: options.Fps = options.FPS,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
+    start: options.Start = None,
+    end: options.End = None,
+    frame_tokens: options.FrameTokens = None,
+    decoder: options.Decoder = options.DECODER,
+    follow: options.Follow = False,
+    retry: options.Retry = options.RETRY,
+    when_behind: options.WhenBehind = options.WHEN_BEHIND,
+) -> None:
+    """Stream VIDEO through the model once and write what is remembered of it, for 'kvvideo ask'.
+
+    While it works, its checkpoints are in a folder named as the file with .part added. Ctrl-C finishes the chunk at
+    hand, takes a checkpoint and exits 130; after that, or a crash, --resume goes on.
+    """
+    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    apart, room = options.period(checkpoint_every), parse_size(max_disk)
+    reading = options.reading(config, fps, chunk, start, end, frame_tokens)
+    if dry_run:
+        _dry_run(video, decoder, reading, config, apart, room, json_output)
+        return
+    from kvvideo.ingest import Part, is_made, part_of
+    from kvvideo.session import BASELINES
+    from kvvideo.video import Source
+
+    if strategy in BASELINES:
+        raise ConfigError(f"strategy: {strategy!r} keeps no cache that could be written down; choose another")
+    source = Source(video, decoder=decoder, live=options.live(video, follow, retry, when_behind), **reading)
+    path = Path(Path(video).stem + ".kvv") if output is None else output
+    if resume and not source.replayable:
+        raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")
+    if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config):
+        say(f"{str(path)!r} is complete already")
+        return
+    with Part(path, source, cache, dtype, resume=resume, restart=restart, force=force) as part:
+        _run(source, config, part, apart, room, json_output)
+
+
+def _run(source: "Source", config: EngineConfig, part: "Part", every: float, room: int, json_output: bool) -> None:
+    from kvvideo import records
+    from kvvideo.cli import render
+    from kvvideo.ingest import ingest
+    from kvvideo.session import Engine
+
+    began, read = time.perf_counter(), 0 if part.memory is None else part.memory.chunks
+    try:
+        # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
+        with render.Progress() as progress, Stop() as stop, source.open(skip_chunks=read) as reader:
+            progress.say(f"loading {config.model} …")
+            engine = Engine(config)
+            schedule = config.cache.schedule(engine.block_size)
+            first: tuple[int, float] | None = None
+
+            def on_chunk(playback: "Playback") -> None:
+                nonlocal first
+                session, now = playback.session, time.perf_counter()
+                first = (session.frames, now) if first is None else first
+                rate = (session.frames - first[0]) / (now - first[1]) if now > first[1] else 0.0
+                end = source.end if reader.info.duration is None else reader.info.duration
+                progress.chunk(session.end, end, rate, records.cache(session.stats(), schedule))
+
+            done = ingest(
+                engine, source, part, every=every, max_bytes=room, reader=reader, stopped=lambda: stop.asked,
+                on_chunk=on_chunk,
+            )  # fmt: skip
+    except BaseException:
+        if part.resumable:
+            say("the same command with --resume goes on from the last checkpoint")
+        raise
+    start = source.start or 0.0
+    status = "interrupted" if stop.asked else "complete" if done.error is None else "error"
+    record = records.ingest(
+        status, None if done.error is None else str(done.error), done.cache, schedule=schedule,
+        video=source.path, output=str(part.output), model=config.model, strategy=config.cache.strategy,
+        chunks=done.chunks, frames=done.frames, start=start, end=max(done.end, start), resumed_from=done.since,
+        checkpoints=done.checkpoints, bytes=done.bytes, seconds=time.perf_counter() - began,
+    )  # fmt: skip
+    if json_output:
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+    render.ingested(record)
+    if done.error is not None:
+        raise done.error
+    if status == "interrupted":
+        if part.resumable:
+            say(f"the same command with --resume goes on from {format_time(done.end)}")
+        raise SystemExit(INTERRUPTED)
+
+
+def _dry_run(
+    video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, every: float, room: int, json_output: bool
+) -> None:
+    from kvvideo.cli import render
+    from kvvideo.cli.predict import prediction
+    from kvvideo.ingest import memory_bytes
+
+    record = prediction(video, decoder, reading, config)
+    each = memory_bytes(config, record["peak_tokens"])
+    length = record["chunks"] * reading["chunk_seconds"]
+    count = min(record["chunks"], math.ceil(length / every)) - 1 if every else 0
+    record |= {"checkpoints": count, "checkpoint_bytes": each, "file_bytes": min(count * each, room) + each}
+    if json_output:
+        print(json.dumps(record))
+    else:
+        render.prediction(record)

@@ -1,0 +1,28 @@
+"""``--dry-run``: what a run will take, without loading the model."""
+
+from dataclasses import asdict
+from typing import Any
+
+from kvvideo.errors import ConfigError
+from kvvideo.session import EngineConfig
+
+
+def prediction(video: str, decoder: str, reading: dict[str, Any], config: EngineConfig) -> dict[str, Any]:
+    """The record of what streaming ``video`` with these settings will take.
+
+    Raises:
+        ConfigError: if the video does not say how long it is.
+    """
+    from kvvideo.session.prediction import predict
+    from kvvideo.video import plan, probe
+
+    info = probe(video, decoder)
+    planned = plan(info, **reading)
+    if planned.chunks is None or planned.frames is None:
+        raise ConfigError(f"{video!r} does not say how long it is; give --to to predict what that much will take")
+    predicted = predict(config, planned, reading["chunk_seconds"], reading["fps"], reading["start"] or 0.0)
+    return {
+        "type": "prediction", "schema": 1, "video": video, "model": config.model, "strategy": config.cache.strategy,
+        "width": planned.width, "height": planned.height, "chunks": planned.chunks, "frames": planned.frames,
+        **asdict(predicted),
+    }  # fmt: skip

@@ -1,0 +1,22 @@
+"""Sizes of files as people write them: ``500MB``, ``2GB``, ``1.5GiB``."""
+
+import re
+
+from kvvideo.errors import ConfigError
+
+_SIZE = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b|b)", re.ASCII | re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from a number with a unit: B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (of 1024).
+
+    Raises:
+        ConfigError: if ``text`` is not such a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is not a size; write a number and its unit, such as 500MB, 2GB or 1GiB")
+    unit = match["unit"].lower().removesuffix("b")
+    factor: int = (1024 if unit.endswith("i") else 1000) ** _POWERS[unit.removesuffix("i")]
+    return round(float(match["count"]) * factor)
