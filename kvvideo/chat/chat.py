@@ -361,7 +361,7 @@ class Chat:
 
     def _export(self, arguments: str) -> None:
         kind, file = commands.parse_export(arguments)
-        path = Path(file) if file else _free(f"{Path(self.name).stem or 'chat'}.chat", kind)
+        path = Path(file) if file else _free(f"{self._stem}.chat", kind)
         if file and path.exists():
             raise ConfigError(f"{str(path)!r} is there already; name another file")
         try:
@@ -373,7 +373,7 @@ class Chat:
     # Memories ------------------------------------------------------------------------------------
 
     def _save(self, arguments: str) -> None:
-        path = Path(arguments) if arguments else self._file or _free(Path(self.name).stem or "live", "kvv")
+        path = Path(arguments) if arguments else self._file or _free(self._stem, "kvv")
         if path.suffix != ".kvv":
             path = path.with_name(path.name + ".kvv")
         if path.exists() and path != self._file:
@@ -381,6 +381,11 @@ class Chat:
         self.player.call(lambda playback: playback.write(path))
         self._file = path
         self.screen.say(f"wrote {path}")
+
+    @property
+    def _stem(self) -> str:
+        """What files about the video are called."""
+        return "stdin" if self.name == "-" else Path(self.name).stem or "video"
 
     def _load(self, arguments: str) -> None:
         if not arguments:

@@ -145,11 +145,11 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
         try:
             with patch_stdout(raw=True):
                 line = session.prompt()
+            chat.handle(line)
         except KeyboardInterrupt:
             continue
         except EOFError:
             break
-        chat.handle(line)
     return 0
 
 
