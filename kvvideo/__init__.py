@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from kvvideo.analyze import Asked
     from kvvideo.config import CacheConfig
     from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, VideoError
+    from kvvideo.memories.file import MemoryFile
+    from kvvideo.memories.memory import Memory
+    from kvvideo.playback import Playback
     from kvvideo.session import Answer, Engine, EngineConfig, Session, Span, VideoSession, engine_args, open_session
     from kvvideo.types import CacheStats, Chunk
-    from kvvideo.video import VideoReader
+    from kvvideo.video import Source, VideoReader
 
 __version__ = "0.1.0"
 
@@ -29,9 +32,13 @@ _HOME = {
     "EngineConfig": "session",
     "EngineError": "errors",
     "KvvideoError": "errors",
+    "Memory": "memories.memory",
+    "MemoryFile": "memories.file",
     "OutOfMemoryError": "errors",
+    "Playback": "playback",
     "Question": "agenda",
     "Session": "session",
+    "Source": "video",
     "Span": "session",
     "VideoError": "errors",
     "VideoReader": "video",
@@ -52,9 +59,13 @@ __all__ = [
     "EngineConfig",
     "EngineError",
     "KvvideoError",
+    "Memory",
+    "MemoryFile",
     "OutOfMemoryError",
+    "Playback",
     "Question",
     "Session",
+    "Source",
     "Span",
     "VideoError",
     "VideoReader",

@@ -8,26 +8,14 @@ from typing import Any
 
 from kvvideo.agenda import Agenda, Question
 from kvvideo.analyze import Asked, ask
-from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.memories.file import MemoryFile
 from kvvideo.memories.fingerprint import of_model
 from kvvideo.memories.memory import Memory
-from kvvideo.memories.origin import engine_for
 from kvvideo.playback import Arrival, Playback
-from kvvideo.session.engine import EngineConfig, model_path
-from kvvideo.session.memory import spare_rows
+from kvvideo.session.engine import model_path
 from kvvideo.times import format_time
 from kvvideo.video import Source
-
-
-def config_of(memory: Memory, config: EngineConfig, model: str | None = None, dtype: str | None = None) -> EngineConfig:
-    """As ``engine_for``, with room for the strategies that ``memory`` had on its way, which its checkpoints have."""
-    events = memory.source.get("events", [])
-    had = [memory.source.get("first"), *(event.get("cache") for event in events)]
-    spare = spare_rows(memory.cache, [CacheConfig.from_dict(cache) for cache in had if cache is not None])
-    config = engine_for(memory, config, model, dtype)
-    return replace(config, cache=replace(config.cache, spare_rows=spare))
 
 
 def agenda_of(memory: Memory, questions: Sequence[Question]) -> Agenda:
@@ -99,12 +87,7 @@ def _stand_at(
     playback: Playback, moments: Sequence[float], on_chunk: Callable[[], None]
 ) -> Iterator[tuple[float, Arrival]]:
     """Let ``playback`` stand at one of the ascending ``moments`` after the other."""
-    if playback.events:
-        # To go on from an earlier moment would be to undo what was remembered or switched after it.
-        for at in moments:
-            with playback.visit(at, on_chunk) as arrival:
-                yield at, arrival
-    elif moments:
+    if moments:
         with playback.visit(moments[0], on_chunk) as arrival:
             yield moments[0], arrival
             for at in moments[1:]:

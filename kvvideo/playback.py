@@ -123,6 +123,7 @@ class Playback:
         self.start = 0.0 if source is None or source.start is None else source.start
         self._reader = reader
         self._pending: Chunk | None = None
+        self._visiting = False
         self.also: Chunk | None = None
         self.duration = None if reader is None else reader.info.duration
         self.session = self._open(memory)
@@ -235,7 +236,7 @@ class Playback:
     def go(self, time: float, on_chunk: Callable[[], None] = lambda: None) -> Arrival:
         """Stand at ``time``: from the nearest memory before it, or from here, through the frames between.
 
-        What was remembered or switched after that moment has not happened then.
+        What was remembered or switched after that moment has not happened then, unless this is during a visit.
 
         Args:
             time: in seconds of the source.
@@ -248,7 +249,8 @@ class Playback:
         try:
             return self._go(time, on_chunk)
         finally:
-            if later := [event for event in self._events if event.chunks > self.session.chunks]:
+            later = [event for event in self._events if event.chunks > self.session.chunks]
+            if later and not self._visiting:
                 self._events = self._events[: -len(later)]
                 self._forget_from(later[0].end)
 
@@ -264,10 +266,12 @@ class Playback:
     @contextmanager
     def visit(self, time: float, on_chunk: Callable[[], None] = lambda: None) -> Iterator[Arrival]:
         """Stand at ``time`` meanwhile, and where it stood before afterwards, as if it had never left."""
-        home = self._leave()
+        home, outer = self._leave(), self._visiting
+        self._visiting = True
         try:
             yield self._go(time, on_chunk)
         finally:
+            self._visiting = outer
             self._return(home)
 
     @contextmanager
@@ -462,6 +466,12 @@ class Playback:
         if self._checkpoints is not None:
             self._checkpoints.drop_after(time - 2 * _SLACK)
         self._saved_until = min(self._saved_until, time - 2 * _SLACK)
+
+
+def caches_of(memory: Memory) -> list[CacheConfig]:
+    """The cache settings that the stream of ``memory`` began with, and those it was switched to."""
+    first, events = _happened(memory)
+    return [first, *(event.cache for event in events if event.cache is not None)]
 
 
 def _happened(memory: Memory) -> tuple[CacheConfig, list[_Event]]:

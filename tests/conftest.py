@@ -1,6 +1,7 @@
 """Real engines, started once each and shared by all tests that use the same configuration."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from kvvideo.session.engine import EngineConfig, model_path
 # Triton's float32 is tf32 otherwise, with an error of 3e-4.
 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 torch.backends.cudnn.allow_tf32 = False
+# What interrupted runs leave must not lie about in the home of whoever runs the tests.
+os.environ.setdefault("KVVIDEO_STATE_DIR", tempfile.mkdtemp(prefix="kvvideo-tests-"))
 # The model is tiny and the machine may be shared: more threads would only wait for each other.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 torch.set_num_threads(1)

@@ -8,7 +8,8 @@ from conftest import EngineFor
 from test_playback import FakeSource, bounded
 
 from kvvideo.agenda import Question
-from kvvideo.ask import agenda_of, answers, config_of
+from kvvideo.ask import agenda_of, answers
+from kvvideo.memories import origin
 from kvvideo.memories.checkpoints import Checkpoints
 from kvvideo.memories.file import MemoryFile
 from kvvideo.memories.memory import Memory
@@ -70,9 +71,9 @@ def test_the_engine_has_room_for_every_strategy_on_the_way(engine_for: EngineFor
     with MemoryFile(saved(engine, tmp_path)) as file:
         memory: Memory = file.memory()
     engine.use(bounded("full", spare_rows=3))
-    config = config_of(memory, EngineConfig(seed=7), model="elsewhere")
+    config = origin.engine_for(memory, EngineConfig(seed=7), model="elsewhere")
     assert (config.model, config.dtype, config.seed) == ("elsewhere", "float32", 7)
     assert config.cache == memory.cache == bounded("h2o")
     stream = {**memory.source, "first": bounded("expected-attention").as_dict()}
     streaming = Memory(**{**vars(memory), "cache": bounded("streaming"), "source": stream})
-    assert config_of(streaming, EngineConfig()).cache.spare_rows > 0
+    assert engine_for(streaming, EngineConfig()).cache.spare_rows > 0

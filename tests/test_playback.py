@@ -250,8 +250,15 @@ def test_a_remembered_dialogue_comes_with_its_moment(engine_for: EngineFor, play
     with playback.visit(24.0):
         playback.also = None
         same(now(playback), at_24)
-    with playback.visit(23.0):
+    with playback.visit(9.0):
+        same(now(playback), fresh(engine, 9.0))
+        playback.go(23.0)
         same(now(playback), fresh(engine, 23.0))
+        playback.go(44.0)
+        playback.also = None
+        same(now(playback), at_44)
+        playback.go(2.0)
+    same(now(playback), at_44)
     assert playback._checkpoints is not None
     playback._checkpoints.clear()
     with playback.visit(44.0 + 4.0), playback.visit(44.0):

@@ -66,9 +66,9 @@ def _run(
     config: EngineConfig, model: str | None, dtype: str | None,
 ) -> None:  # fmt: skip
     from kvvideo import records
-    from kvvideo.ask import agenda_of, answers, check, config_of
+    from kvvideo.ask import agenda_of, answers, check
     from kvvideo.cli import render
-    from kvvideo.memories.origin import video_of
+    from kvvideo.memories.origin import engine_for, video_of
     from kvvideo.playback import Playback
     from kvvideo.session import Engine
 
@@ -77,7 +77,7 @@ def _run(
     source, note = video_of(last, file.path, video)
     if note:
         say(note)
-    config = config_of(last, config, model, dtype)
+    config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
     path = str(last.source.get("path", file.path)) if source is None else source.path
     count, failure = 0, None

@@ -5,16 +5,22 @@ from pathlib import Path
 
 from kvvideo.errors import ConfigError
 from kvvideo.memories.memory import Memory
+from kvvideo.playback import caches_of
 from kvvideo.session.engine import EngineConfig
+from kvvideo.session.memory import spare_rows
 from kvvideo.video import Source
 
 
 def engine_for(
     memory: Memory, config: EngineConfig, model: str | None = None, dtype: str | None = None
 ) -> EngineConfig:
-    """``config`` with the model, dtype and cache of ``memory``, or the ``model`` and ``dtype`` given."""
+    """``config`` with the model, dtype and cache of ``memory``, or the ``model`` and ``dtype`` given.
+
+    There is room for the strategies that it had on its way, which its checkpoints may have.
+    """
     own = str(memory.tensors["keys"].dtype).removeprefix("torch.")
-    return replace(config, model=model or memory.model, dtype=dtype or own, cache=memory.cache)
+    cache = replace(memory.cache, spare_rows=spare_rows(memory.cache, caches_of(memory)))
+    return replace(config, model=model or memory.model, dtype=dtype or own, cache=cache)
 
 
 def video_of(memory: Memory, file: Path, given: str | None = None) -> tuple[Source | None, str]:
