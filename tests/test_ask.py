@@ -76,4 +76,4 @@ def test_the_engine_has_room_for_every_strategy_on_the_way(engine_for: EngineFor
     assert config.cache == memory.cache == bounded("h2o")
     stream = {**memory.source, "first": bounded("expected-attention").as_dict()}
     streaming = Memory(**{**vars(memory), "cache": bounded("streaming"), "source": stream})
-    assert engine_for(streaming, EngineConfig()).cache.spare_rows > 0
+    assert origin.engine_for(streaming, EngineConfig()).cache.spare_rows > 0
