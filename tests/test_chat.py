@@ -19,8 +19,12 @@ import pytest
 from PIL import Image
 from test_cli import command, kvvideo, records
 
+from kvvideo.config import CacheConfig
 from kvvideo.memories.file import MemoryFile
+from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.session.prediction import frame_pixels
 from kvvideo.tiny import samples, world
+from kvvideo.video import read_chunks
 
 SETTINGS = ("--model", "tiny", "--max-tokens", "512", "--strategy", "streaming")
 LETTER, COLOUR = "Which letter is on screen now?", "What colour is the letter on screen now?"
@@ -189,6 +193,27 @@ def test_what_is_said_is_remembered_on_request_and_can_be_taken_back(
     assert json.loads((tmp_path / "minute.chat.json").read_text())[0]["remembered"] is True
     assert "nothing was said that could be taken back" in result.stderr
     assert result.returncode == 2
+
+
+def test_a_question_is_told_what_was_said_before(clip: Path, tmp_path: Path):
+    """As far as it is not undone, and of moments that were only visited too; the bundled model has to be asked to."""
+    config = EngineConfig(model="tiny", cache=CacheConfig("streaming", max_tokens=512))
+    low, high = frame_pixels(config)
+    engine = Engine(config)
+    with VideoSession(engine) as session:
+        for chunk in read_chunks(str(clip), min_pixels=low, max_pixels=high):
+            session.ingest(chunk)
+        first = session.ask(LETTER).text
+        then = f"When did the letter {first} appear?"
+        alone, followed = session.ask(then).text, session.ask(then, dialogue=[(LETTER, first)]).text
+        twice = session.ask(LETTER, dialogue=[(LETTER, first), (then, followed)]).text
+    engine.close()
+    lines = [LETTER, then, "/undo", "/set dialogue on", then, LETTER, "/undo", LETTER]
+    result = chat(tmp_path, str(clip), *SETTINGS, lines="\n".join(lines))
+    assert result.returncode == 0, result.stderr
+    said = re.findall(r"^  (.*)$", result.stdout, re.MULTILINE)
+    assert said == [first, alone, followed, twice, twice]
+    assert followed != alone, "or nothing was shown by this"
 
 
 def test_wrong_usage_is_one_line(clip: Path, tmp_path: Path):
