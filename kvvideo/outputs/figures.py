@@ -1,0 +1,27 @@
+"""Numbers as reports print them. A number and its unit stay on one line."""
+
+_GAP = "\N{NO-BREAK SPACE}"
+
+
+def count(number: float) -> str:
+    """``12,345``."""
+    return f"{number:,.0f}"
+
+
+def size(number: float) -> str:
+    """Bytes: ``12.3 MB``, ``200 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.95:
+            return f"{number:.1f}".removesuffix(".0") + _GAP + unit
+        number /= 1000
+    return f"{number:,.1f}{_GAP}TB"
+
+
+def short(seconds: float) -> str:
+    """How long something took: ``0.8 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}{_GAP}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{_GAP}min {rest}{_GAP}s"
+    return f"{minutes // 60:,}{_GAP}h {minutes % 60}{_GAP}min"

@@ -1,0 +1,25 @@
+"""``jsonl`` and ``json``: the records as they are."""
+
+import json
+import re
+from collections.abc import Sequence
+
+from kvvideo.outputs.writer import Record
+
+# JSON leaves these as they are, but a terminal may obey them, and half a character cannot be encoded.
+_ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def dumps(value: object, indent: int | None = None) -> str:
+    """``value`` as JSON that reads as it is and can be shown on any terminal."""
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def line(record: Record) -> str:
+    """One record as a line."""
+    return dumps(record) + "\n"
+
+
+def document(records: Sequence[Record]) -> str:
+    """All records as an array."""
+    return dumps(list(records), indent=2) + "\n"

@@ -1,0 +1,156 @@
+"""What the reports, in Markdown and HTML, tell of a run: its facts, and its answers by moment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+from kvvideo.outputs import clean
+from kvvideo.outputs.figures import count, short, size
+from kvvideo.outputs.writer import Record
+from kvvideo.times import format_time
+
+Stretches = Sequence[Sequence[float]]
+"""``[start, end]`` pairs in seconds, in order."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment, in seconds, and the answers given then: one at least."""
+
+    at: float
+    answers: list[Record]
+
+    @property
+    def cache(self) -> dict[str, Any]:
+        """What the cache held then."""
+        found: dict[str, Any] = self.answers[0]["cache"]
+        return found
+
+    @property
+    def held(self) -> Stretches:
+        """Stretches of which something was held then."""
+        found: Stretches = self.answers[0]["held"]
+        return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run.
+
+    Attributes:
+        title: the video's name, without folders.
+        video: the video as it was given, without a password.
+        notice: why there is less than was asked for; empty if there is not.
+        facts: names and values, in words.
+        moments: in order.
+        unasked: questions that were not asked, each with when it was meant to be, in words.
+        start, end: the part of the video that all this is about, in seconds.
+        held: what was held at the last moment that is known of.
+        held_at: that moment.
+    """
+
+    title: str
+    video: str
+    notice: str
+    facts: list[tuple[str, str]]
+    moments: list[Moment]
+    unasked: list[tuple[str, str]]
+    start: float
+    end: float
+    held: Stretches
+    held_at: float
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "Report":
+        """Of the records of one strategy, of which the last may be missing."""
+        from kvvideo.video.address import Address
+
+        answers = [record for record in records if record["type"] == "answer"]
+        done = next((record for record in records if record["type"] == "done"), None)
+        any_record = records[0]
+        answers.sort(key=lambda record: float(record["asked_at"]))
+        moments = [Moment(at, [*same]) for at, same in groupby(answers, key=lambda record: float(record["asked_at"]))]
+        start = 0.0 if done is None else done["start"]
+        end = max([*(m.at for m in moments), *([] if done is None else [done["end"]])])
+        name = clean.line(Address.of(any_record["video"]).name)
+        return cls(
+            title=name.rstrip("/").rsplit("/", 1)[-1] or name or "video",
+            video=name,
+            notice=_notice(done, end),
+            facts=_facts(any_record, done, moments, start, end),
+            moments=moments,
+            unasked=[(_when(q["asked_at"]), q["question"]) for q in (done["unasked"] if done else [])],
+            start=start,
+            end=end,
+            held=moments[-1].held if moments else [],
+            held_at=moments[-1].at if moments else start,
+        )
+
+
+def share(held: Stretches, start: float, at: float) -> float:
+    """Of the time from ``start`` to ``at``, the share of which anything is held."""
+    if at <= start:
+        return 1.0 if held else 0.0
+    inside = sum(max(0.0, min(last, at) - max(first, start)) for first, last in held)
+    return min(1.0, inside / (at - start))
+
+
+def cut(record: Record) -> str:
+    """A word about an answer that was cut; empty if it was not."""
+    return "cut here; --max-answer-tokens allows longer answers" if record["finish_reason"] == "length" else ""
+
+
+def earlier(record: Record) -> str:
+    """A word about an answer from an earlier moment; empty if it is not."""
+    if record["answered_at"] == record["asked_at"]:
+        return ""
+    return f"answered from what was held at {format_time(record['answered_at'])}"
+
+
+def bound(cache: dict[str, Any]) -> str:
+    """How a cache is bounded."""
+    if cache["max_tokens"] is None:
+        return "none: nothing is evicted"
+    return f"{count(cache['max_tokens'])} tokens, compacted to {count(cache['budget'])}"
+
+
+def _notice(done: Record | None, end: float) -> str:
+    if done is None:
+        return f"The run did not come to its end; this is what there was up to {format_time(end)}."
+    if done["status"] == "interrupted":
+        return f"Interrupted at {format_time(done['end'])}; this is what there was."
+    if done["status"] == "error":
+        return f"Ended early, at {format_time(done['end'])}: {clean.line(done['error'] or 'no reason is known')}"
+    return ""
+
+
+def _facts(
+    record: Record, done: Record | None, moments: Sequence[Moment], start: float, end: float
+) -> list[tuple[str, str]]:
+    cache = (moments[-1].cache if moments else None) if done is None else done["cache"]
+    known = cache if cache is not None else moments[-1].cache if moments else None
+    facts = [
+        ("Watched", f"{format_time(start)} to {format_time(end)}"),
+        ("Model", clean.line(record["model"])),
+        ("Strategy", clean.line(record["strategy"])),
+        ("Cache bound", "not known" if known is None else bound(known)),
+        ("Cache at the end", "lost" if cache is None else f"{count(cache['live'])} tokens, {size(cache['bytes'])}"),
+        ("Answers", _answers([record for moment in moments for record in moment.answers])),
+    ]
+    if done is not None:
+        facts.append(("Frames", f"{count(done['frames'])} in {count(done['chunks'])} chunks"))
+        facts.append(("Took", short(done["seconds"])))
+    return facts
+
+
+def _answers(answers: Sequence[Record]) -> str:
+    if not answers:
+        return "none"
+    took = short(median(record["seconds"] for record in answers))
+    return f"{count(len(answers))}, {'in' if len(answers) == 1 else 'median'} {took}"
+
+
+def _when(at: float | None) -> str:
+    return "at the end" if at is None else format_time(at)
