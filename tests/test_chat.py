@@ -96,6 +96,9 @@ What was there at 0:24?
 /load thirty.kvv
 /show
 /set temperature 0.5
+/help seek
+/help
+/pause
 /pley
 /bye
 never asked
@@ -142,6 +145,9 @@ never asked
     assert "keeping 128 tokens: from the beginning, 15 chunks replayed" in out
     assert "loaded thirty.kvv: at 0:32" in out
     assert re.search(r"^model tiny; strategy streaming, 256 kept of 512", out, re.MULTILINE)
+    assert "temperature = 0.5" in out
+    assert len(re.findall(r"^/seek TIME +go to another moment", out, re.MULTILINE)) == 2
+    assert re.search(r"^/at TIME question +ask as of", out, re.MULTILINE)
     assert "did you mean /play?" in err
     assert "never asked" not in out
     assert result.returncode == 2, "some lines were wrong"
