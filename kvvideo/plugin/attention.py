@@ -7,7 +7,7 @@ causal mask is aligned to the end. After the kernel, each layer scores and compa
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from vllm.config import get_current_vllm_config
@@ -25,6 +25,9 @@ from kvvideo.errors import KvvideoError
 from kvvideo.plugin.layout import lay_out
 from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedSpec
+
+if TYPE_CHECKING:
+    from kvvideo.plugin.kernels import Notes
 
 current_tokens: torch.Tensor | None = None
 """Temporal M-RoPE positions and places of this step, ``int64 [2, tokens]``, left by the model's ``forward``."""
@@ -60,6 +63,9 @@ class Step:
     slots: torch.Tensor
     ordinals: torch.Tensor
     requests: tuple[RequestStep, ...]
+    first_layer: str
+    notes: "Notes | None"
+    """Writes to the side state of all layers at once; None where each must do so itself."""
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
 
@@ -106,6 +112,8 @@ class BoundedBuilder:
 
     kv_cache_spec: Any
     vllm_config: Any
+    layer_names: list[str]
+    _noted: "tuple[int, Notes] | None" = None
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
@@ -120,10 +128,23 @@ class BoundedBuilder:
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
         global current_tokens
         current_tokens = None
-        packed, step = _pack(common_attn_metadata, spec, self._observes)
+        packed, step = _pack(common_attn_metadata, spec, self._observes, self.layer_names[0], self._notes())
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
         return metadata
+
+    def _notes(self) -> "Notes | None":
+        """Of all layers, whose pages stay where they are once they are there."""
+        context = self.vllm_config.compilation_config.static_forward_context
+        caches = [context[name].kv_cache for name in self.layer_names]
+        if not caches[0].is_cuda:
+            return None
+        where = caches[0].data_ptr()
+        if self._noted is None or self._noted[0] != where:
+            from kvvideo.plugin.kernels import Notes
+
+            self._noted = where, Notes([side_state(cache, self.kv_cache_spec) for cache in caches])
+        return self._noted[1]
 
     @cached_property
     def _observes(self) -> bool:
@@ -136,7 +157,7 @@ class BoundedBuilder:
         self._observes = load(config.strategy).observes()
 
 
-def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
+def _pack(batch: Any, spec: BoundedSpec, observes: bool, first_layer: str, notes: "Notes | None") -> tuple[Any, Step]:
     """Close up the block tables of a batch; returns its metadata as the kernel should see it."""
     lengths = batch.seq_lens if batch.seq_lens_cpu_upper_bound is None else batch.seq_lens_cpu_upper_bound
     ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
@@ -170,6 +191,8 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
         batch.slot_mapping[: starts[batch.num_reqs]],
         torch.cat(ordinals).to(table.device, torch.int32),
         tuple(requests),
+        first_layer,
+        notes,
     )
     return batch.replace(block_table_tensor=packed, seq_lens=seq_lens, max_seq_len=longest), step
 
@@ -223,26 +246,42 @@ class BoundedImpl:
         )
         step: Step | None = getattr(attn_metadata, "kvvideo", None)
         if step is not None:
-            self._after_attention(layer, query, kv_cache, step)
+            self.after_attention(layer, query, kv_cache, step)
         return result
 
-    def _after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
-        state = side_state(kv_cache, step.spec)
+    def after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
+        """Note the step's tokens in the side state, and do what is due for its requests."""
+        if step.notes is None:
+            self._note(side_state(kv_cache, step.spec), step)
+        elif layer.layer_name == step.first_layer:
+            step.notes.write(step.slots, step.rows[..., 0])
+        if not step.requests:
+            return
+        state, policy = side_state(kv_cache, step.spec), self._policy(step.spec)
+        for request in step.requests:
+            if request.fresh:
+                self.streams[request.name] = {}
+            if policy.observes() and policy.watches(request.left):
+                self.watch(layer, query[request.queries], kv_cache, state, request, policy)
+            if request.evictable:
+                self.compact(layer, kv_cache, state, request, policy)
+
+    def _note(self, state: torch.Tensor, step: Step) -> None:
+        """Write the step's tokens' side state."""
         blocks, offsets = step.places
         if step.spec.state_rows > ROWS:
             state[blocks, ROWS:, :, offsets] = 0
         state[blocks, :ROWS, :, offsets] = step.rows
-        for request in step.requests:
-            policy = self._policy(step.spec)
-            if request.fresh:
-                self.streams[request.name] = {}
-            if policy.observes() and policy.watches(request.left):
-                live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length, values=False)
-                policy.observe(query[request.queries], live)
-                if live.state:
-                    put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
-            if request.evictable:
-                self._compact(layer, kv_cache, state, request, policy)
+
+    def watch(
+        self, layer: Any, queries: torch.Tensor, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep,
+        policy: Policy,
+    ) -> None:  # fmt: skip
+        """Show the strategy a request's queries of this step, and keep what it notes of its tokens."""
+        live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length, values=False)
+        policy.observe(queries, live)
+        if live.state:
+            put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
 
     def _policy(self, spec: BoundedSpec) -> Policy:
         if self.policy is None:
@@ -255,9 +294,7 @@ class BoundedImpl:
         length: int, values: bool = True,
     ) -> tuple[LiveCache, torch.Tensor]:  # fmt: skip
         """The ``length`` live tokens in ``blocks``, and their side state as stored, ``int32 [rows, heads, length]``."""
-        keys = self.read_blocks(layer, kv_cache, blocks, 0)[:, :length]
-        held = self.read_blocks(layer, kv_cache, blocks, 1)[:, :length] if values else keys[:, :0]
-        rows = state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
+        keys, held, rows = self.read_live(layer, kv_cache, state, blocks, length, values)
         names = load(self.config.strategy).state if self.config else ()
         own = rows[self._own_rows :]
         scores = {name: row.view(torch.float32).clone() for name, row in zip(names, own, strict=False)}
@@ -272,7 +309,7 @@ class BoundedImpl:
             self.rotary = self.rotary.to(device)
         return self.rotary
 
-    def _compact(
+    def compact(
         self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, policy: Policy
     ) -> None:
         """Move the survivors of the first ``evictable`` tokens to the front of the request's blocks."""
@@ -285,16 +322,30 @@ class BoundedImpl:
                 f"strategy {type(policy).__name__} selected {tuple(kept.shape)} tokens instead of "
                 f"(kv_heads, budget) = {(live.keys.shape[0], policy.budget)}"
             )
+        moves = close_gaps(live.positions, kept, slack=policy.budget) if self._contiguous else None
+        self.write_survivors(layer, kv_cache, state, sources[: policy.budget // size], live, rows, kept, moves)
+
+    def read_live(
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, blocks: torch.Tensor, length: int, values: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keys, values (none unless they are wanted) and side state of the ``length`` live tokens in ``blocks``."""
+        keys = self.read_blocks(layer, kv_cache, blocks, 0)[:, :length]
+        held = self.read_blocks(layer, kv_cache, blocks, 1)[:, :length] if values else keys[:, :0]
+        return keys, held, state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
+
+    def write_survivors(
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, blocks: torch.Tensor, live: LiveCache,
+        rows: torch.Tensor, kept: torch.Tensor, moves: torch.Tensor | None,
+    ) -> None:  # fmt: skip
+        """Put the tokens that are ``kept`` of ``live`` into ``blocks``, moved by ``moves`` positions."""
         places = kept[..., None].expand(-1, -1, self.head_size)
         keys, values = (part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values))
         survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
-        if self._contiguous:
-            moves = close_gaps(live.positions, kept, slack=policy.budget)
+        if moves is not None:
             keys = live.rotary.turn(keys, live.rotary.far(moves.T)).to(keys.dtype)
             survivors[ROWS] += moves
-        targets = sources[: policy.budget // size]
-        self.write_slots(layer, kv_cache, slots_of(targets, size), keys, values)
-        put_rows(state, targets, survivors)
+        self.write_slots(layer, kv_cache, slots_of(blocks, kv_cache.shape[2]), keys, values)
+        put_rows(state, blocks, survivors)
 
     def move(
         self, layer: Any, kv_cache: torch.Tensor, spec: BoundedSpec, blocks: torch.Tensor, length: int, by: int
