@@ -1,7 +1,5 @@
 """What the GPU's kernels must do; ``test_kernels`` runs it, in Triton's interpreter where there is no GPU."""
 
-from typing import Any
-
 import pytest
 import torch
 from engines import ON_GPU
@@ -14,7 +12,7 @@ from kvvideo.compression.policy import LiveCache, attention
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.rows import ROWS
 from kvvideo.compression.strategies.distinct import distance_to_newer
-from kvvideo.plugin import kernels as page_kernels
+from kvvideo.plugin.kernels import Pages
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 HALF = torch.bfloat16 if ON_GPU else torch.float16  # the interpreter cannot multiply bfloat16
@@ -86,71 +84,80 @@ def test_the_best_are_chosen(n: int, budget: int, sink: int, recent: int) -> Non
     assert set(range(sink)) | set(range(n - recent, n)) <= set(kept[0].tolist())
 
 
-class Pages:
-    """A cache of random pages with two rows of side state and one of a strategy, as vLLM lays it out."""
+class Made:
+    """Caches of random pages with side state, three rows of it, as vLLM lays them out: pages are padded."""
 
-    def __init__(self, blocks: int, heads: int, slots: int, size: int, rows: int, dtype: torch.dtype) -> None:
-        raw = random(blocks, heads * slots * 2 * size + 64, seed=3, dtype=dtype)  # pages are padded
-        self.cache = raw[:, : heads * slots * 2 * size].unflatten(1, (heads, slots, 2 * size))
-        words = torch.arange(blocks * rows * heads * slots, dtype=torch.int32, device=DEVICE)
-        self.state = words.view(blocks, rows, heads, slots).clone()
+    def __init__(self, layers: int = 1, heads: int = 2, size: int = 32, dtype: torch.dtype = torch.float32) -> None:
+        self.heads, self.slots, self.size, blocks, rows = heads, 16, size, 9, 3
+        length = heads * self.slots * 2 * size
+        raw = [random(blocks, length + 64, seed=3 + layer, dtype=dtype) for layer in range(layers)]
+        self.caches = [page[:, :length].unflatten(1, (heads, self.slots, 2 * size)) for page in raw]
+        words = torch.arange(layers * blocks * rows * heads * self.slots, dtype=torch.int32, device=DEVICE)
+        self.states = list(words.view(layers, blocks, rows, heads, self.slots).unbind())
+        self.pages = Pages(self.caches, self.states)
 
-    def torch_read(self, blocks: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        keys, values = self.cache[blocks].transpose(0, 1).flatten(1, 2)[:, :n].chunk(2, dim=-1)
-        return keys, values, self.state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :n]
+    def read(self, layers: range, blocks: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """In torch, what ``Pages.read`` should."""
+        pages = torch.cat([self.caches[layer][blocks].transpose(0, 1).flatten(1, 2)[:, :n] for layer in layers])
+        rows = [self.states[layer][blocks].permute(1, 2, 0, 3).flatten(2)[..., :n] for layer in layers]
+        return *pages.chunk(2, dim=-1), torch.cat(rows, dim=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_pages_are_read(dtype: torch.dtype) -> None:
-    pages = Pages(blocks=9, heads=2, slots=16, size=32, rows=3, dtype=dtype)
-    blocks = torch.tensor([7, 2, 5], device=DEVICE)
-    for n in (33, 48):
-        found, wanted = page_kernels.read_pages(pages.cache, pages.state, blocks, n, True), pages.torch_read(blocks, n)
+    made, blocks = Made(layers=3, dtype=dtype), torch.tensor([7, 2, 5], device=DEVICE)
+    for n, layers in ((33, range(3)), (48, range(1, 2)), (1, range(1, 3))):
+        found, wanted = made.pages.read(layers, blocks, n), made.read(layers, blocks, n)
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-    assert page_kernels.read_pages(pages.cache, pages.state, blocks, 33, False)[1].shape == (2, 0, 32)
+    assert made.pages.read(range(2), blocks, 33, values=False)[1].shape == (4, 0, 32)
 
 
+def test_parts_are_all_layers_in_order() -> None:
+    made = Made(layers=3)
+    assert [*made.pages.parts(48)] == [range(3)]
+    assert [*made.pages.parts(1 << 20)] == [range(1), range(1, 2), range(2, 3)]
+
+
+@pytest.mark.parametrize("layers", [range(1), range(1, 3)])
 @pytest.mark.parametrize("closing", [False, True])
-def test_survivors_are_gathered_turned_and_written(closing: bool) -> None:
+def test_survivors_are_gathered_turned_and_written(closing: bool, layers: range) -> None:
     """Into the very pages that they come from; all else there stays as it was."""
-    heads, slots, size, budget, n = 2, 16, 32, 32, 64
-    pages = Pages(blocks=9, heads=heads, slots=slots, size=size, rows=3, dtype=torch.float32)
-    blocks = torch.tensor([7, 2, 5, 1], device=DEVICE)
+    made, blocks, budget, n = Made(layers=3), torch.tensor([7, 2, 5, 1], device=DEVICE), 32, 64
+    heads = len(layers) * made.heads
     positions = (torch.arange(n) * 3).int().expand(heads, -1).contiguous()
-    chosen = torch.stack([torch.randperm(n, generator=torch.Generator().manual_seed(s))[:budget] for s in (1, 2)])
-    kept = chosen.sort(dim=-1).values
-    rotary = Rotary.of(size, 1e6).to(torch.device(DEVICE))
+    chosen = [torch.randperm(n, generator=torch.Generator().manual_seed(s))[:budget] for s in range(heads)]
+    kept = torch.stack(chosen).sort(dim=-1).values
+    rotary = Rotary.of(made.size, 1e6).to(torch.device(DEVICE))
     moves = (close_gaps(positions, kept) * 10_001).to(DEVICE) if closing else None
     kept = kept.to(DEVICE)
-    read = page_kernels.read_pages(pages.cache, pages.state, blocks, n, True)
+    read = made.pages.read(layers, blocks, n)
     keys, values, rows = (part.clone() for part in read)
-    before, state_before = pages.cache.clone(), pages.state.clone()
-    page_kernels.write_survivors(
-        pages.cache, pages.state, blocks[:2], kept, *read, moves, rotary.frequencies, moved_row=ROWS
-    )
-    places_kept = kept[..., None].expand(-1, -1, size)
+    before, state_before = [torch.stack(parts) for parts in (made.caches, made.states)]
+    made.pages.write(layers, blocks[:2], kept, *read, moves, rotary.frequencies, moved_row=ROWS)
+    places_kept = kept[..., None].expand(-1, -1, made.size)
     wanted_keys, wanted_values = keys.gather(1, places_kept), values.gather(1, places_kept)
     wanted_rows = rows.gather(2, kept.expand(3, -1, -1)).clone()
     if moves is not None:
         wanted_keys = rotary.turn(wanted_keys, rotary.far(moves))
         wanted_rows[ROWS] += moves.int()
-    found_keys, found_values, found_rows = pages.torch_read(blocks, budget)
+    found_keys, found_values, found_rows = made.read(layers, blocks, budget)
     near(found_keys, wanted_keys, 1e-5 if closing else 0.0)
     assert torch.equal(found_values, wanted_values)
     assert torch.equal(found_rows, wanted_rows)
-    others = [b for b in range(9) if b not in (7, 2)]
-    assert torch.equal(pages.cache[others], before[others])
-    assert torch.equal(pages.state[others], state_before[others])
+    after, state_after = torch.stack(made.caches), torch.stack(made.states)
+    for tensor in (before, state_before, after, state_after):
+        tensor[layers.start : layers.stop, [7, 2]] = 0
+    assert torch.equal(after, before)
+    assert torch.equal(state_after, state_before)
 
 
 def test_new_tokens_are_noted_in_all_layers() -> None:
-    made: list[Any] = [Pages(blocks=6, heads=2, slots=16, size=16, rows=3, dtype=torch.float32) for _ in range(3)]
+    made = Made(layers=3, size=16)
     slots = torch.tensor([5, 17, 95, -1, 40], dtype=torch.int64, device=DEVICE)  # one is padding
-    words = torch.tensor([[i * 10, i] for i in range(5)], dtype=torch.int32, device=DEVICE)
-    wanted = made[0].state.clone()
+    words = torch.tensor([[i * 10 for i in range(5)], [*range(5)]], dtype=torch.int32, device=DEVICE).T  # in columns
+    wanted = torch.stack(made.states)
     for slot, row in zip(slots.tolist(), words.tolist(), strict=True):
         if slot >= 0:
-            wanted[slot // 16, :, :, slot % 16] = torch.tensor([*row, 0], dtype=torch.int32, device=DEVICE)[:, None]
-    page_kernels.Notes([pages.state for pages in made]).write(slots, words)
-    for pages in made:
-        assert torch.equal(pages.state, wanted)
+            wanted[:, slot // 16, :, :, slot % 16] = torch.tensor([*row, 0], dtype=torch.int32, device=DEVICE)[:, None]
+    made.pages.note(slots, words)
+    assert torch.equal(torch.stack(made.states), wanted)

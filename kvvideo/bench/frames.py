@@ -9,22 +9,28 @@ from kvvideo.video import frame_size, tokens
 
 VARIETY = 16
 
+SMALL = (144, 256)
+"""Height and width of a picture as the bundled model's clips have it."""
+
 
 class Frames:
-    """Chunks of ``seconds`` of noise at ``fps``, in the size that a picture twice as wide as high is resized to.
+    """Chunks of ``seconds`` of noise at ``fps``, as large as pictures of ``source`` (height, width) are resized to.
 
     Args:
         config: of the model that shall see them.
         frame_tokens: most tokens for a pair of frames; by default what the model names.
+        source: as above; the default becomes 224 x 448, 128 tokens a pair, for models that name nothing.
+        fps, seconds: as above.
     """
 
     def __init__(
-        self, config: EngineConfig, frame_tokens: int | None = None, fps: float = 2.0, seconds: float = 4.0
-    ) -> None:
+        self, config: EngineConfig, frame_tokens: int | None = None, source: tuple[int, int] = (1024, 2048),
+        fps: float = 2.0, seconds: float = 4.0,
+    ) -> None:  # fmt: skip
         self.name = config.model
         self.fps, self.seconds = fps, seconds
         self.count = round(fps * seconds)
-        self.size = frame_size(1024, 2048, *frame_pixels(config, frame_tokens))
+        self.size = frame_size(*source, *frame_pixels(config, frame_tokens))
         random = np.random.default_rng(config.seed)
         self._pixels = random.integers(0, 256, (VARIETY, self.count, *self.size, 3), dtype=np.uint8)
 

@@ -67,16 +67,16 @@ def run(config: EngineConfig) -> dict[str, Any]:
     attended = lambda: attention_received(queries, live)  # noqa: E731
     if device.type == "cuda":
         from kvvideo.compression.kernels import distance, selection
-        from kvvideo.plugin import kernels as pages
+        from kvvideo.plugin.kernels import Pages
 
         blocks_of = torch.randperm(n // 16, device=device, generator=random)
         cache = torch.randn(n // 16, heads, 16, 2 * size, device=device, generator=random).to(dtype)
-        state = torch.zeros(n // 16, 2, heads, 16, dtype=torch.int32, device=device)
+        state = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=device)
+        pages, one = Pages([cache], [state]), range(1)
         scores = torch.randn(heads, n, device=device, generator=random)
         kept = selection.choose(scores, budget, 32, budget // 10)
         moves = torch.full_like(kept, 3)
         rows = torch.zeros(3, heads, n, dtype=torch.int32, device=device)
-        deep = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=device)
 
         def gather() -> None:
             index = kept[..., None].expand(-1, -1, size)
@@ -92,7 +92,7 @@ def run(config: EngineConfig) -> dict[str, Any]:
 
         work += [
             (
-                "read a layer's pages", lambda: pages.read_pages(cache, state, blocks_of, n, True),
+                "read a layer's pages", lambda: pages.read(one, blocks_of, n),
                 lambda: cache[blocks_of].transpose(0, 1).flatten(1, 2).contiguous(), 2 * page, 0, dtype,
             ),
             (
@@ -109,8 +109,8 @@ def run(config: EngineConfig) -> dict[str, Any]:
              4 * heads * n + 8 * heads * budget, 0, dtype),
             (
                 "gather, rotate and scatter survivors",
-                lambda: pages.write_survivors(
-                    cache, deep, blocks_of[: budget // 16], kept, keys, values, rows, moves, rotary.frequencies, 2
+                lambda: pages.write(
+                    one, blocks_of[: budget // 16], kept, keys, values, rows, moves, rotary.frequencies, 2
                 ),
                 gather, 2 * heads * budget * 2 * size * width, 6 * heads * budget * size // 2, torch.float32,
             ),

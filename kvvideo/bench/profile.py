@@ -50,7 +50,7 @@ def watch(engine: Engine) -> Spans:
             (ATTENTION, layer.impl, ("forward",)),
             (STATE, layer.impl, ("after_attention",)),
             (WATCHING, layer.impl, ("watch",)),
-            (COMPACTING, layer.impl, ("compact",)),
+            (COMPACTING, layer.impl, ("compact", "compact_together")),
         ]
     for name, owner, methods in parts:
         for method in methods:

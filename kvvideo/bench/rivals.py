@@ -16,7 +16,7 @@ from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.prompt import OPENING, chunk_text, question_text
 from kvvideo.session import Engine, EngineConfig, VideoSession
 from kvvideo.session.engine import _block_size, _is_cpu, _set_environment, as_video, common_arguments, model_path
-from kvvideo.session.memory import page_bytes, text_config
+from kvvideo.session.memory import computed_in, page_bytes, text_config
 from kvvideo.types import Chunk
 
 
@@ -95,8 +95,8 @@ class Plain:
         self.limit = min(tokens, int(text.max_position_embeddings))
         arguments = common_arguments(config)
         size = arguments["block_size"]
-        dtype = 4 if _is_float32(config, text) else 2
-        self.token_bytes: int = page_bytes(text, size, dtype, 0) * int(text.num_hidden_layers) // size
+        width = computed_in(model_path(config.model), config).itemsize
+        self.token_bytes: int = page_bytes(text, size, width, 0) * int(text.num_hidden_layers) // size
         arguments |= {
             "max_model_len": self.limit,
             "limit_mm_per_prompt": {"video": chunks, "image": 0},
@@ -241,7 +241,7 @@ class Transformers(Rival):
             raise ConfigError(f"transformers: {config.cache.strategy} needs what only kvvideo's engine shows it")
         path, text = model_path(config.model), text_config(model_path(config.model))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if _is_float32(config, text) else torch.bfloat16
+        dtype = computed_in(path, config)
         if config.load_format == "dummy":
             from transformers import AutoConfig
 
@@ -361,10 +361,6 @@ class Transformers(Rival):
 
     def close(self) -> None:
         del self.model, self.cache
-
-
-def _is_float32(config: EngineConfig, text: Any) -> bool:
-    return config.dtype == "float32" or (config.dtype == "auto" and str(text.dtype).endswith("float32"))
 
 
 RIVALS = ("kvvideo", "vllm-session", "resend", "transformers")

@@ -15,6 +15,13 @@ from kvvideo.session import EngineConfig
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
 
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--shape", help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.", rich_help_panel=options.MODEL
+    ),
+]
+
 
 @app.command("stream")
 def stream(
@@ -28,21 +35,27 @@ def stream(
     queries: options.Queries = None,
     score_norm: options.ScoreNorm = options.SCORE_NORM,
     positions: options.Positions = options.POSITIONS,
+    frame_tokens: options.FrameTokens = None,
     model: options.Model = "tiny",
+    shape: Shape = None,
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Time per chunk, and memory, along one long stream of made-up frames."""
+    from kvvideo.bench.frames import Frames
+    from kvvideo.bench.shapes import shaped
     from kvvideo.bench.stream import run
     from kvvideo.cli import render
 
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    config = shaped(EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed), shape)
+    # Small pictures for the bundled model, as always: figures can be compared with earlier ones.
+    frames = None if shape is None and frame_tokens is None else Frames(config, frame_tokens)
     with render.Progress() as progress:
         progress.say(f"loading {model} …")
-        report = run(config, chunks, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
+        report = run(config, chunks, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"), frames=frames)
     if json_output:
         print(json.dumps(report))
     else:
@@ -101,12 +114,6 @@ def checkpoint(
         render.checkpoint_report(report)
 
 
-Shape = Annotated[
-    str | None,
-    typer.Option(
-        "--shape", help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.", rich_help_panel=options.MODEL
-    ),
-]
 Lengths = Annotated[str, typer.Option("--lengths", "-n", help="Lengths of the stream to compare at, in chunks of 4 s.")]
 Against = Annotated[str, typer.Option("--against", help="Who takes part, with commas between.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]

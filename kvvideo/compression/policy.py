@@ -60,6 +60,10 @@ class Policy(ABC):
     state: ClassVar[tuple[str, ...]] = ()
     """Names of per-token side state to carry: one float32 per KV head and token each."""
 
+    heads_alike: ClassVar[bool] = False
+    """Whether ``select`` chooses for each KV head by itself, and looks at neither ``layer`` nor ``stream``. Then heads
+    of several layers may be shown to it as those of one, which on a GPU takes little longer than one layer alone."""
+
     def __init__(self, config: CacheConfig, budget: int) -> None:
         self.config = config
         self.budget = budget

@@ -128,8 +128,13 @@ def _graphs(config: EngineConfig) -> dict[str, Any]:
 
     Without them a GPU waits for the host most of the time: a chunk's kernels take less time than launching them.
     """
+    from kvvideo.session.memory import computed_in
+
+    steps = {"cudagraph_capture_sizes": [n for n in STEPS if n <= config.step_tokens] or [config.step_tokens]}
+    if computed_in(model_path(config.model), config).itemsize > 2:
+        return steps  # there is no FlashAttention in float32, and what is there instead waits for the GPU
     return {
-        "cudagraph_capture_sizes": [n for n in STEPS if n <= config.step_tokens] or [config.step_tokens],
+        **steps,
         "cudagraph_mm_encoder": True,
         "encoder_cudagraph_token_budgets": [256, 512, 768, 1024],
         "encoder_cudagraph_max_vision_items_per_batch": 1,

@@ -83,11 +83,11 @@ def attention_received(queries: Tensor, keys: Tensor, scale: float, following: i
     sums = torch.empty(heads, group * count, dtype=torch.float32, device=keys.device)
     received = torch.empty(heads, n, dtype=torch.float32, device=keys.device)
     exact = keys.dtype == torch.float32
-    rows, columns = (16 if group * count <= 16 else 64), 64
     shared = (
         count, group, n, n - following - count, scale, queries.stride(0), queries.stride(1), keys.stride(0),
-        keys.stride(1), size, exact, rows, columns,
+        keys.stride(1), size, exact,
     )  # fmt: skip
-    _log_sums[(triton.cdiv(group * count, rows), heads)](queries, keys, sums, *shared)
-    _received[(triton.cdiv(n, columns), heads)](queries, keys, sums, received, *shared)
+    # Few rows a program, for there are few of them and each runs over all keys.
+    _log_sums[(triton.cdiv(group * count, 16), heads)](queries, keys, sums, *shared, rows=16, columns=128)
+    _received[(triton.cdiv(n, 64), heads)](queries, keys, sums, received, *shared, rows=64, columns=64)
     return received

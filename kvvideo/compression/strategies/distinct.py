@@ -24,6 +24,7 @@ class Distinct(ScorePolicy):
 
     summary = "drops a token once a newer one has nearly the same key: what was shown once outlives what repeats"
     source = "kvvideo; related: KeyDiff (arXiv 2504.15364), R-KV (2505.24133), InfiniPot-V (2506.15745)"
+    heads_alike = True
     recent_share: ClassVar[float] = 0.1
 
     def score(self, live: LiveCache) -> Tensor:

@@ -17,6 +17,7 @@ class H2o(ScorePolicy):
 
     summary = "keeps sinks, the most recent (80 %), and of the rest what has been attended to most"
     source = "H2O, arXiv 2306.14048"
+    heads_alike = True
     state = ("mass", "seen")
     recent_share = 0.8
 

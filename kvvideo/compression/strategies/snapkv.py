@@ -19,6 +19,7 @@ class Snapkv(ScorePolicy):
 
     summary = "keeps sinks, the most recent, and what the latest queries attended to with its neighbours"
     source = "SnapKV, arXiv 2404.14469"
+    heads_alike = True
     state = ("attention",)
 
     @property
