@@ -2,9 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvvideo.compression.policy import LiveCache, attention_received
 from kvvideo.compression.rotary import Rotary
@@ -15,6 +15,8 @@ from kvvideo.session.memory import text_config
 
 QUERIES = 64
 """Queries watched, as ``snapkv`` does."""
+
+NEAREST, RECEIVED = "distance to the nearest newer key", f"attention received from {QUERIES} queries"
 
 
 @dataclass(frozen=True)
@@ -40,113 +42,146 @@ class Kernel:
     fraction: float
 
 
+class Work(NamedTuple):
+    """Something to measure: ``unit`` is the dtype whose multiplying speed limits it."""
+
+    name: str
+    action: Callable[[], object]
+    reference: Callable[[], object] | None
+    bytes: int
+    operations: int
+    unit: Any
+
+
 def run(config: EngineConfig) -> dict[str, Any]:
     """Measure all on random data of the shape that ``config``'s model and cache have."""
     import torch
 
-    text = text_config(model_path(config.model))
-    schedule = config.cache.schedule(_block_size())
-    assert schedule is not None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    heads, q_heads = int(text.num_key_value_heads), int(text.num_attention_heads)
-    size = int(getattr(text, "head_dim", None) or text.hidden_size // q_heads)
-    n, budget, width = schedule.max_tokens, schedule.budget, dtype.itemsize
-    random = torch.Generator(device).manual_seed(config.seed)
-    keys, values = torch.randn(2, heads, n, size, generator=random, device=device).to(dtype)
-    queries = torch.randn(QUERIES, q_heads, size, generator=random, device=device).to(dtype)
-    rope = text.rope_parameters
-    rotary = Rotary.of(size, float(rope["rope_theta"]), rope.get("mrope_section")).to(device)
-    positions = torch.arange(n, dtype=torch.int32, device=device).expand(heads, -1).contiguous()
-    live = LiveCache(keys, values, positions, torch.zeros_like(positions), {}, 0, size**-0.5, rotary)
-    plain = keys.float()
-    bandwidth, rates = _bandwidth(device), {t: _rate(device, t) for t in {dtype, torch.float32}}
-    pairs = heads * n * (n - 1) // 2
-    page = heads * n * 2 * size * width
-    work: list[tuple[str, Callable[[], object], Callable[[], object] | None, int, int, Any]] = []
-    attended = lambda: attention_received(queries, live)  # noqa: E731
-    if device.type == "cuda":
-        from kvvideo.compression.kernels import distance, selection
-        from kvvideo.plugin.kernels import Pages
-
-        blocks_of = torch.randperm(n // 16, device=device, generator=random)
-        cache = torch.randn(n // 16, heads, 16, 2 * size, device=device, generator=random).to(dtype)
-        state = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=device)
-        pages, one = Pages([cache], [state]), range(1)
-        scores = torch.randn(heads, n, device=device, generator=random)
-        kept = selection.choose(scores, budget, 32, budget // 10)
-        moves = torch.full_like(kept, 3)
-        rows = torch.zeros(3, heads, n, dtype=torch.int32, device=device)
-
-        def gather() -> None:
-            index = kept[..., None].expand(-1, -1, size)
-            rotary.turn(keys.gather(1, index), rotary.far(moves)).to(dtype)
-            values.gather(1, index)
-            rows.gather(2, kept.expand(3, -1, -1))
-
-        def best() -> None:
-            fixed = scores.clone()
-            fixed[:, :32] = torch.inf
-            fixed[:, n - budget // 10 :] = torch.inf
-            fixed.topk(budget, dim=-1).indices.sort(dim=-1)
-
-        work += [
-            (
-                "read a layer's pages", lambda: pages.read(one, blocks_of, n),
-                lambda: cache[blocks_of].transpose(0, 1).flatten(1, 2).contiguous(), 2 * page, 0, dtype,
-            ),
-            (
-                "take rotation off keys",
-                lambda: distance.turned_back(keys, positions, live.places, rotary.frequencies, rotary.axis),
-                lambda: rotary.turn(keys, -rotary.angles(positions.expand(3, -1, -1))),
-                heads * n * size * (width + 4), 6 * heads * n * size // 2, torch.float32,
-            ),
-            (
-                "distance to the nearest newer key", lambda: distance.nearest_newer(plain, exact=False),
-                lambda: distance_to_newer(plain), 4 * heads * n * size, 2 * size * pairs, torch.float32,
-            ),
-            ("choose the best", lambda: selection.choose(scores, budget, 32, budget // 10), best,
-             4 * heads * n + 8 * heads * budget, 0, dtype),
-            (
-                "gather, rotate and scatter survivors",
-                lambda: pages.write(
-                    one, blocks_of[: budget // 16], kept, keys, values, rows, moves, rotary.frequencies, 2
-                ),
-                gather, 2 * heads * budget * 2 * size * width, 6 * heads * budget * size // 2, torch.float32,
-            ),
-        ]  # fmt: skip
-        plainly = lambda: _in_torch(queries, live)  # noqa: E731
-    else:
-        plainly = None
-        work.append(
-            ("distance to the nearest newer key", lambda: distance_to_newer(plain), None, 4 * heads * n * size,
-             2 * size * pairs, torch.float32)
-        )  # fmt: skip
-    work.append(
-        (f"attention received from {QUERIES} queries", attended, plainly, heads * n * size * width,
-         4 * size * q_heads * QUERIES * n, dtype)
-    )  # fmt: skip
+    layer = _Layer(config)
+    work = [*(_on_gpu(layer) if layer.device.type == "cuda" else _on_cpu(layer))]
+    bandwidth = _bandwidth(layer.device)
+    rates = {unit: _rate(layer.device, unit) for unit in (layer.dtype, torch.float32)}
     found = []
-    for name, kernel, reference, moved, operations, unit in work:
+    for name, action, reference, moved, operations, unit in work:
         limit = 1000 * max(moved / bandwidth, operations / rates[unit])
-        ms = _time(kernel)
-        found.append(
-            Kernel(
-                name, round(ms, 4), None if reference is None else round(_time(reference), 4), moved, operations,
-                round(limit, 4), round(limit / ms, 3),
-            )
-        )  # fmt: skip
+        ms, reference_ms = _time(action), None if reference is None else round(_time(reference), 4)
+        found.append(Kernel(name, round(ms, 4), reference_ms, moved, operations, round(limit, 4), round(limit / ms, 3)))
     return {
-        "tokens": n, "kv_heads": heads, "head_dim": size, "dtype": str(dtype).removeprefix("torch."),
+        "tokens": layer.n, "kv_heads": layer.heads, "head_dim": layer.size, "dtype": _name(layer.dtype),
         "gigabytes_per_second": round(bandwidth / 1e9), "kernels": [asdict(kernel) for kernel in found],
-        "teraflops": {str(unit).removeprefix("torch."): round(rate / 1e12, 2) for unit, rate in rates.items()},
+        "teraflops": {_name(unit): round(rate / 1e12, 2) for unit, rate in rates.items()},
     }  # fmt: skip
 
 
-def _in_torch(queries: Any, live: LiveCache) -> Any:
-    from kvvideo.compression.policy import attention
+class _Layer:
+    """Random data of one layer, as a compaction finds it."""
 
-    return attention(queries, live).sum(dim=(1, 2))
+    def __init__(self, config: EngineConfig) -> None:
+        import torch
+
+        text = text_config(model_path(config.model))
+        schedule = config.cache.schedule(_block_size())
+        assert schedule is not None
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.heads, self.q_heads = int(text.num_key_value_heads), int(text.num_attention_heads)
+        self.size = int(getattr(text, "head_dim", None) or text.hidden_size // self.q_heads)
+        self.n, self.budget, self.width = schedule.max_tokens, schedule.budget, self.dtype.itemsize
+        self.random = torch.Generator(self.device).manual_seed(config.seed)
+        rope = text.rope_parameters
+        rotary = Rotary.of(self.size, float(rope["rope_theta"]), rope.get("mrope_section")).to(self.device)
+        positions = torch.arange(self.n, dtype=torch.int32, device=self.device).expand(self.heads, -1).contiguous()
+        keys, values = self.noise(2, self.heads, self.n, self.size)
+        self.live = LiveCache(keys, values, positions, torch.zeros_like(positions), {}, 0, self.size**-0.5, rotary)
+        self.queries = self.noise(QUERIES, self.q_heads, self.size)
+        self.plain = keys.float()
+
+    def noise(self, *shape: int) -> Any:
+        import torch
+
+        return torch.randn(*shape, generator=self.random, device=self.device).to(self.dtype)
+
+    @property
+    def distances(self) -> tuple[int, int]:
+        """Bytes and operations of finding each key's nearest newer one: half of all pairs."""
+        return 4 * self.heads * self.n * self.size, self.size * self.heads * self.n * (self.n - 1)
+
+    @property
+    def attention(self) -> tuple[int, int]:
+        """Bytes and operations of the attention received: logits twice, for the sums of rows are needed first."""
+        operations = 4 * self.size * self.q_heads * QUERIES * self.n
+        return self.heads * self.n * self.size * self.width, operations
+
+
+def _on_cpu(layer: _Layer) -> Iterator[Work]:
+    import torch
+
+    yield Work(NEAREST, lambda: distance_to_newer(layer.plain), None, *layer.distances, torch.float32)
+    yield Work(RECEIVED, lambda: attention_received(layer.queries, layer.live), None, *layer.attention, layer.dtype)
+
+
+def _on_gpu(layer: _Layer) -> Iterator[Work]:
+    import torch
+
+    from kvvideo.compression.kernels import distance, selection
+    from kvvideo.compression.policy import attention
+    from kvvideo.plugin.kernels import Pages
+
+    live, heads, n, size, budget = layer.live, layer.heads, layer.n, layer.size, layer.budget
+    rotary, sink, recent = live.rotary, 32, budget // 10
+    blocks = torch.randperm(n // 16, device=layer.device, generator=layer.random)
+    cache = layer.noise(n // 16, heads, 16, 2 * size)
+    state = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=layer.device)
+    pages, one, scores = Pages([cache], [state]), range(1), layer.noise(heads, n).float()
+    kept = selection.choose(scores, budget, sink, recent)
+    moves, rows = torch.full_like(kept, 3), torch.zeros(3, heads, n, dtype=torch.int32, device=layer.device)
+
+    def gather() -> None:
+        index = kept[..., None].expand(-1, -1, size)
+        rotary.turn(live.keys.gather(1, index), rotary.far(moves)).to(layer.dtype)
+        live.values.gather(1, index)
+        rows.gather(2, kept.expand(3, -1, -1))
+
+    def best() -> None:
+        fixed = scores.clone()
+        fixed[:, :sink] = torch.inf
+        fixed[:, n - recent :] = torch.inf
+        fixed.topk(budget, dim=-1).indices.sort(dim=-1)
+
+    page = heads * n * 2 * size * layer.width
+    yield Work(
+        "read a layer's pages", lambda: pages.read(one, blocks, n),
+        lambda: cache[blocks].transpose(0, 1).flatten(1, 2).contiguous(), 2 * page, 0, layer.dtype,
+    )  # fmt: skip
+    yield Work(
+        "take rotation off keys",
+        lambda: distance.turned_back(live.keys, live.positions, live.places, rotary.frequencies, rotary.axis),
+        lambda: rotary.turn(live.keys, -rotary.angles(live.positions.expand(3, -1, -1))),
+        heads * n * size * (layer.width + 4), 3 * heads * n * size, torch.float32,
+    )  # fmt: skip
+    yield Work(
+        NEAREST, lambda: distance.nearest_newer(layer.plain, exact=False), lambda: distance_to_newer(layer.plain),
+        *layer.distances, torch.float32,
+    )  # fmt: skip
+    yield Work(
+        "choose the best", lambda: selection.choose(scores, budget, sink, recent), best,
+        4 * heads * n + 8 * heads * budget, 0, layer.dtype,
+    )  # fmt: skip
+    yield Work(
+        "gather, rotate and scatter survivors",
+        lambda: pages.write(
+            one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary.frequencies, 2
+        ),
+        gather, 4 * heads * budget * size * layer.width, 3 * heads * budget * size, torch.float32,
+    )  # fmt: skip
+    yield Work(
+        RECEIVED, lambda: attention_received(layer.queries, live),
+        lambda: attention(layer.queries, live).sum(dim=(1, 2)), *layer.attention, layer.dtype,
+    )  # fmt: skip
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _time(action: Callable[[], object]) -> float:
