@@ -5,6 +5,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from kvvideo.bench.frames import Frames
+from kvvideo.session import EngineConfig
+
 
 def describe() -> dict[str, Any]:
     """Processor, accelerator and versions, as a record for a report."""
@@ -26,6 +29,21 @@ def host_bytes() -> int:
     import psutil  # comes with vLLM
 
     return int(psutil.Process().memory_info().rss)
+
+
+def heading(bench: str, config: EngineConfig, block_size: int, frames: Frames) -> dict[str, Any]:
+    """How the report of a bench begins: what ran where, on what frames."""
+    schedule = config.cache.schedule(block_size)
+    return {
+        "bench": bench,
+        "machine": describe(),
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "max_tokens": schedule.max_tokens if schedule else None,
+        "budget": schedule.budget if schedule else None,
+        "frames": frames.count,
+        "size": list(frames.size),
+    }
 
 
 def gpu_mb() -> float | None:
