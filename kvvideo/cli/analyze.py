@@ -133,8 +133,7 @@ class _Asking:
 
 def _compared(names: str, context: typer.Context) -> list[str]:
     """The strategies that ``--compare`` lists."""
-    source = context.get_parameter_source("strategy")
-    if source is not None and source.name != "DEFAULT":
+    if options.is_typed(context, "strategy"):
         raise ConfigError("compare: it names the strategies itself; leave --strategy out")
     listed = [name.strip() for name in names.split(",")]
     if twice := sorted({name for name in listed if listed.count(name) > 1}):

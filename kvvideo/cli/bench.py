@@ -8,10 +8,11 @@ import typer
 
 from kvvideo import compression
 from kvvideo.cli import options
+from kvvideo.cli.command import App
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
+app = App(no_args_is_help=True, help="Measure speed and memory on this machine.")
 
 
 @app.command("stream")

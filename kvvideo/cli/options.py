@@ -152,7 +152,7 @@ def period(every: str) -> float:
         raise ConfigError(f"checkpoint-every: {error}") from error
 
 
-def is_default(context: typer.Context, name: str) -> bool:
-    """Whether nobody gave the option ``name``."""
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether the option ``name`` is on the command line, and not set by a variable or a file for many runs."""
     source = context.get_parameter_source(name)
-    return source is None or source.name == "DEFAULT"
+    return source is not None and source.name == "COMMANDLINE"
