@@ -1,7 +1,7 @@
 """Values of options that nobody typed: files in TOML. Which there are, how they are read, and what may stand in them.
 
-The keys of a file are the options' names, written with - or _. At the top they are for every command that has them, in a
-table for the command of its name, which counts more::
+The keys of a file are the names of options, written with - or _. At the top they are for every command that has them,
+in a table for the command of its name, which counts more::
 
     max-tokens = 4096
     [analyze]
