@@ -6,9 +6,10 @@ import sys
 import warnings
 
 import typer
+from typer.core import TyperCommand
 
 from kvvideo import __version__, settings
-from kvvideo.cli import analyze, ask, batch, bench, chat, config, ingest, samples, strategies
+from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, strategies
 from kvvideo.cli.command import App, commands
 from kvvideo.cli.stop import say
 from kvvideo.errors import INTERRUPTED, KvvideoError
@@ -30,6 +31,8 @@ app.command("batch", no_args_is_help=True)(batch.command)
 app.add_typer(samples.app, name="samples")
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
+# It must work whatever is set.
+app.command("doctor", cls=TyperCommand)(doctor.command)
 app.command("strategies")(strategies.command)
 
 
