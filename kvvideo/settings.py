@@ -12,6 +12,7 @@ in a table for the command of its name, which counts more::
 
 import difflib
 import os
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -177,12 +178,12 @@ def unused_variables(commands: Commands) -> dict[str, str]:
 def _parsed(file: Path) -> dict[str, Any]:
     try:
         # A pipe in a folder from elsewhere would keep us waiting.
-        if not file.is_file():
-            if file.exists():
-                raise ConfigError(f"{file} is no file; remove it, or put it elsewhere")
-            return {}
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ConfigError(f"{file} is no file; remove it, or put it elsewhere")
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:

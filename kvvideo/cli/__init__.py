@@ -64,7 +64,7 @@ def main() -> None:
     try:
         app(prog_name="kvvideo")
     except KvvideoError as error:
-        print(f"kvvideo: {error}", file=sys.stderr)
+        say(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
