@@ -1,7 +1,7 @@
 """Whether everything kvvideo needs is there and works, and how to mend what does not.
 
 finding      what a check says
-examine      runs the checks, each in a process of its own if it may crash
+checks       runs them, each in a process of its own
 machine      Python, memory, the GPU and torch
 libraries    vLLM, the plug-in, and what comes with torch
 decoders     a clip made on the spot, decoded by each decoder
@@ -9,7 +9,7 @@ places       folders that are written to
 model        the files of a model
 """
 
-from kvvideo.doctor.examine import examine
+from kvvideo.doctor.checks import examine
 from kvvideo.doctor.finding import Finding
 
 __all__ = ["Finding", "examine"]

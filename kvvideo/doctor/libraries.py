@@ -72,10 +72,11 @@ def vllm() -> Iterator[Finding]:
             "vllm", "VLLM_USE_V2_MODEL_RUNNER asks for the runner that kvvideo does not know",
             "unset VLLM_USE_V2_MODEL_RUNNER",
         )  # fmt: skip
-    yield _plugin()
+    yield plugin()
 
 
-def _plugin() -> Finding:
+def plugin() -> Finding:
+    """Whether vLLM finds the plug-in, and can load it."""
     check, again = "plug-in", "install kvvideo again: pip install --force-reinstall --no-deps, and its folder"
     ours = [point for point in entry_points(group=_GROUP) if point.name == "kvvideo"]
     if not ours:

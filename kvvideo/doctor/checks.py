@@ -1,6 +1,5 @@
-"""Runs the checks, each in a process of its own (this module, and the check's name), for what they load may crash."""
+"""Which checks there are. Each runs in a process of its own (``__main__``), for what it loads may crash or hang."""
 
-import importlib
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +19,7 @@ Check = Callable[[], Iterable[Finding]]
 SECONDS = 180.0
 """How long a check may take; importing all of vLLM from a slow disk is the longest."""
 
-_CHECKS = {
+CHECKS = {
     "python": "kvvideo.doctor.machine:python",
     "memory": "kvvideo.doctor.machine:memory",
     "torch": "kvvideo.doctor.machine:torch",
@@ -31,6 +29,7 @@ _CHECKS = {
     "model": "kvvideo.doctor.model:model",
     "places": "kvvideo.doctor.places:places",
 }
+"""Functions by name, which yield findings. That of ``model`` is told which one."""
 
 _AGAIN = "install kvvideo and what it needs again, in a new virtual environment"
 
@@ -48,14 +47,13 @@ def examine(
     Raises:
         ConfigError: if there is no such check.
     """
-    checks: dict[str, Check] = {name: partial(_apart, name, model) for name in _CHECKS} | dict(also or {})
+    checks: dict[str, Check] = {name: partial(_apart, name, model) for name in CHECKS} | dict(also or {})
     if unknown := [name for name in only or () if name not in checks]:
         raise ConfigError(f"there is no check {', '.join(map(repr, unknown))}; there are {', '.join(checks)}")
     # Each is mostly another process; more at once than processors would only make all of them slower.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for found in [
-            pool.submit(_isolated, name, check) for name, check in checks.items() if not only or name in only
-        ]:
+        wanted = {name: check for name, check in checks.items() if not only or name in only}
+        for found in [pool.submit(_isolated, name, check) for name, check in wanted.items()]:
             yield from found.result()
 
 
@@ -75,7 +73,7 @@ def _apart(name: str, model: str) -> Iterator[Finding]:
     try:
         # -P: what lies in the folder where somebody happens to be must not be imported.
         ended = subprocess.run(
-            [sys.executable, "-P", "-m", "kvvideo.doctor.examine", name, model],
+            [sys.executable, "-P", "-m", "kvvideo.doctor", name, model],
             capture_output=True, text=True, errors="replace", env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL, timeout=SECONDS, check=False,
         )  # fmt: skip
@@ -97,16 +95,3 @@ def _findings(said: str) -> Iterator[Finding]:
 
 def _how(code: int) -> str:
     return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"
-
-
-def _main(name: str, model: str) -> None:
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between findings
-    module, _, function = _CHECKS[name].partition(":")
-    check = getattr(importlib.import_module(module), function)
-    for finding in check(model) if name == "model" else check():
-        print(json.dumps(asdict(finding)), file=out, flush=True)
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
