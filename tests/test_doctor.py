@@ -70,7 +70,7 @@ def test_a_machine_on_which_the_tests_run_is_well(check: Doctor) -> None:
     assert (code, broken) == (0, [])
     assert {*statuses(findings)} == {
         "python", "memory", "torch", "gpu", "torchvision", "torchaudio", "torchcodec", "vllm", "plug-in",
-        "decoder pyav", "decoder decord", "model", "temporary files", "state", "this folder", "settings",
+        "decoder pyav", "decoder decord", "model", "temporary files", "state", "model cache", "this folder", "settings",
     }  # fmt: skip
     assert statuses(findings)["plug-in"] == statuses(findings)["decoder pyav"] == statuses(findings)["model"] == "ok"
 
@@ -220,11 +220,15 @@ def test_folders_that_cannot_be_written_to(check: Doctor, monkeypatch: pytest.Mo
     """Nobody, not even root, can write into /proc, or below a file."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "file" / "state"))
+    monkeypatch.setenv("HF_HUB_CACHE", "/proc/hub")
     monkeypatch.chdir("/proc")
     code, findings = check("places")
-    assert (code, statuses(findings)) == (0, {"temporary files": "ok", "state": "warning", "this folder": "warning"})
+    assert (code, statuses(findings)) == (
+        0, {"temporary files": "ok", "state": "warning", "model cache": "warning", "this folder": "warning"},
+    )  # fmt: skip
     assert "KVVIDEO_STATE_DIR" in findings[1]["mend"]
-    assert findings[2]["says"].startswith("/proc cannot be written to: ")
+    assert "HF_HOME" in findings[2]["mend"]
+    assert findings[3]["says"].startswith("/proc cannot be written to: ")
     monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "not" / "there" / "yet"))
     assert statuses(check("places")[1])["state"] == "ok"
     assert not (tmp_path / "not").exists()
@@ -233,7 +237,7 @@ def test_folders_that_cannot_be_written_to(check: Doctor, monkeypatch: pytest.Mo
 def test_little_room_is_a_warning_and_no_room_for_temporary_files_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1_500_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
-    assert [one.status for one in places.places()] == ["warning"] * 3
+    assert [one.status for one in places.places()] == ["warning"] * 4
     assert all("1.5 MB free" in one.says for one in places.places())
 
     def none() -> str:
@@ -305,7 +309,10 @@ def test_a_model_that_is_not_there_yet(check: Doctor, monkeypatch: pytest.Monkey
     assert (finding["status"], finding["says"].endswith("lacks model.safetensors")) == ("broken", True)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     _, (finding,) = check("model")
-    assert (finding["status"], "is not whole in" in finding["says"]) == ("warning", True)
+    assert (finding["status"], finding["says"].endswith("lacks model.safetensors")) == ("warning", True)
+    (snapshot / "model.safetensors").write_bytes(b"cut")
+    _, (finding,) = check("model")
+    assert (finding["status"], finding["mend"].endswith("hf download some/model --force-download")) == ("broken", True)
     _, (finding,) = check("model", "--model", "some..model/x")
     assert "is no name of a model" in finding["says"]
 

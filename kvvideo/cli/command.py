@@ -52,7 +52,7 @@ class Command(TyperCommand):
         found: dict[str, Given] = {}
         if parent is not None:
             try:
-                found = self.settings(str(info_name), parent)
+                found = self.from_files(str(info_name), parent)
             except ConfigError:
                 # Help and completion must work whatever the files say.
                 if not extra.get("resilient_parsing") and not {*args} & {*parent.help_option_names}:
@@ -75,7 +75,7 @@ class Command(TyperCommand):
                 error.args = (f"{error} ({hint})",)
             raise
 
-    def settings(self, name: str, parent: Any) -> dict[str, Given]:
+    def from_files(self, name: str, parent: Any) -> dict[str, Given]:
         """What files set for this command, called ``name`` in ``parent``, by parameter. Variables are named, too."""
         words = (*words_of(parent), name)
         for about, (key, option) in zip(described(self), options(self), strict=True):
@@ -100,7 +100,7 @@ class Command(TyperCommand):
     def _blamed(self, message: str, context: Any) -> Iterator[str]:
         """The values from variables and files that ``message`` is about."""
         for key, option in options(self):
-            value, set_by = context.params[option.name], origin(context, option, context.meta[_GIVEN])
+            value, set_by = context.params.get(option.name), origin(context, option, context.meta[_GIVEN])
             spelled = re.escape(key).replace(r"\-", "[-_]")
             named = re.search(rf"(?<![\w-]){spelled}[:=]", message)
             if set_by.is_set and (named or (isinstance(value, str) and repr(value) in message)):
@@ -110,10 +110,10 @@ class Command(TyperCommand):
 class App(typer.Typer):
     """A ``typer.Typer`` of such commands."""
 
-    def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
+    def command(self, name: str | None = None, **about: Any) -> Callable[[_Function], _Function]:
         """Add a command; ``cls=TyperCommand`` makes it one that nothing but its arguments sets."""
-        settings.setdefault("cls", Command)
-        return super().command(name, **settings)
+        about.setdefault("cls", Command)
+        return super().command(name, **about)
 
 
 def words_of(context: Any) -> Words:
@@ -182,7 +182,7 @@ def values(root: Any, words: Words) -> list[Value]:
     for word in words[:-1]:
         parent = type(parent)(parent.command.commands[word], info_name=word, parent=parent)
     command: Command = parent.command.commands[words[-1]]
-    found = command.settings(words[-1], parent)
+    found = command.from_files(words[-1], parent)
     context = command.make_context(words[-1], [], parent, resilient_parsing=True)
     context.resilient_parsing = False
     listed = []
@@ -193,7 +193,7 @@ def values(root: Any, words: Words) -> list[Value]:
                 option.process_value(context, option.consume_value(context, {})[0])
             except typer.BadParameter as error:
                 raise _at_its_place(error, found) from None
-        listed.append(Value(words, option, key, context.params[option.name], set_by, not about.refused))
+        listed.append(Value(words, option, key, context.params.get(option.name), set_by, not about.refused))
     return listed
 
 

@@ -50,11 +50,14 @@ def examine(
     checks: dict[str, Check] = {name: partial(_apart, name, model) for name in CHECKS} | dict(also or {})
     if unknown := [name for name in only or () if name not in checks]:
         raise ConfigError(f"there is no check {', '.join(map(repr, unknown))}; there are {', '.join(checks)}")
+    wanted = {name: check for name, check in checks.items() if not only or name in only}
     # Each is mostly another process; more at once than processors would only make all of them slower.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        wanted = {name: check for name, check in checks.items() if not only or name in only}
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    try:
         for found in [pool.submit(_isolated, name, check) for name, check in wanted.items()]:
             yield from found.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _isolated(name: str, check: Check) -> list[Finding]:

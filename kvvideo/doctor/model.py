@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ def _downloaded(name: str) -> Iterator[Finding]:
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    offline = HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
     cache = Path(HF_HUB_CACHE)
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
@@ -45,12 +44,11 @@ def _downloaded(name: str) -> Iterator[Finding]:
     except LocalEntryNotFoundError:
         folder = None
     if folder is not None:
-        found = _checked(name, folder, f"download it again: hf download {name} --force-download")
-        if found.status == "ok" or offline:
-            yield found
-            return
-    partly = "" if folder is None else " whole"
-    if offline:
+        # vLLM gets what is missing, but takes what is there for whole.
+        lacking = broken if HF_HUB_OFFLINE else warning
+        yield _checked(name, folder, f"download it again: hf download {name} --force-download", lacking)
+        return
+    if HF_HUB_OFFLINE:
         yield broken(
             "model", f"{name} is not in {cache}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE keeps it from being loaded",
             "unset that variable, or copy the model here and name its folder with --model",
@@ -58,13 +56,13 @@ def _downloaded(name: str) -> Iterator[Finding]:
         return
     room = f"{format_size(free_room(cache))} are free there"
     yield warning(
-        "model", f"{name} is not{partly} in {cache}; the first run downloads it, and {room}",
+        "model", f"{name} is not in {cache}; the first run downloads it, and {room}",
         f"'hf download {name}' does that now; --model tiny needs no download; HF_HOME names another folder",
     )  # fmt: skip
 
 
-def _checked(name: str, folder: Path, mend: str) -> Finding:
-    """Whether all files of a model are in ``folder``, and whole."""
+def _checked(name: str, folder: Path, mend: str, lacking: Callable[[str, str, str], Finding] = broken) -> Finding:
+    """Whether all files of a model are in ``folder``, and whole; ``lacking`` is what it is if not all are there."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
         architectures = config.get("architectures") if isinstance(config, dict) else None
@@ -74,7 +72,7 @@ def _checked(name: str, folder: Path, mend: str) -> Finding:
             _ = (folder / file).read_bytes()
         size = sum(_weights(folder, file) for file in _weight_files(folder))
     except FileNotFoundError as error:
-        return broken("model", f"{name} ({folder}) lacks {os.path.basename(error.filename)}", mend)
+        return lacking("model", f"{name} ({folder}) lacks {os.path.basename(error.filename)}", mend)
     except (OSError, ValueError) as error:
         return broken("model", f"{name} ({folder}) is damaged: {first_line(error)}", mend)
     return ok("model", f"{name} ({folder}), {format_size(size)} of weights")

@@ -15,7 +15,7 @@ LITTLE_ROOM = 2_000_000_000
 
 
 def places() -> Iterator[Finding]:
-    """The folders for temporary files, for what runs keep, and for what they write."""
+    """The folders for temporary files, for what runs keep, for downloaded models, and for what runs write."""
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
@@ -33,6 +33,7 @@ def places() -> Iterator[Finding]:
         )  # fmt: skip
     except ConfigError as error:
         yield warning("state", first_line(error), "name a folder in KVVIDEO_STATE_DIR")
+    yield from _model_cache()
     try:
         here = Path.cwd()
     except FileNotFoundError:
@@ -54,6 +55,14 @@ def nearest(folder: Path) -> Path:
     """``folder``, or what there is of the way to it."""
     folder = Path(os.path.abspath(folder))
     return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _model_cache() -> Iterator[Finding]:
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return  # it comes with vLLM, which is missed enough
+    yield _folder("model cache", Path(HF_HUB_CACHE), "make room, or name another folder in HF_HOME")
 
 
 def _folder(check: str, folder: Path, mend: str) -> Finding:
