@@ -94,8 +94,8 @@ def _serve(serving: Serving, arguments: list[str]) -> None:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")  # for the reason that the Engine has
-    from kvvideo.session.memory import text_config
     from kvvideo.session.engine import model_path
+    from kvvideo.session.memory import text_config
 
     text_config(model_path(serving.model))
     command, parser, options = _parser()
@@ -152,7 +152,8 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
 
     path = model_path(serving.model)
     if args.served_model_name is None:
-        args.served_model_name = [Path(serving.model).name, serving.model] if os.path.isdir(path) else [serving.model]
+        short = [Path(path).name] if path == serving.model and os.path.isdir(path) else []
+        args.served_model_name = [*short, serving.model]
     args.model_tag = args.model = path
     own = engine_args(**serving.cache.as_dict())["additional_config"]
     if args.additional_config != own and KEY in args.additional_config:
@@ -196,7 +197,8 @@ def _check_port(host: str | None, port: int) -> None:
 
 
 def _announce(serving: Serving, args: argparse.Namespace) -> None:
-    where = f"unix:{args.uds}" if args.uds else f"http://{args.host or '0.0.0.0'}:{args.port}/v1"
+    scheme = "https" if args.ssl_keyfile else "http"
+    where = f"unix:{args.uds}" if args.uds else f"{scheme}://{args.host or '0.0.0.0'}:{args.port}/v1"
     cache = serving.cache
     bound = f"at most {cache.max_tokens:,} tokens a request" if cache.schedule(args.block_size) else "no bound"
     print(f"kvvideo: serving {args.served_model_name[0]} at {where} ({cache.strategy}, {bound})", file=sys.stderr)

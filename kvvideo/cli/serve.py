@@ -1,6 +1,7 @@
 """``kvvideo serve``: vLLM's OpenAI server with the bounded cache."""
 
 import os
+import signal
 from typing import Annotated
 
 import typer
@@ -34,8 +35,9 @@ def command(
 ) -> None:
     """Serve MODEL by OpenAI's API, with the cache of each request bounded: vLLM's own server.
 
-    All other options are those of 'vllm serve', such as --port 8000 or --max-num-seqs 32; 'python -m kvvideo.launch
-    --help=all' lists them. It listens on 127.0.0.1 unless --host says otherwise, and tells what the caches do at /metrics.
+    All other options are those of 'vllm serve', such as --port 8000 or --max-num-seqs 32: 'python -m kvvideo.launch
+    --help=all' lists them. Only this machine can reach it unless --host says otherwise. What the caches do is told at
+    /metrics.
     """
     from kvvideo.serving import Serving
 
@@ -43,5 +45,7 @@ def command(
         raise ConfigError(f"the model comes first: kvvideo serve MODEL {model} …")
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     line = Serving(model, cache, fps, frame_tokens).command(context.args)
-    # In place of this process: Ctrl-C and the exit code are vLLM's, and what vLLM starts imports no command line.
+    # In place of this process: what vLLM starts imports that one's module, and the exit code is vLLM's. A Ctrl-C waits
+    # until it knows what to do with one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execv(line[0], line)

@@ -31,8 +31,10 @@ _GAUGES = {
 _INFO = ("strategy", "max_tokens", "budget", "positions")
 
 
-def put(stats: Any, compactions: int, evicted_tokens: int, freed_blocks: int, live_tokens: int, sessions: int) -> None:
-    """Let vLLM's ``SchedulerStats`` carry the figures: the first three since they were last sent, the rest of now.
+def put(
+    stats: Any, *, compactions: int, evicted_tokens: int, freed_blocks: int, live_tokens: int, sessions: int
+) -> None:
+    """Let vLLM's ``SchedulerStats`` carry the figures: the first three since they were last sent, the others of now.
 
     What was counted since is right whichever of several servers gets it.
     """

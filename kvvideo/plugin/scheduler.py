@@ -85,17 +85,20 @@ class SessionScheduler(Scheduler):
     def make_stats(self, *args: Any, **kwargs: Any) -> Any:
         stats = super().make_stats(*args, **kwargs)
         if stats is not None and self.config is not None:
-            evicted = self._compactions * (self.schedule_rule.interval if self.schedule_rule else 0)
-            live = sum(map(self._held, self.requests.values()))
             metrics.put(
-                stats, self._compactions, evicted, self.manager.evicted_blocks, live, self.num_waiting_for_streaming_input
+                stats,
+                compactions=self._compactions,
+                evicted_tokens=self._compactions * self.schedule_rule.interval if self.schedule_rule else 0,
+                freed_blocks=self.manager.evicted_blocks,
+                live_tokens=sum(map(self._held, self.requests.values())),
+                sessions=self.num_waiting_for_streaming_input,
             )
             self._compactions = self.manager.evicted_blocks = 0
         return stats
 
     def _held(self, request: Request) -> int:
         """Tokens that the request holds in the cache; of a question, those that it does not share with its session."""
-        n = request.num_computed_tokens
+        n: int = request.num_computed_tokens
         if self.manager.is_fork(request.request_id):
             shared = history.decode(request.prompt_token_ids)
             return n - (shared.length if shared else 0)
