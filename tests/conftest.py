@@ -9,12 +9,16 @@ import engines
 import pytest
 import torch
 import toys
+from hypothesis import settings
 
 from kvvideo import _compat
 from kvvideo.config import CacheConfig
 from kvvideo.session import Engine
 from kvvideo.session.engine import EngineConfig, model_path
 
+# The machine may be shared: how long an example takes says nothing.
+settings.register_profile("kvvideo", deadline=None)
+settings.load_profile("kvvideo")
 # Triton's float32 is tf32 otherwise, with an error of 3e-4.
 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 torch.backends.cudnn.allow_tf32 = False
