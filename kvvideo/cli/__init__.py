@@ -8,7 +8,7 @@ import warnings
 import typer
 
 from kvvideo import __version__
-from kvvideo.cli import analyze, ask, bench, chat, ingest, samples, strategies
+from kvvideo.cli import analyze, ask, batch, bench, chat, ingest, samples, strategies
 from kvvideo.errors import INTERRUPTED, KvvideoError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("analyze", no_args_is_help=True)(analyze.command)
 app.command("chat", no_args_is_help=True)(chat.command)
 app.command("ingest", no_args_is_help=True)(ingest.command)
 app.command("ask", no_args_is_help=True)(ask.command)
+app.command("batch", no_args_is_help=True)(batch.command)
 app.add_typer(samples.app, name="samples")
 app.add_typer(bench.app, name="bench")
 app.command("strategies")(strategies.command)
