@@ -1,6 +1,7 @@
 """Whether the files of a model are there and whole, before anything loads them: pure reading, of heads only.
 
-What loads them says little of what is wrong: a cut file is "incomplete metadata", and a missing tokenizer nothing at all.
+What loads them says little of what is wrong: a cut file is "incomplete metadata", and a missing tokenizer
+nothing at all.
 """
 
 import json
@@ -45,7 +46,7 @@ def check(directory: Path | str, weights: bool = True) -> None:
 def _check_weights(folder: Path, names: set[str]) -> None:
     tensors = sorted(name for name in names if name.endswith(".safetensors"))
     if _INDEX in names:
-        listed = _json(folder / _INDEX).get("weight_map")
+        listed: Any = _json(folder / _INDEX).get("weight_map")
         _whole(isinstance(listed, dict), folder / _INDEX, "lists no weights")
         for name in sorted({str(file) for file in listed.values()} - names):
             _whole(False, folder, f"has no {name}, which its index lists")

@@ -8,7 +8,6 @@ from kvvideo.compression.rows import state_rows
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 
-
 _ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
 
