@@ -10,6 +10,7 @@ import typer
 from kvvideo import __version__
 from kvvideo.cli import analyze, ask, batch, bench, chat, ingest, samples, strategies
 from kvvideo.errors import INTERRUPTED, KvvideoError
+from kvvideo.outputs import clean
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +56,7 @@ def main() -> None:
     try:
         app()
     except KvvideoError as error:
-        print(f"kvvideo: {error}", file=sys.stderr)
+        print(f"kvvideo: {clean.text(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None

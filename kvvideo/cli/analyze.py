@@ -16,6 +16,7 @@ from kvvideo.cli.options import Format
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError, VideoError
+from kvvideo.outputs import jsons
 from kvvideo.session import EngineConfig
 from kvvideo.times import parse_time
 
@@ -151,7 +152,7 @@ def _emit(format: Format, compared: list[dict[str, Any]] | None) -> Callable[[di
         return lambda r: answer(r) if r["type"] == "answer" else render.summary(r, named=compared is not None)
 
     def write(record: dict[str, Any]) -> None:
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(jsons.dumps(record), flush=True)
 
     return write
 

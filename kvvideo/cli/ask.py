@@ -1,6 +1,5 @@
 """``kvvideo ask``: answer from a memory that ``kvvideo ingest`` wrote."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from kvvideo.cli import options
 from kvvideo.cli.options import Format
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.outputs import jsons
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time
 
@@ -138,7 +138,7 @@ def _emit(record: dict[str, Any], format: Format) -> None:
     from kvvideo.cli import render
 
     if format is Format.jsonl:
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(jsons.dumps(record), flush=True)
     elif record["type"] == "answer":
         render.answer(record)
     else:
