@@ -18,10 +18,10 @@ def parse_time(text: str) -> float:
     """
     match = _CLOCK.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"{text!r} is not a time; write seconds (90, 2.5) or a clock (1:30, 1:02:03)")
+        raise ConfigError(f"{text!r:.100} is not a time; write seconds (90, 2.5) or a clock (1:30, 1:02:03)")
     hours, minutes, seconds = float(match["h"] or 0), int(match["m"] or 0), float(match["s"] or match["only"])
     if not match["only"] and (seconds >= 60 or (match["h"] and minutes >= 60)):
-        raise ConfigError(f"{text!r} is not a time; minutes and seconds go up to 59")
+        raise ConfigError(f"{text!r:.100} is not a time; minutes and seconds go up to 59")
     time = hours * 3600 + minutes * 60 + seconds
     if not is_time(time):
         raise ConfigError(f"{text!r:.100} is not a time of any video; it is too late")

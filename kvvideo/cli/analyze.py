@@ -252,6 +252,9 @@ class _Job:
                 answers += len(batch)
         except KvvideoError as error:
             failure = error
+        except OSError:  # the output cannot be written
+            session.close()
+            raise
         stats = session.stats() if session.alive else None
         session.close()
         status = "interrupted" if self.stop.asked else "error" if failure else "complete"

@@ -69,7 +69,9 @@ class Grid:
             )
         start = 0.0 if start is None else start
         if not is_time(start):
-            raise ConfigError(f"the video cannot be read from {start:g} s; use 0 to {LATEST:g} s")
+            raise ConfigError(
+                f"the video cannot be read from {start:g} s; times begin at 0, and are below {LATEST:g} s"
+            )
         if end is not None and not (is_time(end) and end > start):
             raise ConfigError(
                 f"there is nothing from {format_time(start)} to {format_time(end) if is_time(end) else end}; "
