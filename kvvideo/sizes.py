@@ -1,4 +1,4 @@
-"""Sizes of files as people write them: ``500MB``, ``2GB``, ``1.5GiB``."""
+"""Sizes of files as people write them: ``500MB``, ``2GB``, ``1.5GiB``; one place parses and prints them."""
 
 import math
 import re
@@ -24,3 +24,12 @@ def parse_size(text: str) -> int:
     if not math.isfinite(count):
         raise ConfigError(f"{text!r:.100} is not a size of anything; it is too large")
     return round(count)
+
+
+def format_size(count: float) -> str:
+    """Bytes as people read them: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

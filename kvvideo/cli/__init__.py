@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from kvvideo import __version__
-from kvvideo.cli import analyze, ask, batch, bench, chat, ingest, samples, strategies
+from kvvideo import __version__, settings
+from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, strategies
+from kvvideo.cli.command import App, commands
 from kvvideo.cli.stop import say
 from kvvideo.errors import INTERRUPTED, KvvideoError
 from kvvideo.outputs import clean
@@ -37,11 +38,11 @@ def _cleaned() -> Iterator[None]:
     except Exception as error:
         # Typer's usage errors are Click's, or its own copy of them.
         if isinstance(message := getattr(error, "message", None), str):
-            error.message = clean.line(message)  # type: ignore[attr-defined]
+            error.message = clean.text(message)  # type: ignore[attr-defined]
         raise
 
 
-app = typer.Typer(
+app = App(
     cls=_Group,
     no_args_is_help=True,
     add_completion=True,
@@ -58,6 +59,9 @@ app.command("ask", no_args_is_help=True)(ask.command)
 app.command("batch", no_args_is_help=True)(batch.command)
 app.add_typer(samples.app, name="samples")
 app.add_typer(bench.app, name="bench")
+app.add_typer(config.app, name="config")
+# It must work whatever is set.
+app.command("doctor", cls=TyperCommand)(doctor.command)
 app.command("strategies")(strategies.command)
 
 
@@ -69,6 +73,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Show vLLM's and kvvideo's own log on stderr."),
 ) -> None:
@@ -76,6 +81,8 @@ def _options(
         os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
         logging.getLogger("kvvideo").setLevel(logging.DEBUG)
+        for name, reason in settings.unused_variables(commands(context.command)).items():
+            say(f"{name} sets nothing: {reason}")
     else:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -85,11 +92,11 @@ def main() -> None:
     """Entry point of the ``kvvideo`` command: errors become one line on stderr and an exit code."""
     try:
         try:
-            app()
+            app(prog_name="kvvideo")
         finally:
             sys.stdout.flush()  # at exit it would be too late to say that it cannot be written
     except KvvideoError as error:
-        print(f"kvvideo: {clean.text(str(error))}", file=sys.stderr)
+        say(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None

@@ -9,20 +9,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from kvvideo.outputs.clean import text as clean
+from kvvideo.outputs.clean import text as clean_text
+from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
-
-
-def size(count: float) -> str:
-    """Bytes as people read them: ``12.3 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+size, clean = format_size, clean_text
 
 
 def _question(record: dict[str, Any]) -> Text:

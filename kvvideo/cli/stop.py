@@ -9,8 +9,8 @@ from kvvideo.outputs import clean
 
 
 def say(text: str) -> None:
-    """One line on stderr, for the person who waits."""
-    print(f"kvvideo: {clean.line(text)}", file=sys.stderr)
+    """One line on stderr, for the person who waits; what names in it could do to the terminal is taken out."""
+    print(f"kvvideo: {clean.text(text)}", file=sys.stderr)
 
 
 class Stop:
