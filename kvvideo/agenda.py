@@ -8,6 +8,9 @@ from kvvideo import prompt
 from kvvideo.errors import ConfigError
 from kvvideo.times import format_time, parse_time
 
+SHORTEST_EVERY = 0.01
+"""Seconds between two times that a question is asked at, at least: each is a moment to keep in mind."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -104,7 +107,7 @@ class Agenda:
             at = question.at
             if at is not None and (at < start or (end is not None and at > end)):
                 read = f"{format_time(start)} to {'the end' if end is None else format_time(end)}"
-                raise ConfigError(f"'@{format_time(at)} {question.text}' is outside of what is read, {read}")
+                raise ConfigError(f"{f'@{format_time(at)} {question.text}'!r} is outside of what is read, {read}")
         self._timed = sorted((q for q in questions if q.at is not None), key=lambda q: q.at or 0.0)
         untimed = [q for q in questions if q.at is None]
         self._repeated, self._last = (untimed, []) if every is not None else ([], untimed)
@@ -141,5 +144,5 @@ class Agenda:
 
 
 def _check_period(every: float) -> None:
-    if not every > 0:
-        raise ConfigError(f"every: {every:g} seconds is not possible; it must be above 0")
+    if not every >= SHORTEST_EVERY:
+        raise ConfigError(f"every: {every:g} seconds is not possible; it must be at least {SHORTEST_EVERY:g}")

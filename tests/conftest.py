@@ -11,6 +11,7 @@ import torch
 import toys
 from hypothesis import settings
 
+import kvvideo.session
 from kvvideo import _compat
 from kvvideo.config import CacheConfig
 from kvvideo.session import Engine
@@ -104,6 +105,13 @@ def engine_for(model_dir: str) -> Iterator[EngineFor]:
     yield get
     for engine in started.values():
         engine.close()
+
+
+@pytest.fixture
+def one_engine(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands use an engine that runs already, for each start would take seconds."""
+    engine = engine_for("distinct", cache={"max_tokens": 512, "budget": None, "sink": 32})
+    monkeypatch.setattr(kvvideo.session, "Engine", lambda config: engine)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from kvvideo.cli import options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.outputs import jsons
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 
@@ -213,7 +214,7 @@ def _check(tasks: "Sequence[Task]", defaults: "Defaults", json_output: bool) -> 
     for record in check(tasks, defaults):
         found.append(record)
         if json_output:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            print(jsons.dumps(record), flush=True)
         if record["error"] is not None:
             say(f"{record['where']}: {record['error']}")
         for finding in record["findings"]:

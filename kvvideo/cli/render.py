@@ -9,17 +9,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from kvvideo.outputs.clean import text as clean_text
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
-size = format_size
-
-
-def clean(text: str) -> str:
-    """``text`` without control characters, which could drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+size, clean = format_size, clean_text
 
 
 def _question(record: dict[str, Any]) -> Text:
@@ -226,7 +222,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Show ``text`` until the next update."""
         if self._live:
-            self._live.update(Text(text, style="dim"))
+            self._live.update(Text(clean(text), style="dim"))
 
     def chunk(self, at: float, end: float | None, fps: float, cache: dict[str, Any]) -> None:
         """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record."""
