@@ -88,16 +88,20 @@ class Local:
         engine = start(self.engine, self.caches)
         try:
             self.loaded(engine)
-            for cache in queue.caches():
-                if self.stopped():
-                    return
-                engine.use(cache)
-                yield from Streams(
-                    engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
-                    every=self.every, stopped=self.stopped,
-                ).run()  # fmt: skip
+            yield from self.work(engine, queue)
         finally:
             engine.close()
+
+    def work(self, engine: Engine, queue: Queue) -> Iterator[Event]:
+        """Do with ``engine`` what is in ``queue``, the tasks of one cache after those of another."""
+        for cache in queue.caches():
+            if self.stopped():
+                return
+            engine.use(cache)
+            yield from Streams(
+                engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
+                every=self.every, stopped=self.stopped,
+            ).run()  # fmt: skip
 
 
 def start(config: EngineConfig, caches: Sequence[CacheConfig]) -> Engine:
