@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
@@ -100,8 +101,6 @@ class Worker:
         """Start the engine."""
         # Ctrl-C in a terminal reaches all its processes; what is to be done then we are told.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Ray passes on what is printed here as it was printed, and stdout is for results.
-        os.dup2(2, 1)
         # Names of files are relative to where the batch was started. Where that is not, they are not there either.
         with suppress(OSError):
             os.chdir(self._directory)
@@ -419,8 +418,9 @@ def connected(address: str | None = None) -> Iterator[Any]:
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    level = "INFO" if logger.isEnabledFor(logging.DEBUG) else "CRITICAL"
-    options: dict[str, Any] = {"log_to_driver": level == "INFO", "logging_level": level}
+    talks = logger.isEnabledFor(logging.DEBUG)
+    level = "INFO" if talks else "CRITICAL"
+    options: dict[str, Any] = {"log_to_driver": talks, "logging_level": level}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
         # Without one, Ray writes one for all clusters into the home directory.
@@ -428,18 +428,37 @@ def connected(address: str | None = None) -> Iterator[Any]:
     else:
         _reach(address)
     logging.getLogger("ray").setLevel(level)
+    with _prints(ray, talks):
+        try:
+            # Workers import from where this is called, before all else: it must be this code, and nothing beside a
+            # video.
+            with chdir(Path(__file__).parents[2]):
+                ray.init(address or "local", **options)
+        except Exception as error:
+            if address is not None:
+                raise _no_cluster(address, _first_line(error)) from error
+            raise EngineError(f"Ray cannot start on this machine: {_first_line(error)}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _prints(ray: Any, talks: bool) -> Iterator[None]:
+    """Have Ray print to stderr, or nothing: deaths of workers it tells on stdout, which is for results."""
+    module = ray._private.worker
+    show = module.print_worker_logs
+
+    def print_worker_logs(data: Any, print_file: Any, *options: Any, **more: Any) -> None:
+        if talks:
+            show(data, sys.stderr, *options, **more)
+
+    module.print_worker_logs = print_worker_logs
     try:
-        # Workers import from where this is called, before all else: it must be this code and nothing beside a video.
-        with chdir(Path(__file__).parents[2]):
-            ray.init(address or "local", **options)
-    except Exception as error:
-        if address is not None:
-            raise _no_cluster(address, _first_line(error)) from error
-        raise EngineError(f"Ray cannot start on this machine: {_first_line(error)}") from error
-    try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        module.print_worker_logs = show
 
 
 def _reach(address: str) -> None:
