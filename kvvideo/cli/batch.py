@@ -53,7 +53,12 @@ def command(
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     at_once: Annotated[
         int | None,
-        typer.Option("--at-once", min=1, help=f"Videos streamed at once. Default: {AT_ONCE}.", rich_help_panel=BATCH),
+        typer.Option(
+            "--at-once",
+            min=1,
+            help=f"Videos streamed at once, by each engine. Default: {AT_ONCE}.",
+            rich_help_panel=BATCH,
+        ),
     ] = None,
     kv_memory: Annotated[
         str | None,
