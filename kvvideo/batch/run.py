@@ -190,7 +190,8 @@ class Batch:
         self.progress.tasks = len(found)
         for task in found:
             if task.fingerprint is None:
-                self._take(Ended(task, VideoError(f"{task.source.path!r} is no file that can be read"), [*task.wants]))
+                error = VideoError(f"{task.source.path!r} is no file that can be read")
+                self._end(Ended(task, error, [*task.wants]), [])
         return there
 
     def run(self, executor: Executor, tasks: Sequence[Task]) -> None:
@@ -268,25 +269,33 @@ class Batch:
         self.progress.seconds += event.end - event.start
         self.progress.frames += event.frames
         broken = self._broken.pop(task.key, [])
-        left = [want for question in event.left for want in task.wants[question]]
-        undone = [*left, *(want for want, _ in broken)]
         if event.stopped:
             return None
+        undone = [*_left(event), *(want for want, _ in broken)]
         if error is not None and undone and task.attempt < self.retries:
             self.say(f"{error}; trying again")
             return replace(task.only(undone), attempt=task.attempt + 1)
+        self._end(event, broken)
+        return None
+
+    def _end(self, event: Ended, broken: list[tuple[Want, Record]]) -> None:
+        """Nothing more comes of the task: what has no answer failed; ``broken`` are answers that do not count."""
+        task, left = event.task, _left(event)
         self.progress.ended += 1
-        failures = [_failure(want, task, self.defaults, _why(want, event), {}) for want in left]
-        failures += [_failure(want, task, self.defaults, error, record) for want, record in broken]
+        failures = [(want, _failure(want, task, self.defaults, _why(want, event), {})) for want in left]
+        failures += [(want, _failure(want, task, self.defaults, _why(want, event), said)) for want, said in broken]
         if failures:
-            self.results.fail(failures)
-            for line in dict.fromkeys(f"{want.job.where}: {_why(want, event)}" for want in undone):
+            self.results.fail([record for _, record in failures])
+            for line in dict.fromkeys(f"{want.job.where}: {record['error']}" for want, record in failures):
                 self.say(line)
             self.failing = self.fail_fast
-        elif error is not None:
-            self.say(f"{task.jobs[0].where}: all was answered, but {error}")
+        elif event.error is not None:
+            self.say(f"{task.jobs[0].where}: all was answered, but {event.error}")
         self.results.drop_checkpoints(task)
-        return None
+
+
+def _left(event: Ended) -> list[Want]:
+    return [want for question in event.left for want in event.task.wants[question]]
 
 
 def _of(task: Task, asked: Asked) -> list[Want]:
@@ -303,7 +312,7 @@ def _why(want: Want, event: Ended) -> KvvideoError:
     return VideoError(f"{event.task.source.path!r} ends at {format_time(event.end)}, before {format_time(at)}")
 
 
-def _failure(want: Want, task: Task, defaults: Defaults, error: KvvideoError | None, record: Record) -> Record:
+def _failure(want: Want, task: Task, defaults: Defaults, error: KvvideoError, record: Record) -> Record:
     """``record`` is of an answer that was given although the video broke off; empty if there is none."""
     asking = want.asking
     said: Record = {
@@ -311,10 +320,9 @@ def _failure(want: Want, task: Task, defaults: Defaults, error: KvvideoError | N
         "model": defaults.engine.model, "strategy": task.cache.strategy,
     }  # fmt: skip
     expected = {} if asking.expected is None else {"expected": asking.expected}
-    code = KvvideoError.exit_code if error is None else error.exit_code
     return {
-        **_common(want, task), **said, **expected, **record, "type": "failed", "error": str(error), "exit_code": code,
-        "attempts": task.attempt + 1,
+        **_common(want, task), **said, **expected, **record, "type": "failed", "error": str(error),
+        "exit_code": error.exit_code, "attempts": task.attempt + 1,
     }  # fmt: skip
 
 

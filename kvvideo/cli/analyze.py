@@ -11,7 +11,7 @@ import typer
 
 from kvvideo import __version__
 from kvvideo.agenda import Agenda, Question
-from kvvideo.cli import options
+from kvvideo.cli import complete, options
 from kvvideo.cli.options import Format
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
@@ -58,6 +58,7 @@ def command(
             "--compare",
             metavar="NAME,NAME,…",
             help="Answer under each of these strategies, side by side; the model is loaded once.",
+            autocompletion=complete.strategies,
             rich_help_panel=options.CACHE,
         ),
     ] = None,
@@ -133,8 +134,7 @@ class _Asking:
 
 def _compared(names: str, context: typer.Context) -> list[str]:
     """The strategies that ``--compare`` lists."""
-    source = context.get_parameter_source("strategy")
-    if source is not None and source.name != "DEFAULT":
+    if options.is_typed(context, "strategy"):
         raise ConfigError("compare: it names the strategies itself; leave --strategy out")
     listed = [name.strip() for name in names.split(",")]
     if twice := sorted({name for name in listed if listed.count(name) > 1}):
