@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kvvideo.agenda import Question
-from kvvideo.batch.run import Local, Queue, start
+from kvvideo.batch.run import Local, Queue
 from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Task
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, VideoError
-from kvvideo.session import Engine, EngineConfig
+from kvvideo.session import Engine, EngineConfig, open_engine
 
 logger = logging.getLogger("kvvideo.batch")
 
@@ -105,7 +105,7 @@ class Worker:
         with suppress(OSError):
             os.chdir(self._directory)
         try:
-            self._engine = start(self._local.engine, self._local.caches)
+            self._engine = open_engine(self._local.engine, self._local.caches)
             return Loaded(self._engine.fingerprint, self._engine.capacity, socket.gethostname(), os.getpid())
         except KvvideoError as error:
             return error
