@@ -42,7 +42,7 @@ def command(
             metavar="NAME",
             help=f"Ask all along, as often as --every says: caption, what is shown ({TASKS['caption']:g}s), or "
             f"timeline, what happened since ({TASKS['timeline']:g}s).",
-            autocompletion=lambda: [*TASKS],
+            autocompletion=complete.one_of(*TASKS),
         ),
     ] = None,
     format: options.Formats = None,
