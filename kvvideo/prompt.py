@@ -37,6 +37,11 @@ def plain(words: str) -> str:
     return words.replace("<|", "< |")
 
 
+def well_formed(text: str) -> str:
+    """``text`` without the half characters that Python reads where bytes are not UTF-8: no tokenizer takes them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 # Of the baseline that remembers in words; the bundled model was not trained on these.
 
 NOTES = "Notes on the video so far:\n"

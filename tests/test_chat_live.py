@@ -1,6 +1,7 @@
 """Live sources through the commands: streams that are served here, a recording that grows, and pipes."""
 
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -126,4 +127,8 @@ def test_lines_are_typed_at_the_terminal_while_the_video_comes_through_a_pipe(
     terminal.expect(r"^1:00 ■")
     terminal.enter(LETTER)
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}$")
-    assert terminal.leave() == 0
+    # The window is closed: nothing is left behind.
+    assert [*terminal.temporary.glob("kvvideo-chat-*")]
+    terminal.process.kill(signal.SIGHUP)
+    assert terminal.wait() == 128 + signal.SIGHUP
+    assert not [*terminal.temporary.glob("kvvideo-chat-*")]

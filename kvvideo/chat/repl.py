@@ -168,12 +168,15 @@ def _completer() -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     from kvvideo.compression import strategies
+    from kvvideo.session import BASELINES
+
+    names = [name for name in strategies() if name not in BASELINES]
 
     class Commands(Completer):
         def get_completions(self, document: Any, event: Any) -> Iterator[Any]:
             line = document.text_before_cursor
             part = commands.completed_part(line.lstrip())
-            for choice in commands.completions(line, strategies(), _files(part)):
+            for choice in commands.completions(line, names, _files(part)):
                 yield Completion(choice, start_position=-len(part))
 
     return Commands()
