@@ -340,6 +340,11 @@ class Terminal:
             assert not self.exited, self.look()
         return found
 
+    def resize(self, rows: int, columns: int) -> None:
+        self.screen.resize(rows, columns)
+        self.screen.reset()
+        self.process.setwinsize(rows, columns)
+
     def type(self, text: str) -> None:
         self.process.send(text)
 
@@ -435,6 +440,13 @@ def test_the_panel_stays_and_moves_on(terminal: Terminal, expected: dict[float, 
     terminal.enter("/play max")
     terminal.expect(r"the video has ended; 120 frames were seen")
     terminal.expect(r"^│ 1:00 / 1:00")
+    # In a window that is too low for both, what is typed comes first.
+    terminal.resize(8, 60)
+    terminal.type("Which")
+    terminal.expect(r"(?s)\A((?!│).)*› Which\s*\Z")
+    terminal.resize(40, 120)
+    terminal.expect(r"^│ 1:00 / 1:00")
+    terminal.ctrl_c()
     terminal.enter("/dash off")
     terminal.expect(r"(?s)\A((?!│).)*\Z")
     terminal.enter(LETTER)

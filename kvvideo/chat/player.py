@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
 """How often a player that waits for frames looks for work."""
+_REST_SECONDS = 0.25
+"""How often one that has none to wait for looks whether it is to end; work wakes it at once."""
 _TIMELINE_SECONDS = 0.5
 """How often what is held of each stretch is looked up, while someone looks at it."""
 _WATCH_TOKENS = 32
@@ -222,7 +224,7 @@ class Player:
             self._attempt(playback.reader)
         due = self._going and self._due()
         try:
-            work, future = self._work.get(timeout=0 if due else _POLL_SECONDS)
+            work, future = self._work.get(timeout=0 if due else _POLL_SECONDS if self._going else _REST_SECONDS)
         except queue.Empty:
             if due:
                 self._attempt(self._play_on)

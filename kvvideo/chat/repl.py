@@ -122,8 +122,12 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
     from prompt_toolkit.patch_stdout import patch_stdout
 
     def toolbar() -> Any:
-        width = session.app.output.get_size().columns
-        return ANSI(to_ansi(panel(chat.player.status, width), width)) if screen.dashed else None
+        size = session.app.output.get_size()
+        if not screen.dashed:
+            return None
+        shown = to_ansi(panel(chat.player.status, size.columns), size.columns)
+        # It must not push the line that is typed off a low window.
+        return ANSI(shown) if shown.count("\n") + 3 <= size.rows else None
 
     def message() -> str:
         return f"{prompt_line(chat.player.status)} › "
