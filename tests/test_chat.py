@@ -371,7 +371,7 @@ class Terminal:
 def terminal(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """One chat for all that is done in a terminal, in this order."""
     directory = tmp_path_factory.mktemp("terminal")
-    terminal = Terminal(directory, str(clip), *SETTINGS, "--speed", "4x", "--checkpoint-every", "8s")
+    terminal = Terminal(directory, str(clip), *SETTINGS, "--paused", "--checkpoint-every", "8s")
     yield terminal
     assert terminal.leave() == 0
     assert not [*terminal.temporary.glob("kvvideo-*")]
@@ -379,9 +379,11 @@ def terminal(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 
 def test_the_prompt_moves_on_while_a_person_types(terminal: Terminal):
-    terminal.expect(r"^0:0[48]/1:00 ▶ 4x · \d+/512 · [\d ]+ fr/s ›")
+    terminal.expect(r"^0:00/1:00 ‖ · 0/512 · 0 fr/s ›")
+    terminal.enter("/play 2x")
     terminal.type("Which letter")
-    terminal.expect(r"^0:2\d/1:00 ▶ 4x · \d+/512 · 8 fr/s › Which letter$")
+    terminal.expect(r"^0:(0[4-9]|1\d)/1:00 ▶ 2x · \d+/512 · \d+ fr/s › Which letter$")
+    terminal.expect(r"^0:[2-5]\d/1:00 ▶ 2x · \d+/512 · [1-9]\d* fr/s › Which letter$")
     terminal.type("\x7f" * 12)
 
 

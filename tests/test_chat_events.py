@@ -38,7 +38,8 @@ class Recorder:
         self.answers[-1] += text
 
     def end(self) -> None:
-        self.answers[-1] += "\n"
+        if self.answers:
+            self.answers[-1] += "\n"
 
     def show(self, what: Any) -> None:
         pass

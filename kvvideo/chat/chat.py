@@ -109,6 +109,7 @@ class Chat:
             else:
                 getattr(self, f"_{parsed.name}")(parsed.arguments)
         except Cancelled:
+            self.screen.end()
             self.screen.say("stopped")
         except KvvideoError as error:
             self._fail(error)
@@ -159,12 +160,14 @@ class Chat:
         except (Cancelled, KvvideoError) as error:
             # What there is of it is kept.
             if answer is None:
+                if not isinstance(error, Cancelled):
+                    self.screen.end()
                 raise
             answer = replace(answer, finish_reason=_STOPPED if isinstance(error, Cancelled) else str(error))
         finally:
             answers.close()
-            self.screen.end()
         assert answer is not None
+        self.screen.end()
         return Said(playback.at, question, answer.text, seconds=answer.seconds), answer.finish_reason
 
     def _told(self, playback: Playback, without: tuple[Said, ...] = ()) -> list[Turn]:
