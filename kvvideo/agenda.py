@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kvvideo import prompt
 from kvvideo.errors import ConfigError
+from kvvideo.prompt import well_formed
 from kvvideo.times import format_time, parse_time
 
 SHORTEST_EVERY = 0.01
@@ -33,7 +34,7 @@ class Question:
         Raises:
             ConfigError: if the time cannot be read or no words follow.
         """
-        stripped = text.strip()
+        stripped = well_formed(text).strip()
         at: float | None = None
         if stripped.startswith("@"):
             time, _, stripped = stripped[1:].partition(" ")

@@ -139,6 +139,7 @@ def prompt_line(status: Status) -> str:
             f"{status.stats.live}{'' if status.max_tokens is None else f'/{status.max_tokens}'}",
             f"{status.fps:.0f} fr/s",
             *([f"{status.behind:.0f} s behind"] if status.behind >= 0.5 else []),
+            *([f"{status.dropped:.0f} s dropped"] if status.dropped >= 0.5 else []),
         ]
     )
 

@@ -116,7 +116,8 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
                 first = (session.frames, now) if first is None else first
                 rate = (session.frames - first[0]) / (now - first[1]) if now > first[1] else 0.0
                 end = source.end if reader.info.duration is None else reader.info.duration
-                progress.chunk(session.end, end, rate, records.cache(session.stats(), schedule))
+                cache, live = records.cache(session.stats(), schedule), reader.live
+                progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
 
             done = ingest(
                 engine, source, part, every=every, max_bytes=room, reader=reader, stopped=lambda: stop.asked,

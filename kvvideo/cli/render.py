@@ -224,10 +224,16 @@ class Progress:
         if self._live:
             self._live.update(Text(clean(text), style="dim"))
 
-    def chunk(self, at: float, end: float | None, fps: float, cache: dict[str, Any]) -> None:
-        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record."""
+    def chunk(
+        self, at: float, end: float | None, fps: float, cache: dict[str, Any], behind: float = 0.0, dropped: float = 0.0
+    ) -> None:  # fmt: skip
+        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record.
+
+        Of a live stream, also how many seconds it is behind, and were dropped.
+        """
         if self._live:
             of = "" if end is None else f" / {format_time(end)}"
             row = Table.grid(padding=(0, 2))
-            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", _cache_line(cache))
+            late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
+            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", *late, _cache_line(cache))
             self._live.update(row)
