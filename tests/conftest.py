@@ -9,6 +9,7 @@ import engines
 import pytest
 import torch
 import toys
+from hypothesis import settings
 
 import kvvideo.session
 from kvvideo import _compat
@@ -16,6 +17,9 @@ from kvvideo.config import CacheConfig
 from kvvideo.session import Engine
 from kvvideo.session.engine import EngineConfig, model_path
 
+# The machine may be shared: how long an example takes says nothing.
+settings.register_profile("kvvideo", deadline=None)
+settings.load_profile("kvvideo")
 # Triton's float32 is tf32 otherwise, with an error of 3e-4.
 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 torch.backends.cudnn.allow_tf32 = False

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kvvideo import __version__, settings
-from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, strategies
+from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, strategies
 from kvvideo.cli.command import App, commands
 from kvvideo.cli.stop import say
 from kvvideo.errors import INTERRUPTED, KvvideoError
@@ -57,6 +57,7 @@ app.command("chat", no_args_is_help=True)(chat.command)
 app.command("ingest", no_args_is_help=True)(ingest.command)
 app.command("ask", no_args_is_help=True)(ask.command)
 app.command("batch", no_args_is_help=True)(batch.command)
+app.command("serve", no_args_is_help=True, context_settings=serve.SETTINGS)(serve.command)
 app.add_typer(samples.app, name="samples")
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
