@@ -86,16 +86,20 @@ class Local:
         engine = open_engine(self.engine, self.caches)
         try:
             self.loaded(engine)
-            for cache in queue.caches():
-                if self.stopped():
-                    return
-                engine.use(cache)
-                yield from Streams(
-                    engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
-                    every=self.every, stopped=self.stopped,
-                ).run()  # fmt: skip
+            yield from self.work(engine, queue)
         finally:
             engine.close()
+
+    def work(self, engine: Engine, queue: Queue) -> Iterator[Event]:
+        """Do with ``engine`` what is in ``queue``, the tasks of one cache after those of another."""
+        for cache in queue.caches():
+            if self.stopped():
+                return
+            engine.use(cache)
+            yield from Streams(
+                engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
+                every=self.every, stopped=self.stopped,
+            ).run()  # fmt: skip
 
 
 def question_tokens(chunk_tokens: int, max_answer_tokens: int) -> int:
