@@ -15,7 +15,7 @@ from kvvideo import __version__, settings
 from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, strategies
 from kvvideo.cli.command import App, commands
 from kvvideo.cli.stop import say
-from kvvideo.errors import INTERRUPTED, KvvideoError
+from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import clean
 
 
@@ -106,10 +106,10 @@ def main() -> None:
         _discard_output()
         raise SystemExit(1) from None
     except OSError as error:
-        where = "the output" if error.filename is None else repr(error.filename)
-        say(f"{where} cannot be read or written: {error.strerror or error}")
+        what = "standard output cannot be written" if error.filename is None else f"{error.filename!r} cannot be used"
+        say(f"{what}: {error.strerror or error}")
         _discard_output()
-        raise SystemExit(1) from None
+        raise SystemExit(ConfigError.exit_code) from None
 
 
 def _discard_output() -> None:

@@ -134,8 +134,7 @@ class PyavDecoder(Decoder):
         if self._container.start_time is not None:
             self._origin = self._container.start_time / av.time_base
         rate = self._stream.guessed_rate or self._stream.average_rate
-        # Of a frame that tells no duration.
-        self._span = 1 / float(rate) if rate and rate * JUMP_SECONDS >= 1 else 1 / DEFAULT_FPS
+        self._span = frame_seconds(rate)
         self._packets = self._read()
 
     def _decode_with(self, codec: Any) -> None:
@@ -434,6 +433,11 @@ def choose(container: Any, name: str) -> Any:
     check_picture(stream.height, stream.width, name)
     stream.codec_context.options = BOUNDED
     return stream
+
+
+def frame_seconds(rate: Any) -> float:
+    """How long a frame that tells no duration is shown, at ``rate`` a second; it may be unknown, or impossible."""
+    return 1 / float(rate) if rate and rate * JUMP_SECONDS >= 1 else 1 / DEFAULT_FPS
 
 
 @cache
