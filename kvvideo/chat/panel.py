@@ -11,7 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from kvvideo.cli.render import clean, size
+from kvvideo.cli.render import size
+from kvvideo.outputs.clean import text as clean
 from kvvideo.session import Span
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from kvvideo.chat import commands
 from kvvideo.chat.chat import Chat
 from kvvideo.chat.panel import panel, prompt_line, to_ansi
-from kvvideo.cli.render import clean
+from kvvideo.outputs.clean import text as clean
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:

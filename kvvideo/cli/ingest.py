@@ -11,6 +11,7 @@ import typer
 from kvvideo.cli import options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
+from kvvideo.outputs import jsons
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 from kvvideo.times import format_time
@@ -135,7 +136,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
         checkpoints=done.checkpoints, bytes=done.bytes, seconds=time.perf_counter() - began,
     )  # fmt: skip
     if json_output:
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(jsons.dumps(record), flush=True)
     render.ingested(record)
     if done.error is not None:
         raise done.error

@@ -266,8 +266,8 @@ class VideoReader(Iterator[Chunk]):
 
     def _died(self) -> VideoError:
         code = self._process.wait()
-        self._errors.seek(0)
-        logger.debug("the decoder's last words: %s", self._errors.read()[-4000:].decode(errors="replace"))
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4000))
+        logger.debug("the decoder's last words: %s", self._errors.read(4000).decode(errors="replace"))
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended (exit code {code})"
         return VideoError(
             f"the decoder {how} at {format_time(self._pulse.at)} of {self._name!r}; "
@@ -316,7 +316,8 @@ def _start_worker(errors: IO[bytes], keep: list[int]) -> "subprocess.Popen[bytes
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        env={**os.environ, "PYTHONPATH": path},
+        # It multiplies no matrices: the threads for that would only cost memory.
+        env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         pass_fds=keep,
         process_group=0,  # out of reach of the terminal's Ctrl-C, which is for us to act on
     )
