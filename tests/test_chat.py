@@ -332,7 +332,7 @@ class Terminal:
             self.exited = True
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
-    def expect(self, pattern: str, timeout: float = 120) -> re.Match[str]:
+    def expect(self, pattern: str, timeout: float = 240) -> re.Match[str]:
         """Waits until ``pattern`` is on the screen."""
         until = time.monotonic() + timeout
         while not (found := re.search(pattern, self.look(), re.MULTILINE)):
