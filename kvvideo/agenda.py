@@ -1,18 +1,31 @@
 """Which questions are asked when: at a moment of the video, every so often, or at its end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kvvideo import prompt
 from kvvideo.errors import ConfigError
+from kvvideo.prompt import well_formed
 from kvvideo.times import format_time, parse_time
+
+SHORTEST_EVERY = 0.01
+"""Seconds between two times that a question is asked at, at least: each is a moment to keep in mind."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the moment of the source, in seconds, it is asked at; None for the end."""
+    """A question and the moment of the source, in seconds, it is asked at; None for the end.
+
+    Attributes:
+        task: what asks it, if that is one of ``TASKS``.
+        since: where the stretch begins that it is about, if it is about one that ends at its moment.
+    """
 
     text: str
     at: float | None = None
+    task: str | None = None
+    since: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Question":
@@ -21,7 +34,7 @@ class Question:
         Raises:
             ConfigError: if the time cannot be read or no words follow.
         """
-        stripped = text.strip()
+        stripped = well_formed(text).strip()
         at: float | None = None
         if stripped.startswith("@"):
             time, _, stripped = stripped[1:].partition(" ")
@@ -29,6 +42,52 @@ class Question:
         if not stripped.strip():
             raise ConfigError(f"{text!r} asks nothing; write a question, or '@10:30 question'")
         return cls(stripped.strip(), at)
+
+
+TASKS = {"caption": 10.0, "timeline": 30.0}
+"""What can be done all along a video, and how often, in seconds, if nobody says."""
+
+REST = 0.1
+"""What is left at the end is worth a question of a task from this share of its period on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that is asked all along a video: every so often, and at its end about what is left.
+
+    Args:
+        name: ``caption``: what is shown at a moment; ``timeline``: what happened since the last one.
+        every: seconds between two moments.
+        start: first moment of the video that is read.
+
+    Raises:
+        ConfigError: if there is no such task.
+    """
+
+    name: str
+    every: float
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in TASKS:
+            raise ConfigError(f"task: no {self.name!r}; choose one of {', '.join(TASKS)}")
+        _check_period(self.every)
+
+    def question(self, at: float) -> Question:
+        """What is asked at the moment ``at``."""
+        if self.name == "caption":
+            return Question(prompt.DESCRIBE, at, self.name)
+        since = self.since(at)
+        return Question(prompt.happened(since, at), at, self.name, since)
+
+    def since(self, at: float) -> float:
+        """The latest moment of asking before ``at``, or the beginning."""
+        return self.start + self.every * max(math.ceil((at - self.start) / self.every - 1e-6) - 1, 0)
+
+    def is_due(self, end: float) -> bool:
+        """Whether a video that ends at ``end`` leaves something to ask about after the last whole period."""
+        rest = end - self.since(end)
+        return REST * self.every <= rest < self.every * (1 - 1e-6)
 
 
 class Agenda:
@@ -39,6 +98,7 @@ class Agenda:
         every: if given, the questions without a time are asked every so many seconds, not at the end.
         start: first moment of the video that is read.
         end: last moment that is read, if it is known.
+        task: what is asked besides, all along.
 
     Raises:
         ConfigError: if a question can never be asked.
@@ -50,19 +110,21 @@ class Agenda:
         every: float | None = None,
         start: float = 0.0,
         end: float | None = None,
+        task: Task | None = None,
     ) -> None:
-        if every is not None and not every > 0:
-            raise ConfigError(f"every: {every:g} seconds is not possible; it must be above 0")
+        if every is not None:
+            _check_period(every)
         for question in questions:
             at = question.at
             if at is not None and (at < start or (end is not None and at > end)):
                 read = f"{format_time(start)} to {'the end' if end is None else format_time(end)}"
-                raise ConfigError(f"'@{format_time(at)} {question.text}' is outside of what is read, {read}")
+                raise ConfigError(f"{f'@{format_time(at)} {question.text}'!r} is outside of what is read, {read}")
         self._timed = sorted((q for q in questions if q.at is not None), key=lambda q: q.at or 0.0)
         untimed = [q for q in questions if q.at is None]
         self._repeated, self._last = (untimed, []) if every is not None else ([], untimed)
         self._every, self._start, self._repeats = every, start, 1
-        if every is not None and not untimed:
+        self._task, self._turns = task, 1
+        if every is not None and not untimed and task is None:
             raise ConfigError("every: there is no question without a time to repeat")
 
     def before(self, time: float) -> list[tuple[float, list[Question]]]:
@@ -71,6 +133,9 @@ class Agenda:
         while self._timed and (self._timed[0].at or 0.0) < time:
             question = self._timed.pop(0)
             due.setdefault(question.at or 0.0, []).append(question)
+        while (task := self._task) is not None and (at := task.start + task.every * self._turns) < time:
+            due.setdefault(at, []).append(task.question(at))
+            self._turns += 1
         while self._every is not None and (at := self._start + self._every * self._repeats) < time:
             due.setdefault(at, []).extend(self._repeated)
             self._repeats += 1
@@ -80,8 +145,15 @@ class Agenda:
         """Take out what is asked when the video ends at ``end`` seconds."""
         last, self._last = self._last, []
         due = [q for _, questions in self.before(end + 1e-6) for q in questions]
+        if self._task is not None and self._task.is_due(end):
+            due.append(self._task.question(end))
         return due + last
 
     def left(self) -> list[Question]:
         """Questions that were not asked (repeated ones not counted)."""
         return [*self._timed, *self._last]
+
+
+def _check_period(every: float) -> None:
+    if not every >= SHORTEST_EVERY:
+        raise ConfigError(f"every: {every:g} seconds is not possible; it must be at least {SHORTEST_EVERY:g}")

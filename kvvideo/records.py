@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Schedule | None) -> Record:
     """The record of one answer. ``schedule`` is None for a cache without bound."""
-    said = asked.answer
+    said, since = asked.answer, None if asked.question is None else asked.question.since
     return {
         "type": "answer",
         "schema": SCHEMA,
@@ -28,6 +28,8 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "question": said.question,
         "answer": said.text,
         "finish_reason": said.finish_reason,
+        "task": None if asked.question is None else asked.question.task,
+        "since": None if since is None else round(since, 3),
         "model": model,
         "strategy": strategy,
         "cache": cache(asked.cache, schedule),

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kvvideo.bench import kernels
-from kvvideo.bench.frames import Frames
-from kvvideo.bench.machine import heading
+from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.profile import COMPACTING, STATE, WATCHING, ingest_cycle, watch
 from kvvideo.compression import load
 from kvvideo.session import BASELINES, Engine, EngineConfig, VideoSession

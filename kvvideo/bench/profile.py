@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kvvideo.bench.frames import Frames
-from kvvideo.bench.machine import heading
+from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.spans import Spans
 from kvvideo.session import Engine, EngineConfig, VideoSession
 

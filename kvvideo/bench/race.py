@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kvvideo.bench.frames import Frames
-from kvvideo.bench.machine import heading
+from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.rivals import RIVALS, Over, Rival, open_rivals
 from kvvideo.session import EngineConfig
 

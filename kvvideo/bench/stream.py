@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from kvvideo.bench.frames import SMALL, Frames
-from kvvideo.bench.machine import gpu_mb, heading, host_bytes
+from kvvideo.bench.frames import SMALL, Frames, heading
+from kvvideo.bench.machine import gpu_mb, host_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
 
 

@@ -4,14 +4,46 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from kvvideo import __version__
-from kvvideo.cli import analyze, ask, bench, chat, ingest, samples, strategies
-from kvvideo.errors import INTERRUPTED, KvvideoError
+from kvvideo import __version__, settings
+from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, strategies
+from kvvideo.cli.command import App, commands
+from kvvideo.cli.stop import say
+from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.outputs import clean
 
-app = typer.Typer(
+
+class _Group(TyperGroup):
+    """Says what is wrong with a command without what strangers may have put into it: the names of files."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _cleaned():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, context: Any) -> Any:
+        with _cleaned():
+            return super().invoke(context)
+
+
+@contextmanager
+def _cleaned() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Typer's usage errors are Click's, or its own copy of them.
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = clean.text(message)  # type: ignore[attr-defined]
+        raise
+
+
+app = App(
+    cls=_Group,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -24,8 +56,13 @@ app.command("analyze", no_args_is_help=True)(analyze.command)
 app.command("chat", no_args_is_help=True)(chat.command)
 app.command("ingest", no_args_is_help=True)(ingest.command)
 app.command("ask", no_args_is_help=True)(ask.command)
+app.command("batch", no_args_is_help=True)(batch.command)
+app.command("serve", no_args_is_help=True, context_settings=serve.SETTINGS)(serve.command)
 app.add_typer(samples.app, name="samples")
 app.add_typer(bench.app, name="bench")
+app.add_typer(config.app, name="config")
+# It must work whatever is set.
+app.command("doctor", cls=TyperCommand)(doctor.command)
 app.command("strategies")(strategies.command)
 
 
@@ -37,6 +74,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Show vLLM's and kvvideo's own log on stderr."),
 ) -> None:
@@ -44,6 +82,8 @@ def _options(
         os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
         logging.getLogger("kvvideo").setLevel(logging.DEBUG)
+        for name, reason in settings.unused_variables(commands(context.command)).items():
+            say(f"{name} sets nothing: {reason}")
     else:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -52,13 +92,25 @@ def _options(
 def main() -> None:
     """Entry point of the ``kvvideo`` command: errors become one line on stderr and an exit code."""
     try:
-        app()
+        try:
+            app(prog_name="kvvideo")
+        finally:
+            sys.stdout.flush()  # at exit it would be too late to say that it cannot be written
     except KvvideoError as error:
-        print(f"kvvideo: {error}", file=sys.stderr)
+        say(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read our output has gone; a second failure while flushing would only add noise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise SystemExit(1) from None
+    except OSError as error:
+        what = "standard output cannot be written" if error.filename is None else f"{error.filename!r} cannot be used"
+        say(f"{what}: {error.strerror or error}")
+        _discard_output()
+        raise SystemExit(ConfigError.exit_code) from None
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

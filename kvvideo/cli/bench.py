@@ -8,17 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from kvvideo import compression
-from kvvideo.cli import options
+from kvvideo.cli import complete, options
+from kvvideo.cli.command import App
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
+app = App(no_args_is_help=True, help="Measure speed and memory on this machine.")
 
 Shape = Annotated[
     str | None,
     typer.Option(
-        "--shape", help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.", rich_help_panel=options.MODEL
+        "--shape",
+        help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.",
+        rich_help_panel=options.MODEL,
+        autocompletion=complete.one_of("3b", "7b"),
     ),
 ]
 
@@ -162,7 +166,13 @@ def ask(
 @app.command("compaction")
 def compaction(
     strategies: Annotated[
-        str | None, typer.Option("--strategies", "-s", help="Names, with commas between; default: all that compact.")
+        str | None,
+        typer.Option(
+            "--strategies",
+            "-s",
+            help="Names, with commas between; default: all that compact.",
+            autocompletion=complete.strategies,
+        ),
     ] = None,
     cycles: Annotated[int, typer.Option("--cycles", min=1, help="Compactions to measure for each strategy.")] = 3,
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
@@ -284,7 +294,13 @@ QUICK = ("streaming,h2o,distinct", "0.05,0.1", 6.0, 2)
 @app.command("memory")
 def memory(
     strategies: Annotated[
-        str | None, typer.Option("--strategies", "-s", help="Names, with commas between; default: all but summary.")
+        str | None,
+        typer.Option(
+            "--strategies",
+            "-s",
+            help="Names, with commas between; default: all but summary.",
+            autocompletion=complete.strategies,
+        ),
     ] = None,
     shares: Annotated[
         str, typer.Option("--shares", help="Budgets: the most a cache may hold, as parts of the stream.")
@@ -333,7 +349,7 @@ def memory(
         from kvvideo.bench.plots import draw
 
         for path in draw(report, plots):
-            render.err.print(f"wrote {path}")
+            render.err.print(f"wrote {path}", markup=False)
 
 
 def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes: float, clips: int) -> dict[str, Any]:

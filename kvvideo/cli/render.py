@@ -9,34 +9,30 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from kvvideo.outputs.clean import text as clean_text
+from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
-
-
-def clean(text: str) -> str:
-    """``text`` without control characters, which could drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def size(count: float) -> str:
-    """Bytes as people read them: ``12.3 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+size, clean = format_size, clean_text
 
 
 def _question(record: dict[str, Any]) -> Text:
-    return Text(f"[{format_time(record['asked_at'])}] {clean(record['question'])}", style="bold")
+    since = "" if record.get("since") is None else f"{format_time(record['since'])} to "
+    # What a task asks is the same all along.
+    words = "" if record.get("task") else " " + clean(record["question"])
+    return Text(f"[{since}{format_time(record['asked_at'])}]{words}", style="bold")
 
 
 def answer(record: dict[str, Any]) -> None:
     """One answer record as text."""
-    out.print(_question(record))
-    out.print(Text(f"  {clean(record['answer']) or '(no answer)'}"))
+    said = clean(record["answer"]) or "(no answer)"
+    if record.get("task"):
+        out.print(_question(record) + Text(f" {said}", style="not bold"))
+    else:
+        out.print(_question(record))
+        out.print(Text(f"  {said}"))
     if record["finish_reason"] == "length":
         out.print(Text("  … cut here; --max-answer-tokens allows longer answers", style="dim"))
 
@@ -55,6 +51,31 @@ def comparison(records: list[dict[str, Any]]) -> None:
             out.print(Text(f"  {record['strategy']:<{width}}  {said}{cut}"))
 
 
+class Answers:
+    """Writes records as text: answers to stdout, and a line about each run to stderr.
+
+    Args:
+        compared: whether they are of several strategies; then they are shown side by side, at the end.
+    """
+
+    def __init__(self, compared: bool = False) -> None:
+        self._compared = compared
+        self._kept: list[dict[str, Any]] = []
+
+    def write(self, record: dict[str, Any]) -> None:
+        if record["type"] != "answer":
+            summary(record, named=self._compared)
+        elif self._compared:
+            self._kept.append(record)
+        else:
+            answer(record)
+
+    def close(self) -> None:
+        kept, self._kept = self._kept, []
+        if kept:
+            comparison(kept)
+
+
 def summary(record: dict[str, Any], named: bool = False) -> None:
     """The last record as one line on stderr, with the strategy's name if that is not the only one."""
     cache = record["cache"]
@@ -66,7 +87,8 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
             f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
             f"in {record['seconds']:.1f} s{held}",
             style="dim",
-        )
+        ),
+        soft_wrap=True,
     )
 
 
@@ -200,12 +222,18 @@ class Progress:
     def say(self, text: str) -> None:
         """Show ``text`` until the next update."""
         if self._live:
-            self._live.update(Text(text, style="dim"))
+            self._live.update(Text(clean(text), style="dim"))
 
-    def chunk(self, at: float, end: float | None, fps: float, cache: dict[str, Any]) -> None:
-        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record."""
+    def chunk(
+        self, at: float, end: float | None, fps: float, cache: dict[str, Any], behind: float = 0.0, dropped: float = 0.0
+    ) -> None:  # fmt: skip
+        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record.
+
+        Of a live stream, also how many seconds it is behind, and were dropped.
+        """
         if self._live:
             of = "" if end is None else f" / {format_time(end)}"
             row = Table.grid(padding=(0, 2))
-            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", _cache_line(cache))
+            late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
+            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", *late, _cache_line(cache))
             self._live.update(row)
