@@ -1,8 +1,11 @@
 """What only a GPU has: a compiled model and CUDA graphs."""
 
+from typing import Any
+
 import pytest
+import torch
 from conftest import EngineFor
-from engines import ON_GPU, clip
+from engines import EXACT, ON_GPU, clip
 from reference import Model
 from test_reference import check_answer, check_kept, feed_chunk, stream_of, varied_chunks
 
@@ -29,6 +32,33 @@ def test_graphs_leave_attention_out(engine_for: EngineFor, reference: Model, str
             if index % 4 == 3:
                 check_answer(stream, "What is it?", session.ask("What is it?", max_tokens=12, logprobs=True))
     assert stream.compactions > 3
+
+
+def test_the_vision_towers_graphs_change_nothing(engine_for: EngineFor):
+    """Chunks of many sizes, each of which is padded to the next that was captured."""
+    if EXACT:
+        pytest.skip("in float32 the vision tower is not captured")
+    engine = engine_for("streaming", options={"enforce_eager": False})
+    runner = engine.core.model_executor.driver_worker.worker.model_runner
+    manager, seen = runner.encoder_cudagraph_manager, []
+    execute = manager.execute
+
+    def both(inputs: dict[str, Any]) -> Any:
+        made = [part.clone() for part in execute(inputs)]
+        seen.append((made, runner.model.embed_multimodal(**inputs)))
+        return made
+
+    manager.execute = both
+    try:
+        with VideoSession(engine) as session:
+            for index, frames in enumerate((2, 8, 8, 16)):
+                session.ingest(clip(index, 8.0 * index, frames=frames, side=56 if index else 112))
+    finally:
+        del manager.execute
+    assert manager.graph_hits >= 4
+    assert len(seen) == 4
+    for made, plain in seen:
+        assert all(torch.equal(a, b) for a, b in zip(made, plain, strict=True))
 
 
 def test_an_unbounded_cache_takes_what_the_gpu_has(engine_for: EngineFor):

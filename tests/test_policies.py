@@ -1,5 +1,6 @@
 """What each strategy keeps of one layer's tokens."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,21 @@ def test_every_strategy_keeps_its_budget_in_order(strategy: str, budget: int, ex
     assert kept.dtype == torch.int64
     assert (kept.diff(dim=-1) > 0).all()
     assert 0 <= kept.min() <= kept.max() < len(cache)
+
+
+@pytest.mark.parametrize("strategy", [name for name in evicting_strategies() if compression.load(name).heads_alike])
+def test_heads_of_two_layers_are_chosen_for_as_in_each(strategy: str):
+    policy = make(strategy, 20, sink=3)
+    layers = [live(50, 2, seed, policy.state) for seed in (1, 2)]
+    for seed, cache in enumerate(layers):
+        for name in policy.state:
+            cache.state[name].copy_(live(50, 2, 10 + seed).keys[..., 0].abs())
+    both = replace(
+        layers[0],
+        **{part: torch.cat([getattr(c, part) for c in layers]) for part in ("keys", "values", "positions", "places")},
+        state={name: torch.cat([c.state[name] for c in layers]) for name in policy.state},
+    )
+    assert torch.equal(policy.select(both), torch.cat([policy.select(cache) for cache in layers]))
 
 
 def test_streaming_keeps_sinks_and_the_most_recent():

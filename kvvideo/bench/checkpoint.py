@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kvvideo.bench.frames import SMALL, Frames
 from kvvideo.bench.machine import describe
-from kvvideo.bench.stream import VARIETY, make_chunks
 from kvvideo.ingest import memory_bytes
 from kvvideo.memories.checkpoints import Checkpoints
 from kvvideo.session import Engine, EngineConfig, VideoSession
-from kvvideo.types import Chunk
 
 PER_MINUTE = 15
 """Chunks of 4 s."""
@@ -33,7 +32,7 @@ def run(
         on_minute: called with each minute's number and milliseconds.
     """
     engine = Engine(config)
-    chance, made = random.Random(config.seed), make_chunks(config)
+    chance, frames = random.Random(config.seed), Frames(config, source=SMALL)
     took: dict[bool, list[float]] = {False: [], True: []}
     gathering: list[float] = []
     writing: list[float] = []
@@ -41,7 +40,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="kvvideo-") as folder, Checkpoints(Path(folder), max_bytes=0) as store:
         session = VideoSession(engine)
         for _ in range(10):
-            _minute(session, made)
+            _minute(session, frames)
             if session.stats().compactions:
                 break
         for number in range(1, minutes + 1):
@@ -53,14 +52,14 @@ def run(
                 if kept:
                     store.add(session.save())
                     gathering.append(time.perf_counter() - began)
-                _minute(session, made)
+                _minute(session, frames)
                 store.flush()
                 took[kept].append(time.perf_counter() - began)
                 on_minute(number, took[kept][-1] * 1000)
             sizes.append((start.live, store.bytes))
         # Alone, to see what the thread does; in the stream it runs beside it.
         for _ in range(5):
-            _minute(session, made)
+            _minute(session, frames)
             memory = session.save()
             began = time.perf_counter()
             store.add(memory)
@@ -92,11 +91,10 @@ def run(
     }
 
 
-def _minute(session: VideoSession, made: list[Chunk]) -> None:
+def _minute(session: VideoSession, frames: Frames) -> None:
     """Let ``session`` see one more minute of made-up chunks."""
     for _ in range(PER_MINUTE):
-        chunk, start = made[session.chunks % VARIETY], session.chunks * 4.0
-        session.ingest(Chunk(chunk.frames, tuple(t + start for t in chunk.times), start, start + 4.0, chunk.fps))
+        session.ingest(frames.chunk(session.chunks))
 
 
 def _summary(seconds: list[float]) -> dict[str, float]:

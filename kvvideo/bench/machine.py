@@ -28,6 +28,13 @@ def host_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def gpu_mb() -> float | None:
+    """Most memory, in MB, that this process has had in use on the GPU; None without one."""
+    import torch
+
+    return round(torch.cuda.max_memory_allocated() / 1e6, 1) if torch.cuda.is_available() else None
+
+
 def _cpu() -> str:
     try:
         with open("/proc/cpuinfo") as info:

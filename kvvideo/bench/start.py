@@ -29,11 +29,11 @@ def run(config: EngineConfig) -> dict[str, object]:
     with stage("load the model and its cache"):
         engine = Engine(config)
     with stage("first chunk"):
-        from kvvideo.bench.stream import make_chunks
+        from kvvideo.bench.frames import SMALL, Frames
         from kvvideo.session import VideoSession
 
         session = VideoSession(engine)
-        session.ingest(make_chunks(config)[0])
+        session.ingest(Frames(config, source=SMALL).chunk(0))
     with stage("first answer"):
         session.ask("Which letter is on screen now?", max_tokens=8)
     engine.close()

@@ -5,16 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
-from kvvideo.bench.machine import describe, host_bytes
+from kvvideo.bench.frames import SMALL, Frames
+from kvvideo.bench.machine import describe, gpu_mb, host_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
-from kvvideo.session.prediction import frame_pixels
-from kvvideo.types import Chunk
-from kvvideo.video import frame_size
-
-VARIETY = 16
-"""Different chunks made up beforehand, so that making them is no part of the measurement."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +23,7 @@ class Window:
         blocks: KV blocks held at its end.
         free_blocks: blocks free in vLLM's pool at its end.
         host_mb: resident memory of the process at its end.
+        gpu_mb: most memory of the GPU in use so far; None without one.
     """
 
     chunk: int
@@ -40,28 +34,28 @@ class Window:
     blocks: int
     free_blocks: int
     host_mb: float
+    gpu_mb: float | None
 
 
 def run(
-    config: EngineConfig, chunks: int, windows: int = 20, on_window: Callable[[Window], None] = lambda _: None
-) -> dict[str, object]:
+    config: EngineConfig, chunks: int, windows: int = 20, on_window: Callable[[Window], None] = lambda _: None,
+    frames: Frames | None = None,
+) -> dict[str, object]:  # fmt: skip
     """Stream ``chunks`` chunks of made-up frames through one session; returns the report.
 
     Ratios compare the last window with the second: the first pays for warming up. ``mean_ms`` is of all
     chunks but the first window's, compactions included, which medians do not show.
     """
+    frames = frames or Frames(config, source=SMALL)
     engine = Engine(config)
     session = VideoSession(engine)
-    made = make_chunks(config)
     rows: list[Window] = []
     size = max(1, chunks // windows)
     took: list[float] = []
     later: list[float] = []
     peak = 0
     for number in range(1, chunks + 1):
-        source = made[number % VARIETY]
-        shift = (number - 1) * 4.0
-        chunk = Chunk(source.frames, tuple(t + shift for t in source.times), shift, shift + 4.0, source.fps)
+        chunk = frames.chunk(number - 1)
         began = time.perf_counter()
         session.ingest(chunk)
         took.append(time.perf_counter() - began)
@@ -71,7 +65,7 @@ def run(
             rows.append(
                 Window(
                     number, round(statistics.median(took) * 1000, 2), stats.seen, stats.live, peak, stats.blocks,
-                    engine.free_blocks, round(host_bytes() / 1e6, 1),
+                    engine.free_blocks, round(host_bytes() / 1e6, 1), gpu_mb(),
                 )
             )  # fmt: skip
             on_window(rows[-1])
@@ -87,6 +81,9 @@ def run(
         "max_tokens": schedule.max_tokens if schedule else None,
         "budget": schedule.budget if schedule else None,
         "max_model_len": config.max_model_len,
+        "frames": frames.count,
+        "size": list(frames.size),
+        "pool_bytes": engine.blocks * engine.scheduler.block_bytes,
         "windows": [asdict(row) for row in rows],
     }
     if len(rows) > 1:
@@ -95,11 +92,3 @@ def run(
         report["host_growth_mb"] = round(rows[-1].host_mb - rows[1].host_mb, 1)
     engine.close()
     return report
-
-
-def make_chunks(config: EngineConfig) -> list[Chunk]:
-    """A few different chunks of 4 s, of noise in the size the model takes."""
-    height, width = frame_size(144, 256, *frame_pixels(config))
-    random = np.random.default_rng(config.seed)
-    frames = random.integers(0, 256, (VARIETY, 8, height, width, 3), dtype=np.uint8)
-    return [Chunk(f, tuple(i / 2 for i in range(8)), 0.0, 4.0, 2.0) for f in frames]

@@ -1,6 +1,7 @@
 """``kvvideo bench``: measurements anyone can repeat."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,10 +10,18 @@ import typer
 from kvvideo import compression
 from kvvideo.cli import complete, options
 from kvvideo.cli.command import App
+from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
 app = App(no_args_is_help=True, help="Measure speed and memory on this machine.")
+
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--shape", help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.", rich_help_panel=options.MODEL
+    ),
+]
 
 
 @app.command("stream")
@@ -27,21 +36,27 @@ def stream(
     queries: options.Queries = None,
     score_norm: options.ScoreNorm = options.SCORE_NORM,
     positions: options.Positions = options.POSITIONS,
+    frame_tokens: options.FrameTokens = None,
     model: options.Model = "tiny",
+    shape: Shape = None,
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Time per chunk, and memory, along one long stream of made-up frames."""
+    from kvvideo.bench.frames import Frames
+    from kvvideo.bench.shapes import shaped
     from kvvideo.bench.stream import run
     from kvvideo.cli import render
 
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    config = shaped(EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed), shape)
+    # Small pictures for the bundled model, as always: figures can be compared with earlier ones.
+    frames = None if shape is None and frame_tokens is None else Frames(config, frame_tokens)
     with render.Progress() as progress:
         progress.say(f"loading {model} …")
-        report = run(config, chunks, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
+        report = run(config, chunks, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"), frames=frames)
     if json_output:
         print(json.dumps(report))
     else:
@@ -98,6 +113,169 @@ def checkpoint(
         print(json.dumps(report))
     else:
         render.checkpoint_report(report)
+
+
+Lengths = Annotated[str, typer.Option("--lengths", "-n", help="Lengths of the stream to compare at, in chunks of 4 s.")]
+Against = Annotated[str, typer.Option("--against", help="Who takes part, with commas between.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+LENGTHS, AGAINST = "10,30,100,300", "kvvideo,vllm-session,resend,transformers"
+
+
+@app.command("ingest")
+def ingest(
+    lengths: Lengths = LENGTHS,
+    against: Against = AGAINST,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    frame_tokens: options.FrameTokens = None,
+    model: options.Model = "tiny",
+    shape: Shape = None,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json_output: Json = False,
+) -> None:
+    """Speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
+    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
+    _race(config, lengths, against, 0, frame_tokens, json_output)
+
+
+@app.command("ask")
+def ask(
+    lengths: Lengths = LENGTHS,
+    against: Against = AGAINST,
+    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions at each length.")] = 5,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    frame_tokens: options.FrameTokens = None,
+    model: options.Model = "tiny",
+    shape: Shape = None,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json_output: Json = False,
+) -> None:
+    """Time to the first token of an answer against the length of the stream, beside the same others."""
+    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
+    _race(config, lengths, against, questions, frame_tokens, json_output)
+
+
+@app.command("compaction")
+def compaction(
+    strategies: Annotated[
+        str | None, typer.Option("--strategies", "-s", help="Names, with commas between; default: all that compact.")
+    ] = None,
+    cycles: Annotated[int, typer.Option("--cycles", min=1, help="Compactions to measure for each strategy.")] = 3,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    frame_tokens: options.FrameTokens = None,
+    model: options.Model = "tiny",
+    shape: Shape = None,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json_output: Json = False,
+) -> None:
+    """What each strategy costs: a compaction, looking at queries, and their share of a step."""
+    from kvvideo.bench.compaction import Cost, names, run
+    from kvvideo.cli import bench_tables, render
+
+    chosen = names() if strategies is None else [name.strip() for name in strategies.split(",")]
+    config = _config(chosen[0], max_tokens, ratio, model, shape, dtype, seed)
+    with render.Progress() as progress:
+        progress.say(f"loading {config.model} …")
+
+        def say(cost: Cost) -> None:
+            progress.say(f"{cost.strategy}: {cost.compaction_ms:.1f} ms per compaction")
+
+        report = run(config, chosen, cycles, frame_tokens, say)
+    _print(report, bench_tables.compaction, json_output)
+
+
+@app.command("profile")
+def profile(
+    cycles: Annotated[int, typer.Option("--cycles", min=1, help="Compactions to measure over.")] = 4,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    frame_tokens: options.FrameTokens = None,
+    model: options.Model = "tiny",
+    shape: Shape = None,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json_output: Json = False,
+) -> None:
+    """Where every millisecond of ingesting a chunk goes."""
+    from kvvideo.bench.profile import run
+    from kvvideo.cli import bench_tables, render
+
+    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
+    with render.Progress() as progress:
+        progress.say(f"loading {config.model} …")
+        report = run(config, cycles, frame_tokens, lambda number: progress.say(f"cycle {number} of {cycles}"))
+    _print(report, bench_tables.profile, json_output)
+
+
+@app.command("decode")
+def decode(
+    decoders: Annotated[str, typer.Option("--decoders", help="Names, with commas between.")] = "pyav,decord",
+    seconds: Annotated[float, typer.Option("--seconds", min=4.0, help="Length of the clip.")] = 20.0,
+    size: Annotated[str, typer.Option("--size", help="Width and height of the clip.")] = "1920x1080",
+    fps: options.Fps = options.FPS,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="How often to read it.")] = 3,
+    json_output: Json = False,
+) -> None:
+    """How fast each decoder reads an H.264 clip made on the spot, and what memory it takes."""
+    from kvvideo.bench.decode import run
+    from kvvideo.cli import bench_tables, render
+
+    try:
+        width, height = (int(part) for part in size.split("x"))
+    except ValueError as error:
+        raise ConfigError(f"size: {size!r} is not a width and a height, such as 1920x1080") from error
+    with render.Progress() as progress:
+        progress.say(f"making {seconds:g} s of {size} …")
+        report = run(
+            [name.strip() for name in decoders.split(",")], seconds, (width, height), fps, repeats,
+            lambda name, times: progress.say(f"{name}: {times:.1f} x real time"),
+        )  # fmt: skip
+    _print(report, bench_tables.decode, json_output)
+
+
+def _config(
+    strategy: str, max_tokens: int, ratio: float, model: str, shape: str | None, dtype: str, seed: int
+) -> EngineConfig:
+    from kvvideo.bench.shapes import shaped
+
+    cache = CacheConfig(strategy=strategy, max_tokens=max_tokens, ratio=ratio)
+    return shaped(EngineConfig(model=model, cache=cache, dtype=dtype, seed=seed), shape)
+
+
+def _race(
+    config: EngineConfig, lengths: str, against: str, questions: int, frame_tokens: int | None, json_output: bool
+) -> None:
+    from kvvideo.bench.race import run
+    from kvvideo.cli import bench_tables, render
+
+    try:
+        chunks = [int(part) for part in lengths.split(",")]
+    except ValueError:
+        chunks = []
+    if not chunks or min(chunks) < 2:
+        raise ConfigError(f"lengths: {lengths!r} are not numbers of at least 2 with commas between, such as {LENGTHS}")
+    names = [name.strip() for name in against.split(",")]
+    with render.Progress() as progress:
+        progress.say(f"loading {config.model} …")
+        report = run(
+            config, chunks, names, questions, frame_tokens, lambda n: progress.say(f"chunk {n} of {max(chunks)}")
+        )
+    _print(report, bench_tables.race, json_output)
+
+
+def _print(report: dict[str, Any], table: Callable[[dict[str, Any]], None], json_output: bool) -> None:
+    if json_output:
+        print(json.dumps(report))
+    else:
+        table(report)
 
 
 QUICK = ("streaming,h2o,distinct", "0.05,0.1", 6.0, 2)

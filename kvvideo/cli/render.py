@@ -157,9 +157,9 @@ def memory_report(report: dict[str, Any]) -> None:
 
 def stream_report(report: dict[str, Any]) -> None:
     """The report of ``bench stream`` as a table."""
-    table = Table("chunk", "ms/chunk", "tokens seen", "live", "peak", "blocks", "free", "host MB", box=None)
+    table = Table("chunk", "ms/chunk", "tokens seen", "live", "peak", "blocks", "free", "host MB", "GPU MB", box=None)
     for row in report["windows"]:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
     out.print(table)
     if "time_ratio" in report:
         out.print(

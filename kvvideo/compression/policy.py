@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from kvvideo.compression.kernels import usable
 from kvvideo.compression.rotary import Rotary
 from kvvideo.config import CacheConfig
 
@@ -58,6 +59,10 @@ class Policy(ABC):
     """False only for the strategy that never evicts."""
     state: ClassVar[tuple[str, ...]] = ()
     """Names of per-token side state to carry: one float32 per KV head and token each."""
+
+    heads_alike: ClassVar[bool] = False
+    """Whether ``select`` chooses for each KV head by itself, and looks at neither ``layer`` nor ``stream``. Then heads
+    of several layers may be shown to it as those of one, which on a GPU takes little longer than one layer alone."""
 
     def __init__(self, config: CacheConfig, budget: int) -> None:
         self.config = config
@@ -111,7 +116,13 @@ class ScorePolicy(Policy):
         return min(self.config.sink, self.budget - self.recent)
 
     def select(self, live: LiveCache) -> Tensor:
-        scores = self.score(live).float().clone()  # it may be the side state itself
+        scores = self.score(live)
+        if usable(scores):
+            from kvvideo.compression.kernels import selection
+
+            if len(live) <= selection.LIMIT:
+                return selection.choose(scores, self.budget, self.sink, self.recent)
+        scores = scores.float().clone()  # it may be the side state itself
         scores[:, : self.sink] = torch.inf
         scores[:, len(live) - self.recent :] = torch.inf
         return scores.topk(self.budget, dim=-1).indices.sort(dim=-1).values
@@ -137,3 +148,17 @@ def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
     future = torch.ones(count, n - first, dtype=torch.bool, device=logits.device).triu(1)
     logits[..., first:].masked_fill_(future, -torch.inf)
     return logits.softmax(dim=-1)
+
+
+def attention_received(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
+    """What ``attention`` gives each token, summed over queries and their heads, ``float32 [kv_heads, n]``."""
+    if usable(live.keys):
+        from kvvideo.compression.kernels.attention import attention_received as received
+
+        return received(queries, live.keys, live.scale, following)
+    total = torch.zeros(live.keys.shape[:2], device=live.keys.device)
+    # A few queries at a time: all of a long step against all tokens would take more memory than the cache.
+    for block in queries.split(64):
+        following -= len(block)
+        total += attention(block, live, following + len(queries)).sum(dim=(1, 2))
+    return total

@@ -7,7 +7,7 @@ causal mask is aligned to the end. After the kernel, each layer scores and compa
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from vllm.config import get_current_vllm_config
@@ -25,6 +25,9 @@ from kvvideo.errors import KvvideoError
 from kvvideo.plugin.layout import lay_out
 from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedSpec
+
+if TYPE_CHECKING:
+    from kvvideo.plugin.kernels import Pages
 
 current_tokens: torch.Tensor | None = None
 """Temporal M-RoPE positions and places of this step, ``int64 [2, tokens]``, left by the model's ``forward``."""
@@ -60,6 +63,10 @@ class Step:
     slots: torch.Tensor
     ordinals: torch.Tensor
     requests: tuple[RequestStep, ...]
+    layers: tuple[str, ...]
+    """Names of the layers, from the first to the last."""
+    pages: "Pages | None"
+    """What works on several layers at once; None where each must do its own."""
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
 
@@ -106,6 +113,8 @@ class BoundedBuilder:
 
     kv_cache_spec: Any
     vllm_config: Any
+    layer_names: list[str]
+    _paged: "tuple[int, Pages] | None" = None
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
@@ -120,10 +129,28 @@ class BoundedBuilder:
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
         global current_tokens
         current_tokens = None
-        packed, step = _pack(common_attn_metadata, spec, self._observes)
+        packed, step = _pack(common_attn_metadata, spec, self._observes, self._layers, self._pages())
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
         return metadata
+
+    @cached_property
+    def _layers(self) -> tuple[str, ...]:
+        return tuple(sorted(self.layer_names, key=extract_layer_index))
+
+    def _pages(self) -> "Pages | None":
+        """Those of all layers, on a GPU and with heads whose size is a power of two."""
+        context = self.vllm_config.compilation_config.static_forward_context
+        caches = [context[name].kv_cache for name in self._layers]
+        size = self.kv_cache_spec.head_size
+        if not caches[0].is_cuda or size & (size - 1):
+            return None
+        where = caches[0].data_ptr()
+        if self._paged is None or self._paged[0] != where:
+            from kvvideo.plugin.kernels import Pages
+
+            self._paged = where, Pages(caches, [side_state(cache, self.kv_cache_spec) for cache in caches])
+        return self._paged[1]
 
     @cached_property
     def _observes(self) -> bool:
@@ -136,7 +163,9 @@ class BoundedBuilder:
         self._observes = load(config.strategy).observes()
 
 
-def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
+def _pack(
+    batch: Any, spec: BoundedSpec, observes: bool, layers: tuple[str, ...], pages: "Pages | None"
+) -> tuple[Any, Step]:
     """Close up the block tables of a batch; returns its metadata as the kernel should see it."""
     lengths = batch.seq_lens if batch.seq_lens_cpu_upper_bound is None else batch.seq_lens_cpu_upper_bound
     ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
@@ -170,6 +199,8 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool) -> tuple[Any, Step]:
         batch.slot_mapping[: starts[batch.num_reqs]],
         torch.cat(ordinals).to(table.device, torch.int32),
         tuple(requests),
+        layers,
+        pages,
     )
     return batch.replace(block_table_tensor=packed, seq_lens=seq_lens, max_seq_len=longest), step
 
@@ -223,26 +254,46 @@ class BoundedImpl:
         )
         step: Step | None = getattr(attn_metadata, "kvvideo", None)
         if step is not None:
-            self._after_attention(layer, query, kv_cache, step)
+            self.after_attention(layer, query, kv_cache, step)
         return result
 
-    def _after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
-        state = side_state(kv_cache, step.spec)
+    def after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
+        """Note the step's tokens in the side state, and do what is due for its requests."""
+        if step.pages is None:
+            self._note(side_state(kv_cache, step.spec), step)
+        elif layer.layer_name == step.layers[0]:
+            step.pages.note(step.slots, step.rows[..., 0])
+        if not step.requests:
+            return
+        state, policy = side_state(kv_cache, step.spec), self._policy(step.spec)
+        together = step.pages is not None and policy.heads_alike
+        for request in step.requests:
+            if request.fresh:
+                self.streams[request.name] = {}
+            if policy.observes() and policy.watches(request.left):
+                self.watch(layer, query[request.queries], kv_cache, state, step, request, policy)
+            if request.evictable and not together:
+                self.compact(layer, kv_cache, state, step, request, policy)
+            if request.evictable and together and layer.layer_name == step.layers[-1]:
+                self.compact_together(step, request, policy)
+
+    def _note(self, state: torch.Tensor, step: Step) -> None:
+        """Write the step's tokens' side state."""
         blocks, offsets = step.places
         if step.spec.state_rows > ROWS:
             state[blocks, ROWS:, :, offsets] = 0
         state[blocks, :ROWS, :, offsets] = step.rows
-        for request in step.requests:
-            policy = self._policy(step.spec)
-            if request.fresh:
-                self.streams[request.name] = {}
-            if policy.observes() and policy.watches(request.left):
-                live, _ = self._live(layer, kv_cache, state, request, request.blocks, request.length, values=False)
-                policy.observe(query[request.queries], live)
-                if live.state:
-                    put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
-            if request.evictable:
-                self._compact(layer, kv_cache, state, request, policy)
+
+    def watch(
+        self, layer: Any, queries: torch.Tensor, kv_cache: torch.Tensor, state: torch.Tensor, step: Step,
+        request: RequestStep, policy: Policy,
+    ) -> None:  # fmt: skip
+        """Show the strategy a request's queries of this step, and keep what it notes of its tokens."""
+        read = self._read(layer, kv_cache, state, step, request.blocks, request.length, values=False)
+        live = self._live(*read, extract_layer_index(layer.layer_name), self._stream(request))
+        policy.observe(queries, live)
+        if live.state:
+            put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
 
     def _policy(self, spec: BoundedSpec) -> Policy:
         if self.policy is None:
@@ -250,21 +301,20 @@ class BoundedImpl:
             self.policy = load(self.config.strategy)(self.config, spec.budget)
         return self.policy
 
+    def _stream(self, request: RequestStep) -> dict[str, torch.Tensor]:
+        """What the strategy remembers of the request's stream in this layer."""
+        return self.streams.setdefault(request.name, {})
+
     def _live(
-        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, blocks: torch.Tensor,
-        length: int, values: bool = True,
-    ) -> tuple[LiveCache, torch.Tensor]:  # fmt: skip
-        """The ``length`` live tokens in ``blocks``, and their side state as stored, ``int32 [rows, heads, length]``."""
-        keys = self.read_blocks(layer, kv_cache, blocks, 0)[:, :length]
-        held = self.read_blocks(layer, kv_cache, blocks, 1)[:, :length] if values else keys[:, :0]
-        rows = state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
+        self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, layer: int, stream: dict[str, torch.Tensor]
+    ) -> LiveCache:
+        """Tokens and their side state (``int32 [rows, heads, n]``) as a strategy sees them."""
         names = load(self.config.strategy).state if self.config else ()
         own = rows[self._own_rows :]
         scores = {name: row.view(torch.float32).clone() for name, row in zip(names, own, strict=False)}
         positions = rows[0] + rows[ROWS] if self._contiguous else rows[0]
-        index, memory = extract_layer_index(layer.layer_name), self.streams.setdefault(request.name, {})
         rotary = self._rotary_on(keys.device)
-        return LiveCache(keys, held, positions, rows[1], scores, index, self.scale, rotary, memory), rows
+        return LiveCache(keys, values, positions, rows[1], scores, layer, self.scale, rotary, stream)
 
     def _rotary_on(self, device: torch.device) -> Rotary:
         assert self.rotary is not None
@@ -272,29 +322,71 @@ class BoundedImpl:
             self.rotary = self.rotary.to(device)
         return self.rotary
 
-    def _compact(
-        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, request: RequestStep, policy: Policy
+    def compact(
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, step: Step, request: RequestStep, policy: Policy
     ) -> None:
         """Move the survivors of the first ``evictable`` tokens to the front of the request's blocks."""
-        size = kv_cache.shape[2]
+        sources, targets = self._blocks(step, request, policy)
+        read = self._read(layer, kv_cache, state, step, sources, request.evictable)
+        live = self._live(*read, extract_layer_index(layer.layer_name), self._stream(request))
+        self._write(layer, kv_cache, state, step, targets, live, read[2], *self._choose(policy, live))
+
+    def compact_together(self, step: Step, request: RequestStep, policy: Policy) -> None:
+        """``compact`` for all layers, a few at a time, the heads of these as if they were those of one."""
+        assert step.pages is not None
+        sources, targets = self._blocks(step, request, policy)
+        for layers in step.pages.parts(request.evictable):
+            read = step.pages.read(layers, sources, request.evictable)
+            live = self._live(*read, layers.start, {})
+            kept, moves = self._choose(policy, live)
+            step.pages.write(layers, targets, kept, *read, moves, live.rotary.frequencies, ROWS)
+
+    def _blocks(self, step: Step, request: RequestStep, policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+        """The blocks of the tokens to choose from, and those that the survivors go to."""
+        size = step.spec.block_size
         sources = request.blocks[: request.evictable // size]
-        live, rows = self._live(layer, kv_cache, state, request, sources, request.evictable)
+        return sources, sources[: policy.budget // size]
+
+    def _choose(self, policy: Policy, live: LiveCache) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The tokens to keep, and by how many positions each moves; None if none does."""
         kept = policy.select(live)
         if kept.shape != (live.keys.shape[0], policy.budget):
             raise KvvideoError(
                 f"strategy {type(policy).__name__} selected {tuple(kept.shape)} tokens instead of "
                 f"(kv_heads, budget) = {(live.keys.shape[0], policy.budget)}"
             )
+        return kept, close_gaps(live.positions, kept, slack=policy.budget) if self._contiguous else None
+
+    def _read(
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, step: Step, blocks: torch.Tensor, length: int,
+        values: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Keys, values (none unless they are wanted) and side state of the ``length`` live tokens in ``blocks``."""
+        if step.pages is not None:
+            number = step.layers.index(layer.layer_name)
+            return step.pages.read(range(number, number + 1), blocks, length, values)
+        keys = self.read_blocks(layer, kv_cache, blocks, 0)[:, :length]
+        held = self.read_blocks(layer, kv_cache, blocks, 1)[:, :length] if values else keys[:, :0]
+        return keys, held, state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
+
+    def _write(
+        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, step: Step, blocks: torch.Tensor,
+        live: LiveCache, rows: torch.Tensor, kept: torch.Tensor, moves: torch.Tensor | None,
+    ) -> None:  # fmt: skip
+        """Put the tokens that are ``kept`` of ``live`` into ``blocks``, moved by ``moves`` positions."""
+        if step.pages is not None:
+            number, frequencies = step.layers.index(layer.layer_name), live.rotary.frequencies
+            layers = range(number, number + 1)
+            step.pages.write(layers, blocks, kept, live.keys, live.values, rows, moves, frequencies, ROWS)
+            return
         places = kept[..., None].expand(-1, -1, self.head_size)
         keys, values = (part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values))
         survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
-        if self._contiguous:
-            moves = close_gaps(live.positions, kept, slack=policy.budget)
+        if moves is not None:
             keys = live.rotary.turn(keys, live.rotary.far(moves.T)).to(keys.dtype)
             survivors[ROWS] += moves
-        targets = sources[: policy.budget // size]
-        self.write_slots(layer, kv_cache, slots_of(targets, size), keys, values)
-        put_rows(state, targets, survivors)
+        self.write_slots(layer, kv_cache, slots_of(blocks, kv_cache.shape[2]), keys, values)
+        put_rows(state, blocks, survivors)
 
     def move(
         self, layer: Any, kv_cache: torch.Tensor, spec: BoundedSpec, blocks: torch.Tensor, length: int, by: int

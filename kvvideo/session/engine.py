@@ -28,6 +28,9 @@ Result = TypeVar("Result")
 TINY = "tiny"
 """Name of the bundled model."""
 
+STEPS = (1, 2, 4, 8, 16, *range(32, 1025, 32))
+"""Sizes of steps, in tokens, that are captured in CUDA graphs; others are padded to the next, larger ones run bare."""
+
 QUESTION_TOKENS = 1024
 """Room in tokens for a question: its text, last frames and answer."""
 
@@ -107,6 +110,61 @@ def engine_args(**settings: Any) -> dict[str, Any]:
     }
 
 
+def common_arguments(config: EngineConfig) -> dict[str, Any]:
+    """What ``config`` says to vLLM, the cache apart."""
+    return {
+        "model": model_path(config.model),
+        "dtype": config.dtype,
+        "max_model_len": config.max_model_len,
+        "max_num_batched_tokens": config.step_tokens,
+        "max_num_seqs": config.sessions + config.questions,
+        # Frames come in the model's own size; resizing them again could only blur them.
+        "mm_processor_kwargs": {"do_resize": False, "cap_pixels_per_frame": False},
+        "load_format": config.load_format,
+        "seed": config.seed,
+        "block_size": _block_size(),
+        "enforce_eager": _is_cpu(),
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "skip_mm_profiling": True,
+        **({} if _is_cpu() or config.options.get("enforce_eager") else {"compilation_config": _graphs(config)}),
+    }
+
+
+def _graphs(config: EngineConfig) -> dict[str, Any]:
+    """What to capture in CUDA graphs: the vision tower, and steps of the sizes that chunks come in.
+
+    Without them a GPU waits for the host most of the time: a chunk's kernels take less time than launching them.
+    """
+    from kvvideo.session.memory import computed_in
+
+    steps = {"cudagraph_capture_sizes": [n for n in STEPS if n <= config.step_tokens] or [config.step_tokens]}
+    if computed_in(model_path(config.model), config).itemsize > 2:
+        return steps  # there is no FlashAttention in float32, and what is there instead waits for the GPU
+    return {
+        **steps,
+        "cudagraph_mm_encoder": True,
+        "encoder_cudagraph_token_budgets": [256, 512, 768, 1024],
+        "encoder_cudagraph_max_vision_items_per_batch": 1,
+        # A pair of frames is four tokens at least, so no chunk that fits a graph has more of them.
+        "encoder_cudagraph_max_frames_per_batch": 256,
+    }
+
+
+def as_video(chunk: Chunk) -> tuple[Any, dict[str, Any]]:
+    """The frames of ``chunk`` in the form vLLM's input processor takes: sampled already, and not to be again."""
+    count = len(chunk.frames)
+    metadata = {
+        "fps": chunk.fps,
+        "frames_indices": list(range(count)),
+        "total_num_frames": count,
+        "duration": count / chunk.fps,
+        "video_backend": "kvvideo",
+        "do_sample_frames": False,
+    }
+    return np.ascontiguousarray(chunk.frames), metadata
+
+
 class Engine:
     """A model loaded in vLLM, ready for sessions.
 
@@ -131,23 +189,10 @@ class Engine:
             directory.check(path, weights=config.load_format != "dummy")
         text_config(path)
         arguments = {
-            "model": path,
+            **common_arguments(config),
             "trust_remote_code": False,
-            "dtype": config.dtype,
-            "max_model_len": config.max_model_len,
-            "max_num_batched_tokens": config.step_tokens,
-            "max_num_seqs": config.sessions + config.questions,
             "limit_mm_per_prompt": {"video": 1, "image": 0},
             "mm_processor_cache_gb": 0,
-            # Frames come in the model's own size; resizing them again could only blur them.
-            "mm_processor_kwargs": {"do_resize": False, "cap_pixels_per_frame": False},
-            "load_format": config.load_format,
-            "seed": config.seed,
-            "block_size": _block_size(),
-            "enforce_eager": _is_cpu(),
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            "skip_mm_profiling": True,
             **engine_args(**config.cache.as_dict()),
             **config.options,
         }
@@ -251,19 +296,7 @@ class Engine:
 
     def prompt(self, text: str, chunk: Chunk | None) -> dict[str, Any]:
         """``text`` and the frames it refers to, in the form vLLM's input processor takes."""
-        if chunk is None:
-            return {"prompt": text}
-        count = len(chunk.frames)
-        metadata = {
-            "fps": chunk.fps,
-            "frames_indices": list(range(count)),
-            "total_num_frames": count,
-            "duration": count / chunk.fps,
-            "video_backend": "kvvideo",
-            "do_sample_frames": False,
-        }
-        frames = np.ascontiguousarray(chunk.frames)
-        return {"prompt": text, "multi_modal_data": {"video": [(frames, metadata)]}}
+        return {"prompt": text} if chunk is None else {"prompt": text, "multi_modal_data": {"video": [as_video(chunk)]}}
 
     def process(self, request_id: str, prompt: dict[str, Any], params: Any, resumable: bool = False) -> Any:
         """vLLM's own preprocessing of a prompt into an ``EngineCoreRequest``."""

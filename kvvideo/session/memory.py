@@ -44,14 +44,22 @@ def model_config(path: str) -> Any:
 
 def block_bytes(path: str, config: Any, block_size: int) -> int:
     """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool."""
+    text, rows = text_config(path), state_rows(config.cache)
+    return page_bytes(text, block_size, computed_in(path, config).itemsize, rows) * int(text.num_hidden_layers)
+
+
+def computed_in(path: str, config: Any) -> Any:
+    """The ``torch.dtype`` that ``config.dtype`` means for the model at ``path``.
+
+    Raises:
+        ConfigError: if it is none.
+    """
     import torch
 
-    text = text_config(path)
-    dtype = text.dtype or torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype, None)
+    dtype = text_config(path).dtype or torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype, None)
     if not isinstance(dtype, torch.dtype):
         raise ConfigError(f"dtype: no {config.dtype!r}; choose one of auto, float32, bfloat16, float16")
-    rows = state_rows(config.cache)
-    return page_bytes(text, block_size, dtype.itemsize, rows) * int(text.num_hidden_layers)
+    return dtype
 
 
 def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:

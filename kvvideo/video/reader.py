@@ -204,6 +204,11 @@ class VideoReader(Iterator[Chunk]):
         return not (self._unused.alive and self._items.empty())
 
     @property
+    def pid(self) -> int:
+        """Of the process that decodes."""
+        return self._process.pid
+
+    @property
     def live(self) -> LiveStatus:
         """Where a live source stands; cheap, and for any thread. For a file nothing is ever behind."""
         pulse = self._pulse

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-from kvvideo.compression.policy import LiveCache, ScorePolicy, attention
+from kvvideo.compression.policy import LiveCache, ScorePolicy, attention_received
 
 WATCHED = 16
 """Last queries of each step that are watched unless ``queries`` says how many."""
-
-BLOCK = 64  # queries at a time: all of a long step against all tokens would take more memory than the cache
 
 
 class H2o(ScorePolicy):
@@ -19,17 +17,16 @@ class H2o(ScorePolicy):
 
     summary = "keeps sinks, the most recent (80 %), and of the rest what has been attended to most"
     source = "H2O, arXiv 2306.14048"
+    heads_alike = True
     state = ("mass", "seen")
     recent_share = 0.8
 
     def observe(self, queries: Tensor, live: LiveCache) -> None:
         count = min(WATCHED if self.config.queries is None else self.config.queries or len(queries), len(queries))
-        for block in queries[-count:].split(BLOCK):
-            count -= len(block)
-            live.state["mass"] += attention(block, live, following=count).sum(dim=(1, 2))
-            if self.config.score_norm == "mean":
-                after = len(live) - count - torch.arange(len(live), device=queries.device)
-                live.state["seen"] += after.clamp(0, len(block))
+        live.state["mass"] += attention_received(queries[-count:], live)
+        if self.config.score_norm == "mean":
+            after = len(live) - torch.arange(len(live), device=queries.device)
+            live.state["seen"] += after.clamp(0, count)
 
     def score(self, live: LiveCache) -> Tensor:
         mass, seen = live.state["mass"], live.state["seen"]

@@ -18,6 +18,7 @@ class InfinipotV(ScorePolicy):
 
     summary = "keeps sinks, the most recent, half of the rest by change of a patch, half by length of values"
     source = "InfiniPot-V, arXiv 2506.15745"
+    heads_alike = True
 
     def score(self, live: LiveCache) -> Tensor:
         norms = live.values.norm(dim=-1, dtype=torch.float32)

@@ -9,6 +9,7 @@ from kvvideo.compression.policy import LiveCache, ScorePolicy
 class Keydiff(ScorePolicy):
     summary = "keeps sinks, the most recent, and of the rest the keys that differ most from the average key"
     source = "KeyDiff, arXiv 2504.15364"
+    heads_alike = True
 
     def score(self, live: LiveCache) -> Tensor:
         units = normalize(live.keys.float(), dim=-1)

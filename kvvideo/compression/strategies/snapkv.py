@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from kvvideo.compression.policy import LiveCache, ScorePolicy, attention
+from kvvideo.compression.policy import LiveCache, ScorePolicy, attention_received
 
 WATCHED = 64
 KERNEL = 5  # neighbours are kept together, for a detail without what stands around it says little
@@ -19,6 +19,7 @@ class Snapkv(ScorePolicy):
 
     summary = "keeps sinks, the most recent, and what the latest queries attended to with its neighbours"
     source = "SnapKV, arXiv 2404.14469"
+    heads_alike = True
     state = ("attention",)
 
     @property
@@ -30,9 +31,9 @@ class Snapkv(ScorePolicy):
 
     def observe(self, queries: Tensor, live: LiveCache) -> None:
         window = self.config.queries or WATCHED
-        share = min(len(queries), window) / window
-        seen = attention(queries[-window:], live).mean(dim=(1, 2))
-        live.state["attention"].lerp_(seen, share)
+        last = queries[-window:]
+        heads = last.shape[0] * last.shape[1] // len(live.keys)
+        live.state["attention"].lerp_(attention_received(last, live) / heads, len(last) / window)
 
     def score(self, live: LiveCache) -> Tensor:
         older = live.state["attention"][:, : len(live) - self.recent]

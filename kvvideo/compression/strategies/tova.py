@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kvvideo.compression.policy import LiveCache, Policy, attention, keep_all_heads
+from kvvideo.compression.policy import LiveCache, Policy, attention_received, keep_all_heads
 
 
 class Tova(Policy):
@@ -17,7 +17,7 @@ class Tova(Policy):
         return left == 0
 
     def observe(self, queries: Tensor, live: LiveCache) -> None:
-        live.state["attention"].copy_(attention(queries[-1:], live).mean(dim=(0, 1, 2)))
+        live.state["attention"].copy_(attention_received(queries[-1:], live).sum(dim=0) / queries.shape[1])
 
     def select(self, live: LiveCache) -> Tensor:
         scores = live.state["attention"][0].clone()

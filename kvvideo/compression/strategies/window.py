@@ -9,6 +9,7 @@ from kvvideo.compression.policy import LiveCache, Policy, keep_all_heads
 class Window(Policy):
     summary = "keeps the most recent tokens; forgets the prompt too, and degrades for it"
     source = "window attention, the baseline of arXiv 2309.17453"
+    heads_alike = True
 
     def select(self, live: LiveCache) -> Tensor:
         return keep_all_heads(live, torch.arange(len(live) - self.budget, len(live), device=live.keys.device))

@@ -1,0 +1,99 @@
+"""``bench decode``: how fast each decoder delivers chunks of a high-definition video, and what memory it takes."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvvideo.bench.machine import describe
+from kvvideo.session.prediction import FRAME_TOKENS
+from kvvideo.video import VideoReader
+from kvvideo.video.geometry import FACTOR
+
+RATE = 30
+
+
+def run(
+    decoders: Sequence[str], seconds: float = 20.0, size: tuple[int, int] = (1920, 1080), fps: float = 2.0,
+    repeats: int = 3, on_run: Callable[[str, float], None] = lambda *_: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Make an H.264 clip and read it through ``VideoReader`` with each decoder by turns; returns the report.
+
+    Args:
+        decoders: their names.
+        seconds: length of the clip, which has 30 frames a second and a key frame every 2 s.
+        size: its width and height.
+        fps: frames a second to sample.
+        repeats: of the whole, of which medians are taken.
+        on_run: called with a decoder's name and how many times real time it ran at.
+    """
+    took: dict[str, list[float]] = {name: [] for name in decoders}
+    first: dict[str, list[float]] = {name: [] for name in decoders}
+    peaks = dict.fromkeys(decoders, 0.0)
+    with tempfile.TemporaryDirectory(prefix="kvvideo-") as folder:
+        clip = Path(folder) / "clip.mp4"
+        make_clip(clip, seconds, size)
+        bytes_ = clip.stat().st_size
+        for _ in range(repeats):
+            for name in decoders:
+                began = time.perf_counter()
+                frames = 0
+                with VideoReader(clip, fps, decoder=name, max_pixels=FRAME_TOKENS * FACTOR**2) as reader:
+                    for chunk in reader:
+                        if not frames:
+                            first[name].append(time.perf_counter() - began)
+                        frames += len(chunk.frames)
+                        peaks[name] = max(peaks[name], _peak_mb(reader.pid))
+                took[name].append(time.perf_counter() - began)
+                on_run(name, seconds / took[name][-1])
+    rows = []
+    for name in decoders:
+        middle, begun = statistics.median(took[name]), statistics.median(first[name])
+        rows.append(
+            {
+                "decoder": name,
+                "seconds": round(middle, 3),
+                "first_chunk_seconds": round(begun, 3),
+                "sampled_per_second": round(fps * seconds / middle, 1),
+                "source_frames_per_second": round(RATE * seconds / middle, 1),
+                "times_real_time": round(seconds / middle, 2),
+                "peak_mb": round(peaks[name], 1),
+            }
+        )
+    return {
+        "bench": "decode", "machine": describe(), "seconds": seconds, "size": list(size), "fps": fps, "bytes": bytes_,
+        "repeats": repeats, "decoders": rows,
+    }  # fmt: skip
+
+
+def make_clip(path: Path, seconds: float, size: tuple[int, int]) -> None:
+    """An H.264 clip of a picture that moves, with some noise, at ``RATE`` frames a second."""
+    import av
+
+    width, height = size
+    random = np.random.default_rng(0)
+    down, across = np.mgrid[0:height, 0 : 2 * width].astype(np.float32)
+    picture = np.stack([np.sin(down / 37 + across / 53), np.sin(across / 71), np.sin(down / 29)], axis=-1) * 90 + 128
+    picture = (picture + random.normal(0, 8, picture.shape)).clip(0, 255).astype(np.uint8)
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"preset": "superfast", "g": str(2 * RATE), "x264-params": "log-level=none"}
+        for number in range(round(RATE * seconds)):
+            shift = 4 * number % width
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:, shift : shift + width]), format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def _peak_mb(pid: int) -> float:
+    """Most memory that a process has had resident, in MB; 0 where that is not known or it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)

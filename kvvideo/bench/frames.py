@@ -1,0 +1,51 @@
+"""Made-up chunks, all different, made beforehand so that making them is no part of a measurement."""
+
+import numpy as np
+
+from kvvideo.session import EngineConfig
+from kvvideo.session.prediction import frame_pixels
+from kvvideo.types import Chunk
+from kvvideo.video import frame_size, tokens
+
+VARIETY = 16
+
+SMALL = (144, 256)
+"""Height and width of a picture as the bundled model's clips have it."""
+
+
+class Frames:
+    """Chunks of ``seconds`` of noise at ``fps``, as large as pictures of ``source`` (height, width) are resized to.
+
+    Args:
+        config: of the model that shall see them.
+        frame_tokens: most tokens for a pair of frames; by default what the model names.
+        source: as above; the default becomes 224 x 448, 128 tokens a pair, for models that name nothing.
+        fps, seconds: as above.
+    """
+
+    def __init__(
+        self, config: EngineConfig, frame_tokens: int | None = None, source: tuple[int, int] = (1024, 2048),
+        fps: float = 2.0, seconds: float = 4.0,
+    ) -> None:  # fmt: skip
+        self.name = config.model
+        self.fps, self.seconds = fps, seconds
+        self.count = round(fps * seconds)
+        self.size = frame_size(*source, *frame_pixels(config, frame_tokens))
+        random = np.random.default_rng(config.seed)
+        self._pixels = random.integers(0, 256, (VARIETY, self.count, *self.size, 3), dtype=np.uint8)
+
+    @property
+    def tokens(self) -> int:
+        """Of one chunk's frames; the text around them comes on top."""
+        return tokens(*self.size, self.count)
+
+    def chunk(self, number: int, viewer: int = 0) -> Chunk:
+        """The chunk ``number`` of a stream, from 0. No two of a stream are the same, nor those of two viewers.
+
+        vLLM remembers what its vision tower made of pictures that it has seen before.
+        """
+        frames = self._pixels[number % VARIETY].copy()
+        frames[0, 0, :3] = [[number % 256, number // 256 % 256, viewer]] * 3
+        start = number * self.seconds
+        times = tuple(start + i / self.fps for i in range(self.count))
+        return Chunk(frames, times, start, start + self.seconds, self.fps)

@@ -1,0 +1,224 @@
+"""How near to the machine's limits scoring and compaction come, kernel by kernel, for one layer."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from kvvideo.compression.policy import LiveCache, attention_received
+from kvvideo.compression.rotary import Rotary
+from kvvideo.compression.strategies.distinct import distance_to_newer
+from kvvideo.session import EngineConfig
+from kvvideo.session.engine import _block_size, model_path
+from kvvideo.session.memory import text_config
+
+QUERIES = 64
+"""Queries watched, as ``snapkv`` does."""
+
+NEAREST, RECEIVED = "distance to the nearest newer key", f"attention received from {QUERIES} queries"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One step of the work in one layer.
+
+    Attributes:
+        name: what it does.
+        ms: median milliseconds, of the Triton kernel on a GPU and of torch elsewhere.
+        reference_ms: of torch on the same machine; None where that is what runs.
+        bytes: fewest that must be read and written.
+        operations: floating-point operations.
+        limit_ms: the longer of what those take at the machine's copying and multiplying speeds, as measured.
+        fraction: of the limit that was reached: ``limit_ms / ms``.
+    """
+
+    name: str
+    ms: float
+    reference_ms: float | None
+    bytes: int
+    operations: int
+    limit_ms: float
+    fraction: float
+
+
+class Work(NamedTuple):
+    """Something to measure: ``unit`` is the dtype whose multiplying speed limits it."""
+
+    name: str
+    action: Callable[[], object]
+    reference: Callable[[], object] | None
+    bytes: int
+    operations: int
+    unit: Any
+
+
+def run(config: EngineConfig) -> dict[str, Any]:
+    """Measure all on random data of the shape that ``config``'s model and cache have."""
+    import torch
+
+    layer = _Layer(config)
+    work = [*(_on_gpu(layer) if layer.device.type == "cuda" else _on_cpu(layer))]
+    bandwidth = _bandwidth(layer.device)
+    rates = {unit: _rate(layer.device, unit) for unit in (layer.dtype, torch.float32)}
+    found = []
+    for name, action, reference, moved, operations, unit in work:
+        limit = 1000 * max(moved / bandwidth, operations / rates[unit])
+        ms, reference_ms = _time(action), None if reference is None else round(_time(reference), 4)
+        found.append(Kernel(name, round(ms, 4), reference_ms, moved, operations, round(limit, 4), round(limit / ms, 3)))
+    return {
+        "tokens": layer.n, "kv_heads": layer.heads, "head_dim": layer.size, "dtype": _name(layer.dtype),
+        "gigabytes_per_second": round(bandwidth / 1e9), "kernels": [asdict(kernel) for kernel in found],
+        "teraflops": {_name(unit): round(rate / 1e12, 2) for unit, rate in rates.items()},
+    }  # fmt: skip
+
+
+class _Layer:
+    """Random data of one layer, as a compaction finds it."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        import torch
+
+        text = text_config(model_path(config.model))
+        schedule = config.cache.schedule(_block_size())
+        assert schedule is not None
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.heads, self.q_heads = int(text.num_key_value_heads), int(text.num_attention_heads)
+        self.size = int(getattr(text, "head_dim", None) or text.hidden_size // self.q_heads)
+        self.n, self.budget, self.width = schedule.max_tokens, schedule.budget, self.dtype.itemsize
+        self.random = torch.Generator(self.device).manual_seed(config.seed)
+        rope = text.rope_parameters
+        rotary = Rotary.of(self.size, float(rope["rope_theta"]), rope.get("mrope_section")).to(self.device)
+        positions = torch.arange(self.n, dtype=torch.int32, device=self.device).expand(self.heads, -1).contiguous()
+        keys, values = self.noise(2, self.heads, self.n, self.size)
+        self.live = LiveCache(keys, values, positions, torch.zeros_like(positions), {}, 0, self.size**-0.5, rotary)
+        self.queries = self.noise(QUERIES, self.q_heads, self.size)
+        self.plain = keys.float()
+
+    def noise(self, *shape: int) -> Any:
+        import torch
+
+        return torch.randn(*shape, generator=self.random, device=self.device).to(self.dtype)
+
+    @property
+    def distances(self) -> tuple[int, int]:
+        """Bytes and operations of finding each key's nearest newer one: half of all pairs."""
+        return 4 * self.heads * self.n * self.size, self.size * self.heads * self.n * (self.n - 1)
+
+    @property
+    def attention(self) -> tuple[int, int]:
+        """Bytes and operations of the attention received: logits twice, for the sums of rows are needed first."""
+        operations = 4 * self.size * self.q_heads * QUERIES * self.n
+        return self.heads * self.n * self.size * self.width, operations
+
+
+def _on_cpu(layer: _Layer) -> Iterator[Work]:
+    import torch
+
+    yield Work(NEAREST, lambda: distance_to_newer(layer.plain), None, *layer.distances, torch.float32)
+    yield Work(RECEIVED, lambda: attention_received(layer.queries, layer.live), None, *layer.attention, layer.dtype)
+
+
+def _on_gpu(layer: _Layer) -> Iterator[Work]:
+    import torch
+
+    from kvvideo.compression.kernels import distance, selection
+    from kvvideo.compression.policy import attention
+    from kvvideo.plugin.kernels import Pages
+
+    live, heads, n, size, budget = layer.live, layer.heads, layer.n, layer.size, layer.budget
+    rotary, sink, recent = live.rotary, 32, budget // 10
+    blocks = torch.randperm(n // 16, device=layer.device, generator=layer.random)
+    cache = layer.noise(n // 16, heads, 16, 2 * size)
+    state = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=layer.device)
+    pages, one, scores = Pages([cache], [state]), range(1), layer.noise(heads, n).float()
+    kept = selection.choose(scores, budget, sink, recent)
+    moves, rows = torch.full_like(kept, 3), torch.zeros(3, heads, n, dtype=torch.int32, device=layer.device)
+
+    def gather() -> None:
+        index = kept[..., None].expand(-1, -1, size)
+        rotary.turn(live.keys.gather(1, index), rotary.far(moves)).to(layer.dtype)
+        live.values.gather(1, index)
+        rows.gather(2, kept.expand(3, -1, -1))
+
+    def best() -> None:
+        fixed = scores.clone()
+        fixed[:, :sink] = torch.inf
+        fixed[:, n - recent :] = torch.inf
+        fixed.topk(budget, dim=-1).indices.sort(dim=-1)
+
+    page = heads * n * 2 * size * layer.width
+    yield Work(
+        "read a layer's pages", lambda: pages.read(one, blocks, n),
+        lambda: cache[blocks].transpose(0, 1).flatten(1, 2).contiguous(), 2 * page, 0, layer.dtype,
+    )  # fmt: skip
+    yield Work(
+        "take rotation off keys",
+        lambda: distance.turned_back(live.keys, live.positions, live.places, rotary.frequencies, rotary.axis),
+        lambda: rotary.turn(live.keys, -rotary.angles(live.positions.expand(3, -1, -1))),
+        heads * n * size * (layer.width + 4), 3 * heads * n * size, torch.float32,
+    )  # fmt: skip
+    yield Work(
+        NEAREST, lambda: distance.nearest_newer(layer.plain, exact=False), lambda: distance_to_newer(layer.plain),
+        *layer.distances, torch.float32,
+    )  # fmt: skip
+    yield Work(
+        "choose the best", lambda: selection.choose(scores, budget, sink, recent), best,
+        4 * heads * n + 8 * heads * budget, 0, layer.dtype,
+    )  # fmt: skip
+    yield Work(
+        "gather, rotate and scatter survivors",
+        lambda: pages.write(
+            one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary.frequencies, 2
+        ),
+        gather, 4 * heads * budget * size * layer.width, 3 * heads * budget * size, torch.float32,
+    )  # fmt: skip
+    yield Work(
+        RECEIVED, lambda: attention_received(layer.queries, live),
+        lambda: attention(layer.queries, live).sum(dim=(1, 2)), *layer.attention, layer.dtype,
+    )  # fmt: skip
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _time(action: Callable[[], object]) -> float:
+    """Median milliseconds of ``action``, on a GPU with its second-level cache emptied before each run."""
+    import torch
+
+    if torch.cuda.is_available():
+        from triton.testing import do_bench
+
+        return float(do_bench(action, warmup=50, rep=200, return_mode="median"))
+    took = []
+    for _ in range(7):
+        began = time.perf_counter()
+        action()
+        took.append(1000 * (time.perf_counter() - began))
+    return statistics.median(took[1:])
+
+
+def _bandwidth(device: Any) -> float:
+    """Bytes a second, read and written, of a large copy."""
+    import torch
+
+    count = 1 << (30 if device.type == "cuda" else 27)
+    source = torch.randint(0, 100, (count,), dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    return 2 * count / (_time(lambda: target.copy_(source)) / 1000)
+
+
+def _rate(device: Any, dtype: Any) -> float:
+    """Operations a second of a large matrix product; of float32 with the tensor cores that kernels use too."""
+    import torch
+
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return 2 * side**3 / (_time(lambda: a @ b) / 1000)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,117 @@
+"""``bench profile``: where every millisecond of one ingest goes."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kvvideo.bench.frames import Frames
+from kvvideo.bench.machine import describe
+from kvvideo.bench.spans import Spans
+from kvvideo.session import Engine, EngineConfig, VideoSession
+
+PREPARING = "prepare frames and text (vLLM's processor)"
+SCHEDULING = "schedule, update, fold (scheduler)"
+INPUTS = "inputs and attention metadata (model runner)"
+VISION = "vision tower"
+EMBEDDING = "embeddings and positions"
+LANGUAGE = "language model, but for what follows"
+ATTENTION = "attention"
+WRITING = "writing keys and values"
+STATE = "side state of new tokens"
+WATCHING = "watching queries"
+COMPACTING = "compaction"
+SAMPLING = "logits and sampling"
+REST = "all else"
+
+OURS = (STATE, WATCHING, COMPACTING)
+"""Parts that a cache without compression does not have."""
+
+
+def watch(engine: Engine) -> Spans:
+    """Spans over the parts of ``engine``, not yet entered."""
+    from kvvideo.plugin.inspect import bounded_layers
+
+    worker = engine.core.model_executor.driver_worker.worker
+    runner, spans = worker.model_runner, Spans()
+    parts: list[tuple[str, Any, tuple[str, ...]]] = [
+        (PREPARING, engine, ("process",)),
+        (SCHEDULING, engine.scheduler, ("schedule", "update_from_output", "fold", "add_request")),
+        (INPUTS, runner, ("_update_states", "_prepare_inputs", "_build_attention_metadata")),
+        (EMBEDDING, runner, ("_preprocess",)),
+        (VISION, runner, ("_execute_mm_encoder",)),
+        (LANGUAGE, runner, ("_model_forward",)),
+        (SAMPLING, runner, ("sample_tokens",)),
+        (SAMPLING, runner.model, ("compute_logits",)),
+    ]
+    for layer in bounded_layers(worker):
+        parts += [
+            (WRITING, layer.impl, ("do_kv_cache_update",)),
+            (ATTENTION, layer.impl, ("forward",)),
+            (STATE, layer.impl, ("after_attention",)),
+            (WATCHING, layer.impl, ("watch",)),
+            (COMPACTING, layer.impl, ("compact", "compact_together")),
+        ]
+    for name, owner, methods in parts:
+        for method in methods:
+            spans.add(name, owner, method)
+    return spans
+
+
+LIMIT = 200
+"""Chunks of a cycle at most, for a cache that is never compacted has none."""
+
+
+def ingest_cycle(session: VideoSession, frames: Frames) -> list[float]:
+    """Ingest up to and including the next compaction; returns the seconds that each chunk took."""
+    took: list[float] = []
+    before = session.stats().compactions
+    while len(took) < LIMIT and session.stats().compactions == before:
+        chunk = frames.chunk(session.chunks)
+        began = time.perf_counter()
+        session.ingest(chunk)
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def run(
+    config: EngineConfig, cycles: int = 4, frame_tokens: int | None = None,
+    on_cycle: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Ingest made-up chunks over ``cycles`` compactions, with and without looking; returns the report.
+
+    Chunks are watched and left alone by turns of a cycle, from one compaction to the next, so that both are
+    the same work. ``parts`` are milliseconds per chunk, mean; ``ms`` is a chunk's time when nothing is watched.
+    """
+    engine = Engine(config)
+    frames, spans = Frames(config, frame_tokens), watch(engine)
+    plain: list[float] = []
+    watched: list[float] = []
+    with VideoSession(engine) as session:
+        for _ in range(2):  # warms up
+            ingest_cycle(session, frames)
+        for number in range(cycles):
+            plain += ingest_cycle(session, frames)
+            with spans:
+                watched += ingest_cycle(session, frames)
+            on_cycle(number + 1)
+    whole = 1000 * statistics.fmean(watched)
+    parts = {name: 1000 * seconds / len(watched) for name, seconds in spans.seconds.items()}
+    parts[REST] = whole - sum(parts.values())
+    schedule = config.cache.schedule(engine.block_size)
+    report = {
+        "bench": "profile",
+        "machine": describe(),
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "max_tokens": schedule.max_tokens if schedule else None,
+        "frames": frames.count,
+        "size": list(frames.size),
+        "chunks": len(watched),
+        "ms": round(1000 * statistics.fmean(plain), 3),
+        "ms_watched": round(whole, 3),
+        "parts": {name: round(ms, 3) for name, ms in sorted(parts.items(), key=lambda part: -part[1])},
+        "ours_share": round(sum(parts.get(name, 0.0) for name in OURS) / whole, 4),
+    }
+    engine.close()
+    return report

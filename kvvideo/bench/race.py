@@ -1,0 +1,137 @@
+"""``bench ingest`` and ``bench ask``: speed against the length of the stream, beside what people would use instead."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kvvideo.bench.frames import Frames
+from kvvideo.bench.machine import describe
+from kvvideo.bench.rivals import RIVALS, Over, Rival, open_rivals
+from kvvideo.session import EngineConfig
+
+QUESTION = "Which letter is on screen now?"
+LAST = 20
+"""Chunks before each length whose median is taken."""
+
+TEXT = 32
+"""Room for the text around a chunk's frames, in tokens."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one rival did at one length of the stream.
+
+    Attributes:
+        rival: its name.
+        chunks: length of the stream.
+        ms: median milliseconds per chunk of the last ``LAST`` up to there; the very first chunk counts nowhere.
+        mean_ms: mean of all since the length before, compactions included.
+        frames_per_second: that ``mean_ms`` comes to.
+        first_token_ms: median of some questions' times to the first token; None if none was asked.
+        tokens: seen so far.
+        held_bytes: of keys and values held.
+    """
+
+    rival: str
+    chunks: int
+    ms: float
+    mean_ms: float
+    frames_per_second: float
+    first_token_ms: float | None
+    tokens: int
+    held_bytes: int
+
+
+def run(
+    config: EngineConfig, lengths: Sequence[int], rivals: Sequence[str] = RIVALS, questions: int = 0,
+    frame_tokens: int | None = None, on_chunk: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Let ``rivals`` follow one stream side by side, chunk by chunk in an order of chance; returns the report.
+
+    So what else the machine does hits all of them alike, and ratios inside the run mean something.
+
+    Args:
+        config: of kvvideo's engine.
+        lengths: in chunks, at which rivals are compared.
+        rivals: of ``RIVALS``.
+        questions: asked of each at each length.
+        frame_tokens: most tokens for a pair of frames.
+        on_chunk: called with the number of each chunk that all have seen.
+    """
+    chance, frames = random.Random(config.seed), Frames(config, frame_tokens)
+    lengths = sorted(set(lengths))
+    rows: list[Row] = []
+    ended: dict[str, str] = {}
+    with ExitStack() as closing:
+        racing, left_out = open_rivals(config, rivals, lengths[-1], frames.tokens + TEXT, closing)
+        took: dict[Rival, list[float]] = {rival: [] for rival in racing}
+        viewers = {rival: viewer for viewer, rival in enumerate(racing)}
+        for number in range(lengths[-1]):
+            for rival in chance.sample(racing, len(racing)):
+                chunk = frames.chunk(number, viewers[rival])
+                try:
+                    took[rival].append(_seconds(lambda rival=rival, chunk=chunk: rival.ingest(chunk)))  # type: ignore[misc]
+                except Over as over:
+                    ended[rival.name] = f"ended after {number} chunks: {over}"
+                    racing.remove(rival)
+            on_chunk(number + 1)
+            if number + 1 not in lengths:
+                continue
+            asked: dict[Rival, list[float]] = {rival: [] for rival in racing}
+            for _ in range(questions):
+                for rival in chance.sample(racing, len(racing)):
+                    asked[rival].append(rival.ask(QUESTION))
+            before = max([length for length in lengths if length <= number], default=1)
+            rows += [
+                _row(rival, number + 1, took[rival][1:][-LAST:], took[rival][before:], asked[rival], frames.count)
+                for rival in racing
+            ]
+        about = {rival.name: rival.about for rival in took}
+    schedule = config.cache.schedule(1)
+    return {
+        "bench": "ask" if questions else "ingest",
+        "machine": describe(),
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "max_tokens": schedule.max_tokens if schedule else None,
+        "frames": frames.count,
+        "size": list(frames.size),
+        "questions": questions,
+        "rivals": about,
+        "rows": [asdict(row) for row in rows],
+        "ended": ended,
+        "left_out": left_out,
+        "ratios": ratios(rows),
+    }
+
+
+def ratios(rows: Sequence[Row]) -> dict[str, float]:
+    """How many times as fast kvvideo was: than each rival, where the stream was longest for both; and than vLLM's
+    session was at first, where kvvideo was slowest (``vllm-session at first``)."""
+    own = {row.chunks: row for row in rows if row.rival == "kvvideo"}
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(row.rival for row in rows if row.rival != "kvvideo"):
+        both = [row for row in rows if row.rival == name and row.chunks in own]
+        if both:
+            found[name] = round(both[-1].mean_ms / own[both[-1].chunks].mean_ms, 3)
+            if name == "vllm-session":
+                found[f"{name} at first"] = round(both[0].ms / max(row.ms for row in own.values()), 3)
+    return found
+
+
+def _seconds(action: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _row(rival: Rival, chunks: int, last: list[float], since: list[float], asked: list[float], frames: int) -> Row:
+    mean = statistics.fmean(since or last)
+    return Row(
+        rival.name, chunks, round(1000 * statistics.median(last), 2), round(1000 * mean, 2), round(frames / mean, 1),
+        round(1000 * statistics.median(asked), 2) if asked else None, rival.seen, rival.held_bytes,
+    )  # fmt: skip

@@ -1,0 +1,406 @@
+"""What people would use instead of kvvideo to ask about a stream, each as simple and as fast as it comes.
+
+All see the same chunks in the same words, with the same weights, in one process.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+from kvvideo.compression import load, places
+from kvvideo.compression.policy import LiveCache, Policy
+from kvvideo.compression.rotary import Rotary
+from kvvideo.errors import ConfigError, KvvideoError
+from kvvideo.prompt import OPENING, chunk_text, question_text
+from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.session.engine import _block_size, _is_cpu, _set_environment, as_video, common_arguments, model_path
+from kvvideo.session.memory import computed_in, page_bytes, text_config
+from kvvideo.types import Chunk
+
+
+class Over(KvvideoError):
+    """The stream has become too long for this way of following it."""
+
+
+class Rival(ABC):
+    """One way to follow a stream and be asked about it."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.seen = 0
+        """Tokens of the stream so far."""
+
+    @abstractmethod
+    def ingest(self, chunk: Chunk) -> None:
+        """See ``chunk``.
+
+        Raises:
+            Over: if the stream is too long now.
+        """
+
+    @abstractmethod
+    def ask(self, question: str) -> float:
+        """Seconds to the first token of an answer."""
+
+    @property
+    @abstractmethod
+    def held_bytes(self) -> int:
+        """Bytes of keys and values held, and of what belongs to them."""
+
+    def close(self) -> None:  # noqa: B027  (optional)
+        """Give all memory back."""
+
+
+class Kvvideo(Rival):
+    name = "kvvideo"
+    about = "vLLM with this package's plug-in: a session whose cache is bounded"
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__()
+        self.engine = Engine(config)
+        self.session = VideoSession(self.engine)
+
+    def ingest(self, chunk: Chunk) -> None:
+        self.session.ingest(chunk)
+        self.seen = self.session.stats().seen
+
+    def ask(self, question: str) -> float:
+        return self.session.ask(question, max_tokens=1).first_token_seconds
+
+    @property
+    def held_bytes(self) -> int:
+        return self.session.stats().bytes
+
+    def close(self) -> None:
+        self.session.close()
+        self.engine.close()
+
+
+class Plain:
+    """vLLM as it comes, prefix caching included, with room for a stream of ``tokens`` tokens that nothing compresses.
+
+    Only what kvvideo's engine has too is set: block size, batch size, and a scheduler that does not run ahead.
+    """
+
+    def __init__(self, config: EngineConfig, tokens: int, chunks: int, copies: int) -> None:
+        _set_environment()
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        text = text_config(model_path(config.model))
+        self.limit = min(tokens, int(text.max_position_embeddings))
+        arguments = common_arguments(config)
+        size = arguments["block_size"]
+        width = computed_in(model_path(config.model), config).itemsize
+        self.token_bytes: int = page_bytes(text, size, width, 0) * int(text.num_hidden_layers) // size
+        arguments |= {
+            "max_model_len": self.limit,
+            "limit_mm_per_prompt": {"video": chunks, "image": 0},
+            "async_scheduling": False,
+            "kv_cache_memory_bytes": copies * self.token_bytes * (self.limit + 2 * size),
+            **config.options,
+        }
+        if not _is_cpu():
+            arguments.setdefault("gpu_memory_utilization", 0.01)
+        self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        self.core = self.llm.engine_core.engine_core
+        self.scheduler = self.core.scheduler
+        self.llm.engine_core._finalizer.detach()
+        self._count = 0
+
+    def new_id(self) -> str:
+        self._count += 1
+        return f"plain-{self._count}"
+
+    def request(self, name: str, text: str, chunks: list[Chunk], salt: str, resumable: bool) -> Any:
+        """``text`` with the frames of ``chunks`` as one request, its one token greedy."""
+        from vllm import SamplingParams
+
+        prompt: dict[str, Any] = {"prompt": text, "cache_salt": salt}
+        if chunks:
+            prompt["multi_modal_data"] = {"video": [as_video(chunk) for chunk in chunks]}
+        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
+        request = self.llm.input_processor.process_inputs(
+            request_id=name, prompt=prompt, params=params, supported_tasks=self.llm.get_supported_tasks(),
+            resumable=resumable,
+        )  # fmt: skip
+        request.prompt_token_ids = list(request.prompt_token_ids)
+        return request
+
+    def run(self, request: Any) -> None:
+        """Step until ``request`` has its token."""
+        from vllm.v1.request import RequestStatus
+
+        self.llm.engine_core.add_request(request)
+        requests = self.scheduler.requests
+        while (
+            request.request_id in requests
+            and requests[request.request_id].status != RequestStatus.WAITING_FOR_STREAMING_REQ
+        ):
+            self.llm.step()
+
+    def close(self) -> None:
+        from kvvideo.plugin.inspect import release
+
+        self.core.abort_requests([*self.scheduler.requests])
+        self.core.model_executor.collective_rpc(release)
+        del self.llm, self.core, self.scheduler
+
+
+class VllmSession(Rival):
+    name = "vllm-session"
+    about = "vLLM's own streaming session (a resumable request): nothing is ever dropped; a question joins the stream"
+
+    def __init__(self, plain: Plain) -> None:
+        super().__init__()
+        self.plain = plain
+        self._id: str | None = None
+
+    def ingest(self, chunk: Chunk) -> None:
+        self._append(chunk_text(chunk.start), [chunk])
+
+    def ask(self, question: str) -> float:
+        began = time.perf_counter()
+        self._append(question_text(question), [])
+        return time.perf_counter() - began
+
+    def _append(self, text: str, chunks: list[Chunk]) -> None:
+        plain = self.plain
+        text = text if self._id else OPENING + text
+        request = plain.request(self._id or plain.new_id(), text, chunks, self.name, resumable=True)
+        if self.seen + len(request.prompt_token_ids) >= plain.limit:
+            raise Over(f"{plain.limit} tokens are all that the model takes")
+        self._id = request.request_id
+        plain.run(request)
+        self.seen += len(request.prompt_token_ids)
+
+    @property
+    def held_bytes(self) -> int:
+        return self.seen * self.plain.token_bytes
+
+
+class Resend(Rival):
+    name = "resend"
+    about = "the whole prompt again for each chunk and question, to vLLM with prefix caching"
+
+    def __init__(self, plain: Plain) -> None:
+        super().__init__()
+        self.plain = plain
+        self._text = OPENING
+        self._chunks: list[Chunk] = []
+
+    def ingest(self, chunk: Chunk) -> None:
+        self._text += chunk_text(chunk.start)
+        self._chunks.append(chunk)
+        self.seen = self._send(self._text)
+
+    def ask(self, question: str) -> float:
+        began = time.perf_counter()
+        self._send(self._text + question_text(question))
+        return time.perf_counter() - began
+
+    def _send(self, text: str) -> int:
+        if self.seen + SPARE >= self.plain.limit:
+            raise Over(f"{self.plain.limit} tokens are all that the model takes")
+        request = self.plain.request(self.plain.new_id(), text, self._chunks, self.name, resumable=False)
+        self.plain.run(request)
+        count: int = len(request.prompt_token_ids)
+        return count
+
+    @property
+    def held_bytes(self) -> int:
+        return self.seen * self.plain.token_bytes
+
+
+SPARE = 1024
+"""Tokens that must be left for a chunk or a question."""
+
+
+class Transformers(Rival):
+    """The same model in Hugging Face's transformers, with a cache of the same budget and the same eviction.
+
+    One forward pass a chunk, cut where the cache is full, as kvvideo does; the strategy is kvvideo's own.
+    """
+
+    name = "transformers"
+    about = "transformers: an eager loop over a cache of the same budget, with the same eviction"
+
+    def __init__(self, config: EngineConfig, block_size: int) -> None:
+        super().__init__()
+        import torch
+        from transformers import AutoTokenizer, DynamicCache, Qwen2_5_VLForConditionalGeneration
+        from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+        schedule = config.cache.schedule(block_size)
+        policy = load(config.cache.strategy)
+        if schedule is None or policy.observes():
+            raise ConfigError(f"transformers: {config.cache.strategy} needs what only kvvideo's engine shows it")
+        path, text = model_path(config.model), text_config(model_path(config.model))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = computed_in(path, config)
+        if config.load_format == "dummy":
+            from transformers import AutoConfig
+
+            with self.device:
+                self.model = Qwen2_5_VLForConditionalGeneration._from_config(
+                    AutoConfig.from_pretrained(path), dtype=dtype
+                )
+        else:
+            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype).to(self.device)
+        self.model.eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.video = Qwen2VLVideoProcessor.from_pretrained(path, do_resize=False)
+        self.config = self.model.config
+        self.cache: Any = DynamicCache(config=self.config.text_config)
+        self.schedule, heads = schedule, int(text.num_key_value_heads)
+        self.layers, self.heads = int(text.num_hidden_layers), heads
+        self.policies: list[Policy] = [policy(config.cache, schedule.budget) for _ in range(self.layers)]
+        rope = text.rope_parameters
+        self.dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        self.rotary = Rotary.of(self.dim, float(rope["rope_theta"]), rope.get("mrope_section")).to(self.device)
+        self.next = 0
+        """M-RoPE position of the next token."""
+        nothing = torch.zeros(2, heads, 0, dtype=torch.int32, device=self.device)
+        self.notes = [nothing] * self.layers
+        """Of each layer, temporal positions and places of the tokens held, ``[2, heads, n]``."""
+
+    @property
+    def live(self) -> int:
+        return int(self.notes[0].shape[-1])
+
+    def ingest(self, chunk: Chunk) -> None:
+        self._feed(chunk_text(chunk.start) if self.seen else OPENING + chunk_text(chunk.start), chunk)
+
+    def ask(self, question: str) -> float:
+        began = time.perf_counter()
+        self._feed(question_text(question), None)
+        return time.perf_counter() - began
+
+    def _feed(self, text: str, chunk: Chunk | None) -> int:
+        """Compute ``text`` as the next part of the stream, or after it if it is a question; returns the next token."""
+        import torch
+
+        with torch.inference_mode():
+            embeddings, positions, where = self._embed(text, chunk)
+            if chunk is None:
+                return self._ask(embeddings, positions)
+            token, at = 0, 0
+            while at < len(embeddings):
+                end = min(at + self.schedule.max_tokens - self.live, len(embeddings))
+                token = self._forward(embeddings[at:end], positions[:, at:end])
+                fresh = torch.stack([positions[0, at:end], where[at:end]]).int()[:, None].expand(-1, self.heads, -1)
+                self.notes = [torch.cat([note, fresh], dim=-1) for note in self.notes]
+                if self.live == self.schedule.max_tokens:
+                    self._evict()
+                at = end
+            self.seen += len(embeddings)
+            self.next = int(positions.max()) + 1
+        return token
+
+    def _ask(self, embeddings: Any, positions: Any) -> int:
+        """The first token of an answer; the question leaves the cache as it was."""
+        live = self.live
+        token = self._forward(embeddings, positions)
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, :live], layer.values[:, :, :live]
+        return token
+
+    def _forward(self, embeddings: Any, positions: Any) -> int:
+        output = self.model.model.language_model(
+            inputs_embeds=embeddings[None], position_ids=positions[:, None], past_key_values=self.cache, use_cache=True
+        )
+        return int(self.model.lm_head(output.last_hidden_state[0, -1]).argmax())
+
+    def _embed(self, text: str, chunk: Chunk | None) -> tuple[Any, Any, Any]:
+        """Embeddings ``[n, hidden]``, M-RoPE positions ``[3, n]`` and places ``[n]``."""
+        import torch
+
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if chunk is None:
+            index = torch.tensor(ids, device=self.device)
+            positions = self.next + torch.arange(len(ids), device=self.device).expand(3, -1)
+            return self.model.get_input_embeddings()(index), positions, torch.zeros_like(index)
+        frames = torch.from_numpy(chunk.frames).permute(0, 3, 1, 2)
+        made = self.video([frames], do_sample_frames=False, return_tensors="pt")
+        ((t, h, w),) = made["video_grid_thw"].tolist()
+        merge = self.config.vision_config.spatial_merge_size
+        h, w = h // merge, w // merge
+        pad, count = ids.index(self.config.video_token_id), t * h * w
+        index = torch.tensor(ids[:pad] + [0] * count + ids[pad + 1 :], device=self.device)
+        vision = self.config.vision_config
+        spacing = vision.tokens_per_second * vision.temporal_patch_size / chunk.fps
+        axes = (torch.arange(t) * spacing).long(), torch.arange(h), torch.arange(w)
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1).to(self.device)
+        before = torch.arange(pad, device=self.device).expand(3, -1)
+        after = torch.arange(len(ids) - pad - 1, device=self.device).expand(3, -1) + pad + int(grid.max()) + 1
+        where = torch.zeros_like(index)
+        where[pad : pad + count] = places.encode(grid)
+        embeddings = self.model.get_input_embeddings()(index)
+        features = self.model.model.get_video_features(
+            made["pixel_values_videos"].to(self.device), made["video_grid_thw"].to(self.device)
+        )
+        embeddings[pad : pad + count] = torch.cat(features.pooler_output)
+        return embeddings, torch.cat([before, grid + pad, after], dim=1) + self.next, where
+
+    def _evict(self) -> None:
+        for index, layer in enumerate(self.cache.layers):
+            positions, where = self.notes[index]
+            live = LiveCache(layer.keys[0], layer.values[0], positions, where, {}, index, self.dim**-0.5, self.rotary)
+            kept = self.policies[index].select(live)
+            rows = kept[None, ..., None].expand(-1, -1, -1, self.dim)
+            layer.keys, layer.values = layer.keys.gather(2, rows), layer.values.gather(2, rows)
+            self.notes[index] = self.notes[index].gather(2, kept.expand(2, -1, -1))
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(part.nbytes for layer in self.cache.layers for part in (layer.keys, layer.values))
+
+    def close(self) -> None:
+        del self.model, self.cache
+
+
+RIVALS = ("kvvideo", "vllm-session", "resend", "transformers")
+
+
+def open_rivals(
+    config: EngineConfig, names: Sequence[str], chunks: int, per_chunk: int, closing: ExitStack
+) -> tuple[list[Rival], list[str]]:
+    """The rivals called ``names``, and a line on each that cannot take part.
+
+    Args:
+        config: of kvvideo's engine; what is not about its cache holds for all.
+        names: of ``RIVALS``.
+        chunks: longest stream there must be room for.
+        per_chunk: most tokens of a chunk.
+        closing: closes them.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if unknown := [name for name in names if name not in RIVALS]:
+        raise ConfigError(f"against: no {unknown[0]!r}; choose from {', '.join(RIVALS)}")
+    found: list[Rival] = []
+    left_out: list[str] = []
+
+    def add(rival: Rival) -> None:
+        closing.callback(rival.close)
+        found.append(rival)
+
+    if "kvvideo" in names:
+        add(Kvvideo(config))
+    uncompressed = [name for name in names if name in ("vllm-session", "resend")]
+    if uncompressed:
+        plain = Plain(config, (chunks + 1) * per_chunk + 2 * SPARE, chunks, len(uncompressed))
+        closing.callback(plain.close)
+        for name in uncompressed:
+            add(VllmSession(plain) if name == "vllm-session" else Resend(plain))
+    if "transformers" in names:
+        try:
+            add(Transformers(config, _block_size()))
+        except ConfigError as error:
+            left_out.append(str(error))
+    return found, left_out

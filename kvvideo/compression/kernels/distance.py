@@ -1,0 +1,85 @@
+"""How far each key is from the nearest newer one, without ever holding more than a tile of the distances."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# As in kvvideo.compression.places.
+_BITS = tl.constexpr(10)
+_MASK = tl.constexpr((1 << 10) - 1)
+
+
+@triton.jit
+def _turn_back(
+    keys, positions, places, frequencies, axis, plain, n, k_head, k_stride, p_head, w_head,
+    half: tl.constexpr, rows: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    pair = tl.arange(0, half)
+    inside = row < n
+    time = tl.load(positions + head * p_head + row, mask=inside, other=0)
+    place = tl.maximum(tl.load(places + head * w_head + row, mask=inside, other=0) - 1, 0)
+    base = time - (place >> (2 * _BITS))
+    down, across = base + ((place >> _BITS) & _MASK), base + (place & _MASK)
+    which = tl.load(axis + pair)[None, :]
+    at = tl.where(which == 0, time[:, None], tl.where(which == 1, down[:, None], across[:, None]))
+    angle = at.to(tl.float32) * tl.load(frequencies + pair)[None, :]
+    cos, sin = tl.cos(angle), tl.sin(angle)
+    source = keys + head * k_head + row[:, None] * k_stride + pair[None, :]
+    low = tl.load(source, mask=inside[:, None], other=0.0).to(tl.float32)
+    high = tl.load(source + half, mask=inside[:, None], other=0.0).to(tl.float32)
+    target = plain + (head * n + row)[:, None] * (2 * half) + pair[None, :]
+    tl.store(target, low * cos + high * sin, mask=inside[:, None])
+    tl.store(target + half, high * cos - low * sin, mask=inside[:, None])
+
+
+def turned_back(keys: Tensor, positions: Tensor, places: Tensor, frequencies: Tensor, axis: Tensor) -> Tensor:
+    """``keys`` (``[heads, n, d]``) with the rotary embedding taken off, ``float32``.
+
+    Args:
+        keys: of tokens at temporal ``positions`` and ``places``, each ``int32 [heads, n]``.
+        frequencies, axis: as a ``Rotary`` has them; ``d / 2`` is a power of two.
+    """
+    heads, n, size = keys.shape
+    plain = torch.empty(heads, n, size, dtype=torch.float32, device=keys.device)
+    rows = 32
+    _turn_back[(triton.cdiv(n, rows), heads)](
+        keys, positions, places, frequencies, axis, plain, n, keys.stride(0), keys.stride(1), positions.stride(0),
+        places.stride(0), size // 2, rows,
+    )  # fmt: skip
+    return plain
+
+
+@triton.jit
+def _nearest(x, mean, nearest, n, size: tl.constexpr, exact: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    head = tl.program_id(1)
+    # The first rows have most to do: they begin first.
+    start = tl.program_id(0) * rows
+    row, dim = start + tl.arange(0, rows), tl.arange(0, size)
+    middle = tl.load(mean + head * size + dim)[None, :]
+    own = tl.load(x + (head * n + row)[:, None] * size + dim, mask=(row < n)[:, None], other=0.0) - middle
+    best = tl.full((rows,), float("inf"), tl.float32)
+    for first in range(start, n, columns):
+        column = first + tl.arange(0, columns)
+        other = tl.load(x + (head * n + column)[:, None] * size + dim, mask=(column < n)[:, None], other=0.0) - middle
+        apart = tl.sum(other * other, axis=1)[None, :] - 2 * tl.dot(
+            own, tl.trans(other), input_precision="ieee" if exact else "tf32"
+        )
+        later = (column[None, :] > row[:, None]) & (column < n)[None, :]
+        best = tl.minimum(best, tl.min(tl.where(later, apart, float("inf")), axis=1))
+    tl.store(nearest + head * n + row, best + tl.sum(own * own, axis=1), mask=row < n)
+
+
+def nearest_newer(x: Tensor, exact: bool) -> Tensor:
+    """Squared distance of each vector of ``float32 [heads, n, d]`` to the nearest later one, ``[heads, n]``; last: inf.
+
+    Without ``exact`` products are of 11 significant bits, which bfloat16's 8 do not notice.
+    """
+    heads, n, size = x.shape
+    x = x.contiguous()
+    nearest = torch.empty(heads, n, dtype=torch.float32, device=x.device)
+    rows = columns = 64
+    _nearest[(triton.cdiv(n, rows), heads)](x, x.mean(dim=1), nearest, n, size, exact, rows, columns)
+    return nearest

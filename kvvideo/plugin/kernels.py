@@ -1,0 +1,177 @@
+"""Reading and writing pages of ``[block, kv_head, slot, key ‖ value]`` and side state, as Triton kernels for GPUs.
+
+Each works on several layers at once, one program a KV head of one of them, for launching takes longer than the
+work. The reference of each is what ``plugin.attention`` does in torch on all other pages.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+_TILE = 32
+
+_PART = 1 << 26
+"""Bytes of keys and values that are read at a time, if it is more than one layer."""
+
+
+@triton.jit
+def _read(
+    caches, states, blocks, keys, values, rows, n, page_block, page_head, page_slot, state_block, state_row,
+    size: tl.constexpr, slots: tl.constexpr, with_values: tl.constexpr, count: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    head, layer = tl.program_id(1), tl.program_id(2)
+    heads, layers = tl.num_programs(1), tl.num_programs(2)
+    cache = tl.load(caches + layer).to(tl.pointer_type(keys.dtype.element_ty))
+    state = tl.load(states + layer).to(tl.pointer_type(tl.int32))
+    token = tl.program_id(0) * tile + tl.arange(0, tile)
+    inside, dim = token < n, tl.arange(0, size)
+    block, slot = tl.load(blocks + token // slots, mask=inside, other=0), token % slots
+    source = cache + (block * page_block + head * page_head + slot * page_slot)[:, None] + dim[None, :]
+    own = layer * heads + head
+    target = (own * n + token)[:, None] * size + dim[None, :]
+    tl.store(keys + target, tl.load(source, mask=inside[:, None]), mask=inside[:, None])
+    if with_values:
+        tl.store(values + target, tl.load(source + size, mask=inside[:, None]), mask=inside[:, None])
+    for row in tl.static_range(count):
+        word = tl.load(state + block * state_block + row * state_row + head * slots + slot, mask=inside)
+        tl.store(rows + (row * layers * heads + own) * n + token, word, mask=inside)
+
+
+@triton.jit
+def _write(
+    caches, states, blocks, kept, keys, values, rows, moves, frequencies, n, budget, page_block, page_head, page_slot,
+    state_block, state_row, half: tl.constexpr, slots: tl.constexpr, count: tl.constexpr, moved_row: tl.constexpr,
+    tile: tl.constexpr,
+):  # fmt: skip
+    head, layer = tl.program_id(1), tl.program_id(2)
+    heads, layers = tl.num_programs(1), tl.num_programs(2)
+    cache = tl.load(caches + layer).to(tl.pointer_type(keys.dtype.element_ty))
+    state = tl.load(states + layer).to(tl.pointer_type(tl.int32))
+    place = tl.program_id(0) * tile + tl.arange(0, tile)
+    inside, pair = place < budget, tl.arange(0, half)
+    own = layer * heads + head
+    token = tl.load(kept + own * budget + place, mask=inside, other=0)
+    block, slot = tl.load(blocks + place // slots, mask=inside, other=0), place % slots
+    source = (own * n + token)[:, None] * (2 * half) + pair[None, :]
+    target = cache + (block * page_block + head * page_head + slot * page_slot)[:, None] + pair[None, :]
+    low = tl.load(keys + source, mask=inside[:, None], other=0.0)
+    high = tl.load(keys + source + half, mask=inside[:, None], other=0.0)
+    if moved_row >= 0:
+        by = tl.load(moves + own * budget + place, mask=inside, other=0)
+        # In float64, for a move may be of many positions; then the part of a turn that is left.
+        turns = by.to(tl.float64)[:, None] * tl.load(frequencies + pair).to(tl.float64)[None, :] / 6.283185307179586
+        angle = ((turns - tl.floor(turns)) * 6.283185307179586).to(tl.float32)
+        cos, sin = tl.cos(angle), tl.sin(angle)
+        a, b = low.to(tl.float32), high.to(tl.float32)
+        low, high = (a * cos - b * sin).to(low.dtype), (b * cos + a * sin).to(high.dtype)
+    tl.store(target, low, mask=inside[:, None])
+    tl.store(target + half, high, mask=inside[:, None])
+    tl.store(target + 2 * half, tl.load(values + source, mask=inside[:, None]), mask=inside[:, None])
+    tl.store(target + 3 * half, tl.load(values + source + half, mask=inside[:, None]), mask=inside[:, None])
+    for row in tl.static_range(count):
+        word = tl.load(rows + (row * layers * heads + own) * n + token, mask=inside, other=0)
+        if row == moved_row:
+            word += by
+        tl.store(state + block * state_block + row * state_row + head * slots + slot, word, mask=inside)
+
+
+@triton.jit
+def _note(
+    states, slots_of, words, tokens, state_block, state_row, known: tl.constexpr, count: tl.constexpr,
+    heads: tl.constexpr, slots: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    state = tl.load(states + tl.program_id(1)).to(tl.pointer_type(tl.int32))
+    token = tl.program_id(0) * tile + tl.arange(0, tile)
+    where = tl.load(slots_of + token, mask=token < tokens, other=0)
+    inside = (token < tokens) & (where >= 0)
+    at = state + (where // slots) * state_block + where % slots
+    for row in tl.static_range(count):
+        word = tl.load(words + token * known + row, mask=inside & (row < known), other=0)
+        for head in tl.static_range(heads):
+            tl.store(at + row * state_row + head * slots, word, mask=inside)
+
+
+class Pages:
+    """The pages of layers that are all alike.
+
+    Args:
+        caches: of each layer, ``[blocks, heads, slots, 2 * d]``; ``d`` is a power of two. They must outlive this.
+        states: of each layer, the side state behind them, ``int32 [blocks, rows, heads, slots]``.
+    """
+
+    def __init__(self, caches: Sequence[torch.Tensor], states: Sequence[torch.Tensor]) -> None:
+        self._cache, self._state = caches[0], states[0]
+        device = self._cache.device
+        # Addresses travel as numbers.
+        self._caches, self._states = (
+            torch.tensor([tensor.data_ptr() for tensor in tensors], dtype=torch.int64).to(device)
+            for tensors in (caches, states)
+        )
+        self._strides = (*self._cache.stride()[:3], *self._state.stride()[:2])
+
+    def parts(self, n: int) -> Iterator[range]:
+        """All layers, as many at a time as there should be room for if ``n`` tokens are read of each."""
+        _, heads, _, size = self._cache.shape
+        count = max(1, _PART // (heads * n * size * self._cache.element_size()))
+        layers = len(self._caches)
+        for first in range(0, layers, count):
+            yield range(first, min(first + count, layers))
+
+    def read(
+        self, layers: range, blocks: torch.Tensor, n: int, values: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keys and values (``[heads, n, d]``) and side state (``int32 [rows, heads, n]``) of tokens.
+
+        Args:
+            layers: numbers of the layers, whose heads follow each other.
+            blocks: ``int64``, in order.
+            n: tokens to read from there.
+            values: whether to read values; without, there are none.
+        """
+        (_, heads, slots, size), rows = self._cache.shape, self._state.shape[1]
+        whole = len(layers) * heads
+        keys = self._cache.new_empty(whole, n, size // 2)
+        held = torch.empty_like(keys) if values else keys[:, :0]
+        words = self._state.new_empty(rows, whole, n)
+        _read[(triton.cdiv(n, _TILE), heads, len(layers))](
+            self._caches[layers.start :], self._states[layers.start :], blocks, keys, held, words, n, *self._strides,
+            size // 2, slots, values, rows, _TILE,
+        )  # fmt: skip
+        return keys, held, words
+
+    def write(
+        self, layers: range, blocks: torch.Tensor, kept: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        rows: torch.Tensor, moves: torch.Tensor | None, frequencies: torch.Tensor, moved_row: int,
+    ) -> None:  # fmt: skip
+        """Gather the tokens that are ``kept``, turn their keys, and put them in order into ``blocks``, all in one pass.
+
+        Args:
+            layers: as of ``read``.
+            blocks: to fill.
+            kept: ``int64 [heads, budget]``, of the ``n`` tokens that were read.
+            keys, values, rows: what ``read`` gave.
+            moves: by how many positions each survivor moves, ``[heads, budget]``; None if none does.
+            frequencies: of the rotary embedding, ``float32 [d / 2]``.
+            moved_row: the row of side state that ``moves`` are added to.
+        """
+        (_, heads, slots, size), n, budget = self._cache.shape, keys.shape[1], kept.shape[1]
+        kept, moves = kept.contiguous(), moves if moves is None else moves.to(torch.int32).contiguous()
+        _write[(triton.cdiv(budget, _TILE), heads, len(layers))](
+            self._caches[layers.start :], self._states[layers.start :], blocks, kept, keys, values, rows,
+            kept if moves is None else moves, frequencies, n, budget, *self._strides, size // 4, slots, len(rows),
+            -1 if moves is None else moved_row, _TILE,
+        )  # fmt: skip
+
+    def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
+        """Write side state ``words`` (``int32 [tokens, known]``) of tokens in ``slots``, alike in all layers and heads.
+
+        The rows after the known ones become 0.
+        """
+        _, count, heads, size = self._state.shape
+        tile = 64
+        _note[(triton.cdiv(len(slots), tile), len(self._states))](
+            self._states, slots, words.contiguous(), len(slots), *self._strides[3:], words.shape[1], count, heads, size,
+            tile,
+        )  # fmt: skip
