@@ -1,8 +1,10 @@
 """Which questions are asked when: at a moment of the video, every so often, or at its end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kvvideo import prompt
 from kvvideo.errors import ConfigError
 from kvvideo.times import format_time, parse_time
 
@@ -31,6 +33,49 @@ class Question:
         return cls(stripped.strip(), at)
 
 
+TASKS = {"caption": 10.0, "timeline": 30.0}
+"""What can be done all along a video, and how often, in seconds, if nobody says."""
+
+REST = 0.1
+"""What is left at the end is worth a question of a task from this share of its period on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that is asked all along a video: every so often, and at its end about what is left.
+
+    Args:
+        name: ``caption``: what is shown at a moment; ``timeline``: what happened since the last one.
+        every: seconds between two moments.
+        start: first moment of the video that is read.
+
+    Raises:
+        ConfigError: if there is no such task.
+    """
+
+    name: str
+    every: float
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in TASKS:
+            raise ConfigError(f"task: no {self.name!r}; choose one of {', '.join(TASKS)}")
+        _check_period(self.every)
+
+    def question(self, at: float) -> str:
+        """What is asked at the moment ``at``."""
+        return prompt.DESCRIBE if self.name == "caption" else prompt.happened(self.since(at), at)
+
+    def since(self, at: float) -> float:
+        """The latest moment of asking before ``at``, or the beginning."""
+        return self.start + self.every * max(math.ceil((at - self.start) / self.every - 1e-6) - 1, 0)
+
+    def is_due(self, end: float) -> bool:
+        """Whether a video that ends at ``end`` leaves something to ask about after the last whole period."""
+        rest = end - self.since(end)
+        return REST * self.every <= rest < self.every * (1 - 1e-6)
+
+
 class Agenda:
     """The questions of one run, handed out in the order of their times.
 
@@ -39,6 +84,7 @@ class Agenda:
         every: if given, the questions without a time are asked every so many seconds, not at the end.
         start: first moment of the video that is read.
         end: last moment that is read, if it is known.
+        task: what is asked besides, all along.
 
     Raises:
         ConfigError: if a question can never be asked.
@@ -50,9 +96,10 @@ class Agenda:
         every: float | None = None,
         start: float = 0.0,
         end: float | None = None,
+        task: Task | None = None,
     ) -> None:
-        if every is not None and not every > 0:
-            raise ConfigError(f"every: {every:g} seconds is not possible; it must be above 0")
+        if every is not None:
+            _check_period(every)
         for question in questions:
             at = question.at
             if at is not None and (at < start or (end is not None and at > end)):
@@ -62,7 +109,8 @@ class Agenda:
         untimed = [q for q in questions if q.at is None]
         self._repeated, self._last = (untimed, []) if every is not None else ([], untimed)
         self._every, self._start, self._repeats = every, start, 1
-        if every is not None and not untimed:
+        self._task, self._turns = task, 1
+        if every is not None and not untimed and task is None:
             raise ConfigError("every: there is no question without a time to repeat")
 
     def before(self, time: float) -> list[tuple[float, list[Question]]]:
@@ -71,6 +119,9 @@ class Agenda:
         while self._timed and (self._timed[0].at or 0.0) < time:
             question = self._timed.pop(0)
             due.setdefault(question.at or 0.0, []).append(question)
+        while (task := self._task) is not None and (at := task.start + task.every * self._turns) < time:
+            due.setdefault(at, []).append(Question(task.question(at), at))
+            self._turns += 1
         while self._every is not None and (at := self._start + self._every * self._repeats) < time:
             due.setdefault(at, []).extend(self._repeated)
             self._repeats += 1
@@ -80,8 +131,15 @@ class Agenda:
         """Take out what is asked when the video ends at ``end`` seconds."""
         last, self._last = self._last, []
         due = [q for _, questions in self.before(end + 1e-6) for q in questions]
+        if self._task is not None and self._task.is_due(end):
+            due.append(Question(self._task.question(end), end))
         return due + last
 
     def left(self) -> list[Question]:
         """Questions that were not asked (repeated ones not counted)."""
         return [*self._timed, *self._last]
+
+
+def _check_period(every: float) -> None:
+    if not every > 0:
+        raise ConfigError(f"every: {every:g} seconds is not possible; it must be above 0")

@@ -2,18 +2,21 @@
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from kvvideo import records
 from kvvideo.agenda import Agenda, Question
 from kvvideo.analyze import Asked, ask
-from kvvideo.errors import ConfigError
+from kvvideo.answering import Hooks
+from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.memories.file import MemoryFile
 from kvvideo.memories.fingerprint import of_model
 from kvvideo.memories.memory import Memory
 from kvvideo.playback import Arrival, Playback
-from kvvideo.session.engine import model_path
+from kvvideo.session.engine import Engine, EngineConfig, model_path
 from kvvideo.times import format_time
 from kvvideo.video import Source
 
@@ -52,6 +55,69 @@ def check(file: MemoryFile, memory: Memory, source: Source | None, questions: Se
                 f"'@{format_time(question.at)} {question.text}' is before the first checkpoint, {format_time(first)}, "
                 "and the video is not at hand; say where it is with --video"
             )
+
+
+class _Stopped(Exception):
+    """No more is wanted while frames are shown again."""
+
+
+def answering(
+    file: MemoryFile, memory: Memory, source: Source | None, questions: Sequence[Question], config: EngineConfig, *,
+    hooks: Hooks, max_answer_tokens: int = 128,
+) -> Iterator[records.Record]:  # fmt: skip
+    """The records of ``questions`` asked of ``memory``: answers in order of time, and a last one.
+
+    Args:
+        memory: the last in ``file``.
+        source: the video; None if it is not at hand.
+        config: of the engine, for this memory.
+        hooks: what is called meanwhile; a run that is stopped asks no more.
+        max_answer_tokens: longest answer.
+
+    Raises:
+        ConfigError: if the model cannot be loaded.
+        KvvideoError: after the last record, if something went wrong.
+    """
+    began, agenda, count = time.perf_counter(), agenda_of(memory, questions), 0
+    failure: KvvideoError | None = None
+
+    def on_chunk() -> None:
+        if hooks.stopped():
+            raise _Stopped
+        session = playback.session
+        hooks.chunk(session.end, None, 0.0, records.cache(session.stats(), schedule))
+
+    hooks.loading(config.model)
+    engine = Engine(config)
+    schedule = config.cache.schedule(engine.block_size)
+    path = str(memory.source.get("path", file.path)) if source is None else source.path
+    common: dict[str, Any] = {
+        "video": path,
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "schedule": schedule,
+    }
+    playback = Playback(engine, source, saved=file, memory=memory)
+    stats = playback.session.stats()
+    options = {"max_tokens": max_answer_tokens, "seed": config.seed}
+    try:
+        for batch in answers(playback, agenda, questions, stopped=hooks.stopped, on_chunk=on_chunk, **options):
+            for asked in batch:
+                count += 1
+                yield records.answer(asked, **common)
+    except _Stopped:
+        pass
+    except KvvideoError as error:
+        failure = error
+    finally:
+        playback.close()
+    yield records.done(
+        "interrupted" if hooks.stopped() else "error" if failure else "complete", str(failure) if failure else None,
+        agenda.left(), stats, answers=count, chunks=memory.chunks, frames=memory.frames,
+        start=memory.source.get("start") or 0.0, end=memory.end, seconds=time.perf_counter() - began, **common,
+    )  # fmt: skip
+    if failure is not None:
+        raise failure
 
 
 def answers(

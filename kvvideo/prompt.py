@@ -37,7 +37,17 @@ def plain(words: str) -> str:
     return words.replace("<|", "< |")
 
 
-# Of the baseline that remembers in words; the bundled model was not trained on these.
+# What tasks ask.
+
+DESCRIBE = "Describe in one sentence what is shown now."
+
+
+def happened(start: float, end: float) -> str:
+    """A question about the stretch from ``start`` to ``end`` seconds."""
+    return f"Say in one or two sentences what happened from {format_time(start)} to {format_time(end)}."
+
+
+# Of the baseline that remembers in words; the bundled model was not trained on these, nor on what tasks ask.
 
 NOTES = "Notes on the video so far:\n"
 

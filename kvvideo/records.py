@@ -6,7 +6,7 @@ Version 1. A field may be added without a new version; none is renamed, removed 
 from dataclasses import asdict
 from typing import Any
 
-from kvvideo.agenda import Question
+from kvvideo.agenda import Question, Task
 from kvvideo.analyze import Asked
 from kvvideo.compression.schedule import Schedule
 from kvvideo.types import CacheStats
@@ -16,9 +16,12 @@ SCHEMA = 1
 Record = dict[str, Any]
 
 
-def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Schedule | None) -> Record:
-    """The record of one answer. ``schedule`` is None for a cache without bound."""
+def answer(
+    asked: Asked, *, video: str, model: str, strategy: str, schedule: Schedule | None, task: Task | None = None
+) -> Record:
+    """The record of one answer. ``schedule`` is None for a cache without bound; ``task`` is that of the run."""
     said = asked.answer
+    mine = task if task is not None and said.question == task.question(asked.at) else None
     return {
         "type": "answer",
         "schema": SCHEMA,
@@ -28,6 +31,8 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "question": said.question,
         "answer": said.text,
         "finish_reason": said.finish_reason,
+        "task": None if mine is None else mine.name,
+        "since": round(mine.since(asked.at), 3) if mine is not None and mine.name == "timeline" else None,
         "model": model,
         "strategy": strategy,
         "cache": cache(asked.cache, schedule),

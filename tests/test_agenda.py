@@ -1,11 +1,19 @@
 """When which question is asked."""
 
+from itertools import pairwise
+
 import pytest
+from conftest import EngineFor
+from engines import clips
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvvideo.agenda import Agenda, Question
+from kvvideo.agenda import REST, TASKS, Agenda, Question, Task
+from kvvideo.analyze import analyze
 from kvvideo.errors import ConfigError
+from kvvideo.prompt import DESCRIBE, happened
+from kvvideo.records import answer
+from kvvideo.session import open_session
 from kvvideo.times import format_time, parse_time
 
 
@@ -88,3 +96,60 @@ def test_nothing_is_lost_or_asked_twice(times: list[float], every: float, chunk:
     assert sorted(q.text for _, q in asked if q.text != "r") == sorted(q.text for q in timed)
     assert all(at == q.at for at, q in asked if q.at is not None and q.at < end)
     assert [at for at, _ in asked] == sorted(at for at, _ in asked)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@given(st.floats(0.5, 40), st.floats(0, 20), st.floats(0.1, 100), st.floats(0.5, 10))
+def test_a_task_covers_the_whole_video(name: str, every: float, start: float, length: float, chunk: float) -> None:
+    """At each multiple, and at the end if a tenth of a period or more is left; however the chunks fall."""
+    task, end = Task(name, every, start), start + length
+    agenda, asked, at = Agenda([], every, start, None, task), [], start
+    while (at := at + chunk) < end:
+        asked += [(moment, q.text) for moment, due in agenda.before(at) for q in due]
+    asked += [(moment, q.text) for moment, due in agenda.before(end) for q in due]
+    asked += [(end, q.text) for q in agenda.at_end(end)]
+    assert agenda.left() == []
+    assert [text for _, text in asked] == [task.question(moment) for moment, _ in asked]
+    moments = [start, *(moment for moment, _ in asked)]
+    assert moments == sorted(moments)
+    assert all(after - before == pytest.approx(every) for before, after in pairwise(moments[:-1]))
+    assert end - moments[-1] < REST * every * 1.001
+    assert [task.since(moment) for moment in moments[1:]] == pytest.approx(moments[:-1])
+
+
+def test_tasks_ask_beside_questions() -> None:
+    timed, untimed = Question("t", 20.0), Question("u")
+    task = Task("timeline", 20.0)
+    agenda = Agenda([timed, untimed], None, 0.0, None, task)
+    first, second = (f"Say in one or two sentences what happened from {a} to {b}." for a, b in
+                     (("0:00", "0:20"), ("0:20", "0:40")))  # fmt: skip
+    assert agenda.before(30.0) == [(20.0, [timed, Question(first, 20.0)])]
+    assert [q.text for q in agenda.at_end(40.0)] == [second, "u"]
+    repeated = Agenda([untimed], 20.0, 0.0, None, task)
+    assert [(at, [q.text for q in due]) for at, due in repeated.before(30.0)] == [(20.0, [first, "u"])]
+    with pytest.raises(ConfigError, match="task: no 'poem'; choose one of caption, timeline"):
+        Task("poem", 10.0)
+    with pytest.raises(ConfigError, match="every: 0 seconds is not possible"):
+        Task("caption", 0.0)
+
+
+def test_what_a_task_asks_reaches_the_model_at_its_moments(engine_for: EngineFor) -> None:
+    """Inside chunks, between them and at the end: token for token what the same words, asked there by hand, get."""
+    engine = engine_for("streaming")
+    source = clips(5)
+    ends = source[-1].end
+    for task in (Task("timeline", 6.0), Task("caption", 6.0)):
+        with open_session(engine) as session:
+            found = [*analyze(session, source, Agenda([], 6.0, 0.0, None, task), max_tokens=8)]
+        assert [one.at for one in found] == [6.0, 12.0, 18.0, ends]
+        for one in found:
+            with open_session(engine) as session:
+                (by_hand,) = analyze(session, source, Agenda([Question(task.question(one.at), one.at)]), max_tokens=8)
+                other = session.ask("What is it?", max_tokens=8)
+            assert by_hand.answer.token_ids == one.answer.token_ids
+            record = answer(one, video="v", model="m", strategy="s", schedule=None, task=task)
+            since = None if task.name == "caption" else one.at - 6.0 if one.at < ends else 18.0
+            assert (record["task"], record["since"]) == (task.name, since)
+            assert record["question"] == (DESCRIBE if since is None else happened(since, one.at))
+            if one.at == ends:
+                assert other.token_ids != one.answer.token_ids

@@ -8,34 +8,59 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from kvvideo import records
 from kvvideo.agenda import Question
 from kvvideo.analyze import Asked
 from kvvideo.chat.dialogue import Dialogue, Said
+from kvvideo.cli.render import Answers
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import ConfigError, VideoError
-from kvvideo.outputs import FORMATS, Outputs, Record, clean, markdown, open_files, open_writer, plots, style, table
-from kvvideo.outputs import page as page_module
+from kvvideo.outputs import (
+    FORMATS,
+    Choice,
+    Outputs,
+    Record,
+    Samples,
+    Stills,
+    choose,
+    clean,
+    markdown,
+    open_files,
+    open_writer,
+    plots,
+    style,
+    table,
+)  # fmt: skip
+from kvvideo.outputs.delivery import Delivery
 from kvvideo.outputs.figures import count, short, size
 from kvvideo.outputs.page import POLICY, render
-from kvvideo.outputs.paths import LONGEST, Names, check, output_path, output_paths, safe_name
+from kvvideo.outputs.paths import LONGEST, Names, check, output_path, output_paths, safe_name, stem_of
+from kvvideo.outputs.samples import MOST
+from kvvideo.outputs.stills import jpeg
 from kvvideo.outputs.subtitles import as_srt, cues
+from kvvideo.prompt import DESCRIBE, happened
 from kvvideo.session import Answer
 from kvvideo.times import parse_time
-from kvvideo.types import CacheStats
+from kvvideo.tiny.samples import make
+from kvvideo.types import CacheStats, Chunk
+from kvvideo.video import Source, frame_at
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "kvvideo" / "outputs" / "schema"
@@ -220,9 +245,9 @@ def test_without_force_a_file_that_came_meanwhile_stays(name: str, tmp_path: Pat
     path = tmp_path / "out"
     writer = open_writer(name, path)
     path.write_text("other")
-    with pytest.raises(ConfigError, match="exists"):
-        writer.write(answer(1.0))
-    writer.close()
+    for act in (lambda: writer.write(answer(1.0)), writer.close):
+        with pytest.raises(ConfigError, match="exists"):
+            act()
     assert path.read_text() == "other"
 
 
@@ -245,9 +270,31 @@ def test_a_full_disk_leaves_whole_records_only(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert "\n" not in str(raised.value)
     assert path.read_bytes() == before
+    # Nothing is missing once there is room again.
     writer.write(answer(3.0))
     writer.close()
-    assert [json.loads(line)["asked_at"] for line in path.read_text().splitlines()] == [1.0, 3.0]
+    assert [json.loads(line)["asked_at"] for line in path.read_text().splitlines()] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv"])
+def test_what_a_full_disk_kept_from_being_written_is_missed_at_the_end(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or written then, if there is room by that time; even if not even the file could be made."""
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = open_writer(name, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        for act in (lambda: writer.write(answer(1.0)), lambda: writer.write(answer(2.0)), writer.close):
+            with pytest.raises(ConfigError, match="No space left"):
+                act()
+    assert os.listdir(tmp_path) == []
+    writer.close()
+    with written(name, [answer(1.0), answer(2.0)]) as whole:
+        assert (tmp_path / "out").read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -269,15 +316,22 @@ def test_a_place_that_cannot_be_written_to_is_a_usage_error(name: str, tmp_path:
 
 def test_what_one_output_cannot_write_the_others_have(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    bad = [open_writer(name, tmp_path / "file" / f"out.{name}") for name in ("jsonl", "json")]
-    good = [open_writer(name, tmp_path / f"out.{name}") for name in ("jsonl", "json")]
-    outputs = Outputs([bad[0], good[0], bad[1], good[1]])
+    paths = [tmp_path / folder / f"out.{name}" for name in ("jsonl", "json") for folder in ("file", "")]
+    said: list[str] = []
+    outputs = Outputs([open_writer(path.suffix[1:], path) for path in paths], said.append, paths)
+    outputs.write(answer(1.0))
+    (line,) = said
+    assert "out.jsonl' cannot be written: " in line
+    outputs.write(answer(2.0))
+    assert said == [line]
     with pytest.raises(ConfigError, match=r"out\.jsonl"):
-        outputs.write(answer(1.0))
-    with pytest.raises(ConfigError, match=r"out\.json'"):
         outputs.close()
-    assert json.loads((tmp_path / "out.jsonl").read_text()) == answer(1.0)
-    assert json.loads((tmp_path / "out.json").read_text()) == [answer(1.0)]
+    assert len(said) == 2
+    assert "out.json' cannot be written: " in said[1]
+    assert outputs.written == [paths[1], paths[3]]
+    run = [answer(1.0), answer(2.0)]
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == run
+    assert json.loads((tmp_path / "out.json").read_text()) == run
 
 
 def test_several_formats_of_several_strategies_go_to_files_of_their_own(tmp_path: Path) -> None:
@@ -311,6 +365,218 @@ def test_nothing_is_opened_if_one_of_the_files_is_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.srt' is there already.*--force"):
         open_files("a.{ext}", ["json", "srt"], stem="x", strategies=["full"], directory=tmp_path)
     assert open_files("a.{ext}", ["json", "srt"], stem="x", strategies=["full"], directory=tmp_path, force=True)
+
+
+@given(runs(), st.data())
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("name", ["jsonl", "csv"])
+def test_a_run_that_goes_on_ends_in_the_file_of_an_undisturbed_one(
+    name: str, run: list[Record], data: st.DataObject
+) -> None:
+    """Wherever the first part was cut off, and whatever it wrote last; what of it is right is not written again."""
+    with written(name, run) as whole, TemporaryDirectory() as directory:
+        expected, path = whole.read_bytes(), Path(directory) / "out"
+        cut = data.draw(st.integers(0, len(expected)))
+        path.write_bytes(expected[:cut] + data.draw(st.sampled_from([b"", b"x", b'{"type": "done"}\n' * 9])))
+        writer = open_writer(name, path, resume=True)
+        for count, record in enumerate(run, 1):
+            writer.write(record)
+            with written(name, run[:count]) as part:
+                # At no time is less there than there was.
+                assert path.read_bytes().startswith((part.read_bytes(), expected[:cut]))
+        writer.close()
+        assert path.read_bytes() == expected
+
+
+def test_files_of_the_same_run_are_gone_on_with_and_others_are_not(tmp_path: Path) -> None:
+    def opened(own: set[str]) -> Outputs:
+        return open_files("a.{ext}", ["jsonl", "md"], stem="x", strategies=["h2o"], directory=tmp_path, own=own)["h2o"]
+
+    with opened(set()) as outputs:
+        outputs.write(answer(1.0))
+        paths = {str(path) for path in outputs.paths}
+    with pytest.raises(ConfigError, match=r"a\.md' is there already"):
+        opened({str(tmp_path / "a.jsonl")})
+    with opened(paths) as outputs:
+        outputs.write(answer(1.0))
+        outputs.write(answer(2.0))
+    assert [json.loads(line)["asked_at"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [1.0, 2.0]
+    assert "0:02" in (tmp_path / "a.md").read_text()
+
+
+# What goes where --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("formats", "output", "strategies", "expected"),
+    [
+        ([], None, 1, Choice()),
+        (["text"], None, 2, Choice()),
+        (["jsonl"], None, 1, Choice("jsonl")),
+        (["srt"], None, 1, Choice("srt")),
+        (["html"], None, 1, Choice(files=("html",))),
+        (["html"], "-", 1, Choice("html")),
+        (["srt", "html"], None, 1, Choice(files=("srt", "html"))),
+        ([" SRT ,html", "srt"], None, 1, Choice(files=("srt", "html"))),
+        (["text,srt"], None, 1, Choice(files=("srt",))),
+        (["jsonl"], "out.txt", 1, Choice(files=("jsonl",), template="out.txt")),
+        ([], "a.b/out.HTML", 1, Choice(files=("html",), template="a.b/out.HTML")),
+        ([], "-", 1, Choice()),
+        # What cannot hold several strategies goes to a file for each.
+        (["csv"], None, 2, Choice("csv")),
+        (["json"], "-", 2, Choice("json")),
+        (["vtt"], None, 2, Choice(files=("vtt",))),
+    ],
+)
+def test_answers_go_where_a_person_expects_them(
+    formats: list[str], output: str | None, strategies: int, expected: Choice
+) -> None:
+    assert choose(formats, output, strategies) == expected
+
+
+@pytest.mark.parametrize(
+    ("formats", "output", "strategies", "message"),
+    [
+        (["pdf"], None, 1, "format: no 'pdf'; choose of text, jsonl, json, csv, srt, vtt, md, html"),
+        (["srt,"], None, 1, "format: no ''"),
+        (["srt,csv"], "-", 1, "takes one format, not srt and csv"),
+        (["srt"], "-", 2, "srt cannot hold several strategies"),
+        (["text"], "out.txt", 1, "text goes to standard output"),
+        ([], "out.txt", 1, "'out.txt' does not end in a format; name one with -f: jsonl, json"),
+        ([], "{stem}.{ext}", 1, "does not end in a format"),
+    ],
+)
+def test_what_cannot_go_there_is_said(formats: list[str], output: str | None, strategies: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        choose(formats, output, strategies)
+
+
+def delivery(choice: Choice, said: list[str], **options: Any) -> Delivery:
+    return Delivery(choice, Answers(len(options.setdefault("strategies", ["h2o"])) > 1), stem="film", say=said.append,
+                    **options)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["jsonl", "json", "csv"])
+def test_one_output_can_hold_several_strategies(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = [record | {"strategy": strategy} for strategy in ("h2o", "tova") for record in (answer(1.0), done())]
+    with delivery(Choice(name), [], strategies=["h2o", "tova"]) as records:
+        for record in run:
+            records.write(record)
+    with written(name, run) as path:
+        assert capsys.readouterr().out == path.read_bytes().decode()
+    assert os.listdir(tmp_path) == []
+
+
+def test_text_is_on_stdout_while_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    strategies = ["h2o", "tova"]
+    records = delivery(Choice(files=("srt", "json")), said, strategies=strategies)
+    assert records.files == [str(tmp_path / f"film.{s}.{e}") for s in strategies for e in ("srt", "json")]
+    for strategy in strategies:
+        records.write(answer(1.0, strategy=strategy))
+    assert records.close() is None
+    assert capsys.readouterr().out == "[0:01] What?\n  h2o   That.\n  tova  That.\n"
+    assert said == ["wrote film.h2o.srt, film.h2o.json, film.tova.srt, film.tova.json"]
+    assert sorted(os.listdir(tmp_path)) == sorted(map(os.path.basename, records.files))
+
+
+def test_what_tasks_say_is_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    text = Answers()
+    for record in TASKED:
+        text.write(record)
+    text.close()
+    assert capsys.readouterr().out == "[0:30 to 1:00] That.\n[1:00] That.\n[1:00] What?\n  That.\n"
+
+
+TASKED = [
+    answer(60.0, happened(30.0, 60.0), task="timeline", since=30.0), answer(60.0, DESCRIBE, task="caption"),
+    answer(60.0),
+]  # fmt: skip
+
+
+def test_what_a_task_asks_is_not_repeated_in_reports_and_subtitles() -> None:
+    page, text = check_page(render(TASKED)), markdown.render(TASKED)
+    assert page.all("question") == ["0:30 to 1:00", "What?"]
+    assert page.all("answer") == ["That."] * 3
+    assert re.findall(r"^(?:\*\*|> ).*", text, re.MULTILINE)[1:] == [
+        "**0:30 to 1:00**", "> That.", "> That.", "**What?**", "> That."
+    ]  # fmt: skip
+    with written("srt", TASKED) as path:
+        assert [cue.partition("\n")[2] for cue in re.split(r"(?:^|\n\n)\d+\n", path.read_text().rstrip())][1:] == [
+            "That.", "That.", "What?\nThat.",
+        ]  # fmt: skip
+    with written("csv", TASKED) as path:
+        rows = [*csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))]
+    assert [(row["task"], row["since"]) for row in rows] == [("timeline", "30.0"), ("caption", ""), ("", "")]
+
+
+@given(st.integers(0, 3 * MOST))
+@settings(max_examples=20, deadline=None)
+def test_samples_are_evenly_apart_and_never_too_many(count: int) -> None:
+    samples = Samples()
+    for at in range(count):
+        samples.add(float(at), {})
+    times = [at for at, _ in samples]
+    assert len(samples) == len(times) <= MOST
+    apart = {after - at for at, after in pairwise(times)}
+    assert len(apart) <= 1
+    if count:
+        assert times[0] == 0
+        assert count - times[-1] <= max(apart, default=1.0)
+        assert len(times) >= min(count, MOST // 2)
+
+
+def test_each_picture_is_fetched_once_as_it_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    make(path, seed=5, minutes=0.2, fps=8)
+    with closing(Stills(Source(str(path)))) as stills:
+        first, same, last, never = (stills(at) for at in (3.0, 3.0, 12.0, 99.0))
+        assert same is first
+        assert never.result() is None
+        for picture, at in ((first, 3.0), (last, 11.5)):
+            found = np.asarray(Image.open(io.BytesIO(picture.result() or b"")).convert("RGB"), np.float32)
+            _, shown = frame_at(path, at)
+            assert found.shape == shown.shape
+            assert np.abs(found - shown).mean() < 6
+    large = np.zeros((1080, 1920, 3), np.uint8)
+    assert Image.open(io.BytesIO(jpeg(large))).size == (640, 360)
+
+
+def test_of_what_cannot_be_read_again_there_is_what_was_seen() -> None:
+    def chunk(start: float) -> Chunk:
+        times = tuple(start + i / 2 for i in range(8))
+        frames = np.stack([np.full((28, 28, 3), int(4 * time), np.uint8) for time in times])
+        return Chunk(frames, times, start, start + 4.0, 2.0)
+
+    size = len(jpeg(np.zeros((28, 28, 3), np.uint8)))
+    with closing(Stills(Source("-"), limit=3 * size)) as stills:
+        asked = []
+        for one in stills.watching([chunk(start) for start in (0.0, 4.0, 8.0)]):
+            asked += [stills(one.start - 0.01), stills(one.start + 1.3), stills(one.start + 1.3)]
+        pictures = [picture.result() for picture in asked]
+    assert pictures[0] is None
+    grey = [np.asarray(Image.open(io.BytesIO(picture))).mean() for picture in (pictures[1], pictures[3], pictures[4])]
+    assert grey == pytest.approx([4 * 1.0, 4 * 3.5, 4 * 5.0], abs=2)
+    # No more than there is room for.
+    assert pictures[6:] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("video", "stem"),
+    [
+        ("a/film.v2.mp4", "film.v2"), ("-", "stdin"), ("7", "camera-7"),
+        ("rtsp://u:secret@cam.lan/live/one?x=1", "one"),
+        ("udp://239.0.0.1:1234", "239.0.0.1"), ("http://x/y/z.m3u8", "z"), ("..", ".."),
+    ],
+)  # fmt: skip
+def test_outputs_are_called_as_the_video(video: str, stem: str) -> None:
+    assert stem_of(video) == stem
 
 
 # JSON -------------------------------------------------------------------------------------------
@@ -351,7 +617,7 @@ def test_csv_of_an_answer() -> None:
     record = answer(8.0, "Who?", "=cmd|'/C calc'!A0", cache=answer(8.0)["cache"] | {"budget": None, "max_tokens": None})
     assert table.row(record) == (
         '"a/film.mp4","tiny","distinct",8.0,8.0,"Who?","\'=cmd|\'/C calc\'!A0","stop","","",1500,400,1100,13,5,709632,'
-        '"0-2 4-8",0.1,0.25\r\n'
+        '"0-2 4-8",0.1,0.25,"",""\r\n'
     )
     assert table.row(done()) == ""
 
@@ -379,11 +645,29 @@ def test_ffmpeg_finds_each_answer_at_its_moment(name: str, codec: str, run: list
         found, times = demuxed(path)
     assert found == codec
     assert len(times) == len(asked)
+    last = next((round(record["end"] * 1000) for record in run if record["type"] == "done"), None)
     end = -1
     for (start, duration), record in zip(times, asked, strict=True):
-        assert start == max(round(record["asked_at"] * 1000), end)
+        moment = round(record["asked_at"] * 1000)
+        assert start == max(moment, end) or (moment == last and start < moment)
+        assert start >= end
         assert duration >= 1000
         end = start + duration
+
+
+def test_what_is_said_at_the_end_is_shown_before_it() -> None:
+    """Players show nothing when the video is over."""
+
+    def times(*said: tuple[float, str], end: float | None = 60.0) -> list[tuple[int, int]]:
+        return [(cue.start, cue.end) for cue in cues([(at, "", text) for at, text in said], end)]
+
+    assert times((20.0, "a"), (60.0, "b")) == [(20_000, 23_000), (57_000, 60_000)]
+    assert times((60.0, "a"), (60.0, "b" * 90)) == [(51_000, 54_000), (54_000, 60_000)]
+    # The one before keeps half of the time between.
+    assert times((57.0, "a" * 90), (60.0, "b" * 90)) == [(57_000, 58_500), (58_500, 60_000)]
+    assert times((57.0, "a"), (60.0, "b"), end=None) == [(57_000, 60_000), (60_000, 63_000)]
+    assert times((57.0, "a"), (60.0, "b"), end=70.0) == [(57_000, 60_000), (60_000, 63_000)]
+    assert times((0.0, "a"), end=0.0) == [(0, 1000)]
 
 
 @pytest.mark.parametrize("name", ["srt", "vtt"])
@@ -399,7 +683,7 @@ def test_ffmpeg_shows_what_was_said(name: str) -> None:
 
 
 def test_subtitles_as_they_are_in_the_file() -> None:
-    run = [answer(1.5, "Who?", "<b>Ann & {x}\n\nBob"), answer(360_000.25, "Now?", "no"), done(2)]
+    run = [answer(1.5, "Who?", "<b>Ann & {x}\n\nBob"), answer(360_000.25, "Now?", "no"), done(2, end=400_000.0)]
     with written("srt", run) as srt, written("vtt", run) as vtt:
         assert srt.read_text() == (
             "1\n00:00:01,500 --> 00:00:04,500\nWho?\n‹b›Ann & (x) Bob\n\n"
@@ -618,23 +902,24 @@ def test_a_password_is_in_no_report() -> None:
         assert "camera" in text
 
 
-def test_a_page_has_the_frame_of_each_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+def test_a_page_has_the_frame_of_each_moment(tmp_path: Path) -> None:
+    asked: dict[float, Future[bytes | None]] = {}
 
-    def frame(at: float) -> bytes | None:
-        asked.append(at)
-        if at == 2.0:
-            raise VideoError("gone")
-        return None if at == 3.0 else b"jpeg" * 10
+    def frame(at: float) -> Future[bytes | None]:
+        assert at not in asked
+        return asked.setdefault(at, Future())
 
-    monkeypatch.setattr(page_module, "PICTURES", 50)
     path = tmp_path / "out.html"
     writer = open_writer("html", path, frame=frame)
-    for at in (1.0, 1.0, 2.0, 3.0, 4.0, 5.0):
+    for at in (1.0, 1.0, 2.0, 3.0, 4.0):
         writer.write(answer(at))
     # Asked as answers come: later the video may be gone.
-    assert asked == [1.0, 2.0, 3.0, 4.0]
+    assert [*asked] == [1.0, 2.0, 3.0, 4.0]
     writer.write(done(6))
+    asked[1.0].set_result(b"jpeg")
+    asked[2.0].set_exception(OSError("gone"))
+    asked[3.0].set_result(None)
+    asked[4.0].set_result(b"jpeg")
     writer.close()
     page = check_page(path.read_text())
     assert [a["alt"] for tag, a in page.tags if tag == "img"] == ["The frame shown at 0:01", "The frame shown at 0:04"]
@@ -877,6 +1162,7 @@ def test_what_is_there_is_replaced_only_when_forced(tmp_path: Path) -> None:
         (film, True, "the run reads it"),
         (there / "x" / "y", True, "cannot be written"),
         (there / "x", True, "cannot be written"),
+        (Path(os.devnull), True, "it is no file; '-' is standard output"),
         (tmp_path / ("x" * 300), True, "File name too long"),
     ]
     for path, force, message in refused:
@@ -913,7 +1199,7 @@ PREDICTION = {
 SAID = [answer(5.0), done(), done(0, "error", "x", cache=None), INGEST, PREDICTION]
 IDS = ["answer", "done", "failed", "ingest", "prediction"]
 # A journal of an earlier version may lack them, and the documents do not promise them.
-UNPROMISED = {"done": {"video"}, "ingest": {"schema"}, "prediction": {"schema"}}
+UNPROMISED = {"answer": {"task", "since"}, "done": {"video"}, "ingest": {"schema"}, "prediction": {"schema"}}
 
 
 @given(run=runs())

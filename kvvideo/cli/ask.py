@@ -1,17 +1,17 @@
 """``kvvideo ask``: answer from a memory that ``kvvideo ingest`` wrote."""
 
-import json
-import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvvideo.agenda import Question
+from kvvideo.answering import Hooks
 from kvvideo.cli import options
-from kvvideo.cli.options import Format
 from kvvideo.cli.stop import Stop, say
-from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.errors import INTERRUPTED, ConfigError
+from kvvideo.outputs import Choice, Stills, choose
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time
 
@@ -25,7 +25,9 @@ def command(
         list[str] | None,
         typer.Option("--question", "-q", help="What to ask: at the end, or '@10:30 …' at that moment. Repeatable."),
     ] = None,
-    format: options.Output = Format.text,
+    format: options.Formats = None,
+    output: options.Output = None,
+    force: options.Force = False,
     video: Annotated[
         str | None,
         typer.Option("--video", help="Where the video is now. Default: where it was, or beside the .kvv file."),
@@ -56,90 +58,60 @@ def command(
         raise ConfigError("there is nothing to ask; add -q 'What happens?' or -q '@10:30 What just happened?'")
     from kvvideo.memories.file import MemoryFile
 
-    config = EngineConfig(max_model_len=max_model_len, seed=seed)
+    config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), choose(format or (), output)
     with MemoryFile(memory) as file:
-        _run(file, questions, format, video, max_answer_tokens, config, model, dtype)
+        _run(file, questions, choice, force, video, max_answer_tokens, config, model, dtype)
 
 
 def _run(
-    file: "MemoryFile", questions: list[Question], format: Format, video: str | None, max_answer_tokens: int,
-    config: EngineConfig, model: str | None, dtype: str | None,
+    file: "MemoryFile", questions: list[Question], choice: Choice, force: bool, video: str | None,
+    max_answer_tokens: int, config: EngineConfig, model: str | None, dtype: str | None,
 ) -> None:  # fmt: skip
-    from kvvideo import records
-    from kvvideo.ask import agenda_of, answers, check
+    from kvvideo.ask import agenda_of, answering, check
     from kvvideo.cli import render
     from kvvideo.memories.origin import engine_for, video_of
-    from kvvideo.playback import Playback
-    from kvvideo.session import Engine
+    from kvvideo.outputs.delivery import Delivery
 
-    began, last = time.perf_counter(), file.memory()
-    agenda = agenda_of(last, questions)
+    last = file.memory()
+    agenda_of(last, questions)
     source, note = video_of(last, file.path, video)
     if note:
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
-    path = str(last.source.get("path", file.path)) if source is None else source.path
-    count, failure = 0, None
-    with render.Progress() as progress, Stop() as stop:
-
-        def on_chunk() -> None:
-            if stop.asked:
-                raise _Stopped
-            progress.chunk(playback.session.end, None, 0.0, records.cache(playback.session.stats(), schedule))
-
-        progress.say(f"loading {config.model} …")
-        engine = Engine(config)
-        schedule = config.cache.schedule(engine.block_size)
-        common = {"video": path, "model": config.model, "strategy": config.cache.strategy}
-        playback = Playback(engine, source, saved=file, memory=last)
-        stats = playback.session.stats()
+    progress, status, unasked = render.Progress(), "", []
+    with ExitStack() as stack:
+        delivery = Delivery(
+            choice, render.Answers(), stem=file.path.stem, strategies=[config.cache.strategy], say=say, force=force,
+            inputs=[file.path] if source is None else [file.path, Path(source.path)],
+            frame=None if source is None else stack.enter_context(closing(Stills(source))),
+        )  # fmt: skip
+        stop = stack.enter_context(Stop())
+        hooks = Hooks(lambda: stop.asked, lambda model: progress.say(f"loading {model} …"), progress.chunk)
         try:
-            for batch in answers(
-                playback, agenda, questions, stopped=lambda: stop.asked, on_chunk=on_chunk,
-                max_tokens=max_answer_tokens, seed=config.seed,
-            ):  # fmt: skip
-                for asked in batch:
-                    if asked.answered_at is not None:
-                        say(
-                            f"'@{format_time(asked.at)} {asked.answer.question}' is answered from "
-                            f"{format_time(asked.answered_at)}, as the video is not at hand"
-                        )
-                    _emit(records.answer(asked, schedule=schedule, **common), format)
-                    count += 1
-        except _Stopped:
-            pass
-        except KvvideoError as error:
-            failure = error
-        playback.close()
-    start = last.source.get("start") or 0.0
-    status = "interrupted" if stop.asked else "error" if failure else "complete"
-    _emit(
-        records.done(
-            status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule, answers=count,
-            chunks=last.chunks, frames=last.frames, start=start, end=last.end, seconds=time.perf_counter() - began,
-            **common,
-        ),
-        format,
-    )  # fmt: skip
-    for question in agenda.left():
-        say(f"not asked: {question.text}")
+            with progress:
+                for record in answering(
+                    file, last, source, questions, config, hooks=hooks, max_answer_tokens=max_answer_tokens
+                ):
+                    if record["type"] == "answer":
+                        _note(record)
+                    else:
+                        status, unasked = record["status"], record["unasked"]
+                    delivery.write(record)
+        finally:
+            failure = delivery.close()
+            for question in unasked:
+                say(f"not asked: {question['question']}")
     if failure is not None:
-        raise failure
-    if stop.asked:
+        raise SystemExit(failure.exit_code)
+    if status == "interrupted":
         raise SystemExit(INTERRUPTED)
 
 
-class _Stopped(Exception):
-    """Ctrl-C while frames are shown again."""
-
-
-def _emit(record: dict[str, Any], format: Format) -> None:
-    from kvvideo.cli import render
-
-    if format is Format.jsonl:
-        print(json.dumps(record, ensure_ascii=False), flush=True)
-    elif record["type"] == "answer":
-        render.answer(record)
-    else:
-        render.summary(record)
+def _note(record: dict[str, Any]) -> None:
+    """Say of which moment an answer is, if it is not the one that was asked about."""
+    if record["answered_at"] != record["asked_at"]:
+        say(
+            f"'@{format_time(record['asked_at'])} {record['question']}' is answered from "
+            f"{format_time(record['answered_at'])}, as the video is not at hand"
+        )

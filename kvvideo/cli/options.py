@@ -1,19 +1,20 @@
 """Options that several commands share, and what they add up to."""
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
+from kvvideo.outputs import FORMATS, TEXT
+from kvvideo.outputs.choice import TEMPLATE
 from kvvideo.session import EngineConfig
 from kvvideo.times import parse_time
 
 if TYPE_CHECKING:
     from kvvideo.video import Live
 
-CACHE, MODEL, VIDEO = "Cache", "Model", "Video"
+CACHE, MODEL, VIDEO, OUTPUT = "Cache", "Model", "Video", "Output"
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Hub name or directory; 'tiny' is bundled.", rich_help_panel=MODEL)
@@ -93,14 +94,28 @@ WhenBehind = Annotated[
 MaxAnswerTokens = Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")]
 
 
-class Format(StrEnum):
-    """How answers are written."""
-
-    text = "text"
-    jsonl = "jsonl"
-
-
-Output = Annotated[Format, typer.Option("--format", "-f", help="Output: text, or one JSON record a line.")]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="NAME,…",
+        help=f"{', '.join((TEXT, *FORMATS))}. Several, or HTML, go to files; text is on stdout then. Repeatable.",
+        autocompletion=lambda: [(TEXT, "for people, on stdout"), *((name, f.help) for name, f in FORMATS.items())],
+        rich_help_panel=OUTPUT,
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="NAME",
+        help=f"Files to write, with fields in braces; '-' is stdout. Default: '{TEMPLATE}' in this folder.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=OUTPUT)]
 
 RETRY, WHEN_BEHIND = "30s", "lag"
 FPS, CHUNK_SECONDS, DECODER, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, "pyav", 128, "60s"

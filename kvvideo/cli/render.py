@@ -30,13 +30,20 @@ def size(count: float) -> str:
 
 
 def _question(record: dict[str, Any]) -> Text:
-    return Text(f"[{format_time(record['asked_at'])}] {clean(record['question'])}", style="bold")
+    since = "" if record.get("since") is None else f"{format_time(record['since'])} to "
+    # What a task asks is the same all along.
+    words = "" if record.get("task") else " " + clean(record["question"])
+    return Text(f"[{since}{format_time(record['asked_at'])}]{words}", style="bold")
 
 
 def answer(record: dict[str, Any]) -> None:
     """One answer record as text."""
-    out.print(_question(record))
-    out.print(Text(f"  {clean(record['answer']) or '(no answer)'}"))
+    said = clean(record["answer"]) or "(no answer)"
+    if record.get("task"):
+        out.print(_question(record) + Text(f" {said}", style="not bold"))
+    else:
+        out.print(_question(record))
+        out.print(Text(f"  {said}"))
     if record["finish_reason"] == "length":
         out.print(Text("  … cut here; --max-answer-tokens allows longer answers", style="dim"))
 
@@ -55,6 +62,31 @@ def comparison(records: list[dict[str, Any]]) -> None:
             out.print(Text(f"  {record['strategy']:<{width}}  {said}{cut}"))
 
 
+class Answers:
+    """Writes records as text: answers to stdout, and a line about each run to stderr.
+
+    Args:
+        compared: whether they are of several strategies; then they are shown side by side, at the end.
+    """
+
+    def __init__(self, compared: bool = False) -> None:
+        self._compared = compared
+        self._kept: list[dict[str, Any]] = []
+
+    def write(self, record: dict[str, Any]) -> None:
+        if record["type"] != "answer":
+            summary(record, named=self._compared)
+        elif self._compared:
+            self._kept.append(record)
+        else:
+            answer(record)
+
+    def close(self) -> None:
+        kept, self._kept = self._kept, []
+        if kept:
+            comparison(kept)
+
+
 def summary(record: dict[str, Any], named: bool = False) -> None:
     """The last record as one line on stderr, with the strategy's name if that is not the only one."""
     cache = record["cache"]
@@ -66,7 +98,8 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
             f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
             f"in {record['seconds']:.1f} s{held}",
             style="dim",
-        )
+        ),
+        soft_wrap=True,
     )
 
 

@@ -5,38 +5,37 @@ when they are closed, in place of what was there or not at all. Nothing that a v
 drive a terminal, a spreadsheet or a browser.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import markdown, subtitles, table
+from kvvideo.outputs.choice import Choice, choose
+from kvvideo.outputs.formats import FORMATS, TEXT, Format
 from kvvideo.outputs.jsons import document, line
-from kvvideo.outputs.page import Frame, Page, Sample
+from kvvideo.outputs.page import Frame, Page
 from kvvideo.outputs.paths import Names, check, output_paths
+from kvvideo.outputs.samples import Sample, Samples
+from kvvideo.outputs.stills import Stills
 from kvvideo.outputs.writer import Appended, AtEnd, Outputs, Record, Writer
 
-__all__ = ["FORMATS", "Format", "Frame", "Outputs", "Record", "Sample", "Writer", "open_files", "open_writer"]
-
-
-@dataclass(frozen=True)
-class Format:
-    """One format: the ending of its files, and what it is for."""
-
-    extension: str
-    help: str
-
-
-FORMATS = {
-    "jsonl": Format("jsonl", "one JSON record a line, as answers are given"),
-    "json": Format("json", "the same records as one JSON array"),
-    "csv": Format("csv", "one row an answer, for spreadsheets"),
-    "srt": Format("srt", "SubRip subtitles: each answer at its moment"),
-    "vtt": Format("vtt", "WebVTT subtitles, for browsers"),
-    "md": Format("md", "a report in Markdown"),
-    "html": Format("html", "a report in one file, with frames, timeline and plots"),
-}
-"""All formats by name."""
+__all__ = [
+    "FORMATS",
+    "TEXT",
+    "Choice",
+    "Format",
+    "Frame",
+    "Outputs",
+    "Record",
+    "Sample",
+    "Samples",
+    "Stills",
+    "Writer",
+    "choose",
+    "open_files",
+    "open_writer",
+]
 
 _RENDERED: dict[str, Callable[[Sequence[Record]], str]] = {
     "json": document,
@@ -47,15 +46,17 @@ _RENDERED: dict[str, Callable[[Sequence[Record]], str]] = {
 
 
 def open_writer(
-    name: str, path: Path | None, *, force: bool = False, frame: Frame | None = None, samples: Sequence[Sample] = ()
-) -> Writer:
+    name: str, path: Path | None, *, force: bool = False, resume: bool = False, frame: Frame | None = None,
+    samples: Sequence[Sample] = (),
+) -> Writer:  # fmt: skip
     """A writer for the records of one strategy. Its file appears with the first record, or when it is closed.
 
     Args:
         name: of the format, one of ``FORMATS``.
         path: where to; None for stdout.
         force: whether to replace a file that is there.
-        frame: the frame shown at a moment, as JPEG; called once a moment, when its first answer is given. Of ``html``.
+        resume: whether a file that is there was written by an earlier part of the same run.
+        frame: the picture shown at a moment; called once a moment, when its first answer is given. Of ``html``.
         samples: what the cache held at other moments, for plots; read when the writer is closed. Of ``html``.
 
     Raises:
@@ -63,9 +64,9 @@ def open_writer(
     """
     match name:
         case "jsonl":
-            return Appended(path, line, force=force)
+            return Appended(path, line, force=force, resume=resume)
         case "csv":
-            return Appended(path, table.row, head=table.HEAD, force=force)
+            return Appended(path, table.row, head=table.HEAD, force=force, resume=resume)
         case "html":
             return Page(path, frame, samples)
     if name not in _RENDERED:
@@ -75,8 +76,8 @@ def open_writer(
 
 def open_files(
     template: str, formats: Sequence[str], *, stem: str, strategies: Sequence[str], directory: Path | None = None,
-    force: bool = False, inputs: Sequence[Path] = (), frame: Frame | None = None,
-    samples: Mapping[str, Sequence[Sample]] | None = None,
+    force: bool = False, own: Collection[str] = (), inputs: Sequence[Path] = (), frame: Frame | None = None,
+    samples: Mapping[str, Sequence[Sample]] | None = None, say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Outputs]:  # fmt: skip
     """Writers for a run: for each strategy one that writes its records in all ``formats``. Nothing is written yet.
 
@@ -87,9 +88,11 @@ def open_files(
         strategies: of the run.
         directory: what a relative template begins in; by default the current one.
         force: whether to replace files that are there.
+        own: absolute names of files that an earlier part of the same run wrote; it goes on with them.
         inputs: files that are not replaced in any case.
         frame: see ``open_writer``.
         samples: the same, for each strategy.
+        say: takes a line, once for each file that cannot be written.
 
     Raises:
         ConfigError: if there is no such format, or a file cannot or shall not be written.
@@ -99,10 +102,13 @@ def open_files(
     wanted = [(strategy, name) for strategy in strategies for name in formats]
     names = [Names(stem, strategy, FORMATS[name].extension) for strategy, name in wanted]
     paths = output_paths(template, names, Path() if directory is None else directory)
-    for path in paths:
-        check(path, force=force, inputs=inputs)
+    mine = [os.path.abspath(path) in own for path in paths]
+    for path, resume in zip(paths, mine, strict=True):
+        check(path, force=force or resume, inputs=inputs)
     writers: dict[str, list[Writer]] = {strategy: [] for strategy in strategies}
-    for (strategy, name), path in zip(wanted, paths, strict=True):
+    files: dict[str, list[Path]] = {strategy: [] for strategy in strategies}
+    for (strategy, name), path, resume in zip(wanted, paths, mine, strict=True):
         some = (samples or {}).get(strategy, ())
-        writers[strategy].append(open_writer(name, path, force=force, frame=frame, samples=some))
-    return {strategy: Outputs(some) for strategy, some in writers.items()}
+        writers[strategy].append(open_writer(name, path, force=force, resume=resume, frame=frame, samples=some))
+        files[strategy].append(path)
+    return {strategy: Outputs(some, say, files[strategy]) for strategy, some in writers.items()}

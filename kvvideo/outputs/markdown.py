@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from kvvideo.outputs import clean
 from kvvideo.outputs.figures import count, size
-from kvvideo.outputs.report import Moment, Report, cut, earlier, share
+from kvvideo.outputs.report import Moment, Report, asked, cut, earlier, share
 from kvvideo.outputs.writer import Record
 from kvvideo.times import format_time
 
@@ -25,7 +25,8 @@ def render(records: Sequence[Record]) -> str:
     for moment in report.moments:
         parts.append(f"## {format_time(moment.at)}")
         for record in moment.answers:
-            parts += [f"**{_line(record['question']) or '(no question)'}**", _quote(record["answer"])]
+            parts += [f"**{_line(words)}**"] if (words := asked(record)) else []
+            parts.append(_quote(record["answer"]))
             notes = [note for note in (cut(record), earlier(record)) if note]
             parts += [f"({'; '.join(notes)})"] if notes else []
         parts.append(_cache(moment, report.start))

@@ -3,27 +3,21 @@
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from kvvideo import __version__
-from kvvideo.errors import KvvideoError
 from kvvideo.outputs import clean, plots, style
 from kvvideo.outputs.figures import count, size
-from kvvideo.outputs.report import Moment, Report, cut, earlier, share
+from kvvideo.outputs.report import Moment, Report, asked, cut, earlier, share
+from kvvideo.outputs.samples import Sample
 from kvvideo.outputs.writer import AtEnd, Record
 from kvvideo.times import format_time
 
-Frame = Callable[[float], bytes | None]
-"""The frame shown at a moment, as JPEG; None if there is none."""
-
-Sample = tuple[float, dict[str, Any]]
-"""A moment, and what the cache held then, as a record has it."""
-
-PICTURES = 64 << 20
-"""Bytes of JPEG in one report; browsers open larger ones slowly."""
+Frame = Callable[[float], "Future[bytes | None]"]
+"""The picture shown at a moment, as JPEG, when it is there; None if there is none."""
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """What a browser may load for it: nothing."""
@@ -39,24 +33,25 @@ class Page:
     """
 
     def __init__(self, path: Path | None, frame: Frame | None = None, samples: Sequence[Sample] = ()) -> None:
-        self._file = AtEnd(path, lambda records: render(records, self._pictures, samples))
+        self._file = AtEnd(path, lambda records: render(records, self._ready(), samples))
         self._frame = frame
-        self._pictures: dict[float, bytes | None] = {}
-        self._left = PICTURES
+        self._pictures: dict[float, Future[bytes | None]] = {}
 
     def write(self, record: Record) -> None:
         self._file.write(record)
-        if self._frame is None or record["type"] != "answer" or record["asked_at"] in self._pictures:
-            return
-        picture: bytes | None = None
-        # A report without a picture is better than none.
-        with suppress(KvvideoError):
-            picture = self._frame(record["asked_at"]) if self._left > 0 else None
-        self._left -= len(picture or b"")
-        self._pictures[record["asked_at"]] = picture
+        if self._frame is not None and record["type"] == "answer" and record["asked_at"] not in self._pictures:
+            self._pictures[record["asked_at"]] = self._frame(record["asked_at"])
 
     def close(self) -> None:
         self._file.close()
+
+    def _ready(self) -> dict[float, bytes | None]:
+        found: dict[float, bytes | None] = {}
+        for at, picture in self._pictures.items():
+            # A report without a picture is better than none.
+            with suppress(Exception):
+                found[at] = picture.result()
+        return found
 
 
 def render(
@@ -177,12 +172,13 @@ def _card(number: int, moment: Moment, report: Report, picture: bytes | None) ->
 
 
 def _said(record: Record) -> str:
-    question = escape(clean.line(record["question"])) or "(no question)"
+    words = asked(record)
+    question = f'<p class="question" dir="auto">{escape(words)}</p>' if words else ""
     answer = escape("\n".join(clean.lines(record["answer"])))
-    words = f'<p class="answer" dir="auto">{answer}</p>' if answer else '<p class="answer none">no answer</p>'
+    said = f'<p class="answer" dir="auto">{answer}</p>' if answer else '<p class="answer none">no answer</p>'
     notes = "; ".join(filter(None, (cut(record), earlier(record))))
     note = f'<p class="note">{escape(notes)}</p>' if notes else ""
-    return f'<div class="said"><p class="question" dir="auto">{question}</p>{words}{note}</div>'
+    return f'<div class="said">{question}{said}{note}</div>'
 
 
 def _then(moment: Moment, report: Report) -> str:

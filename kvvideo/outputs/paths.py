@@ -32,6 +32,21 @@ class Names:
     ext: str
 
 
+def stem_of(video: str) -> str:
+    """What outputs about ``video``, a file's name or an address, are called by."""
+    from urllib.parse import urlsplit
+
+    from kvvideo.video.address import Address
+
+    address = Address.of(video)
+    if address.kind == "camera":
+        return "camera-" + Path(video).name.removeprefix("video")
+    if address.kind == "url":
+        parts = urlsplit(video)
+        return Path(parts.path).stem or parts.hostname or "stream"
+    return "stdin" if video == "-" else Path(video).stem
+
+
 def safe_name(value: str) -> str:
     """``value`` as a part of a file's name on any system: never empty, a path, an option or a hidden file."""
     name = unicodedata.normalize("NFC", value)
@@ -122,6 +137,8 @@ def check(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from error
     if path.is_dir():
         raise ConfigError(f"{str(path)!r} cannot be written: it is a directory")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{str(path)!r} cannot be written: it is no file; '-' is standard output")
     if any(os.path.exists(other) and os.path.exists(path) and path.samefile(other) for other in inputs):
         raise ConfigError(f"{str(path)!r} cannot be written: the run reads it")
     if not force:

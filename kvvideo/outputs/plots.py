@@ -134,11 +134,13 @@ def _outline(points: Sequence[Point], start: float, end: float) -> tuple[list[Po
 
 
 def _round_up(value: float) -> float:
-    """The next number with one digit that is not 0, and a whole half."""
+    """The next round number with a whole half."""
     power = 1.0
     while power * 10 < value:
         power *= 10
-    return next(power * step for step in (2, 3, 4, 5, 6, 8, 10) if power * step >= value and power * step % 2 == 0)
+    return next(
+        power * step for step in (1.2, 1.6, 2, 3, 4, 5, 6, 8, 10) if power * step >= value and power * step % 2 == 0
+    )
 
 
 def _length(start: float, end: float) -> float:

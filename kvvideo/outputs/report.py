@@ -97,6 +97,13 @@ def share(held: Stretches, start: float, at: float) -> float:
     return min(1.0, inside / (at - start))
 
 
+def asked(record: Record) -> str:
+    """What an answer is to: the question, or of a task the stretch it is about; empty if the moment says it all."""
+    if not record.get("task"):
+        return clean.line(record["question"]) or "(no question)"
+    return "" if record["since"] is None else f"{format_time(record['since'])} to {format_time(record['asked_at'])}"
+
+
 def cut(record: Record) -> str:
     """A word about an answer that was cut; empty if it was not."""
     return "cut here; --max-answer-tokens allows longer answers" if record["finish_reason"] == "length" else ""

@@ -111,8 +111,7 @@ figcaption span { display: block; color: var(--muted); font-weight: 400; font-si
 footer { color: var(--muted); font-size: .8125rem; padding: 2.25rem 0 3rem }
 @media (max-width: 56rem) {
   .facts { grid-template-columns: repeat(2, minmax(0, 1fr)) }
-  .plots figure { display: flex; flex-direction: column; justify-content: space-between }
-.plots { grid-template-columns: minmax(0, 1fr) }
+  .plots { grid-template-columns: minmax(0, 1fr) }
 }
 @media (max-width: 40rem) {
   header { padding-top: 1.75rem }

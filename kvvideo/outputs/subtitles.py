@@ -29,25 +29,38 @@ class Cue:
     text: str
 
 
-def cues(all_said: Iterable[Said]) -> Iterator[Cue]:
+def cues(all_said: Iterable[Said], end: float | None = None) -> Iterator[Cue]:
     """A subtitle for each answer, in the order of their moments.
 
     It begins at its moment and ends before the next one. Those of one moment follow each other and share the time.
-    One that would get less than a second gets it nevertheless, and what comes later waits for it.
+    One that would get less than a second gets it nevertheless, and what comes later waits for it. What is said at the
+    ``end`` of the video, in seconds, is shown just before, since players show nothing afterwards.
     """
     ordered = sorted(all_said, key=_millis)
-    moments = [(moment, [*same]) for moment, same in groupby(ordered, key=_millis)]
+    moments = [(moment, _texts(same)) for moment, same in groupby(ordered, key=_millis)]
+    starts = [moment for moment, _ in moments]
+    until: int | None = None
+    if end is not None and starts and starts[-1] >= round(end * 1000):
+        until, before = starts[-1], starts[-2] if len(starts) > 1 else 0
+        starts[-1] = max(until - sum(map(_lasting, moments[-1][1])), (before + until) // 2)
     free = 0
-    for index, (moment, same) in enumerate(moments):
-        texts = [f"{clean.line(asked)}\n{clean.line(answered) or '(no answer)'}".strip() for _, asked, answered in same]
-        lasting = [min(max(_SHORTEST, int(len(text) * _PER_CHARACTER)), _LONGEST) for text in texts]
-        free = max(free, moment)
-        room = moments[index + 1][0] - free if index + 1 < len(moments) else sum(lasting)
-        shrink = min(1.0, room / sum(lasting))
-        for text, natural in zip(texts, lasting, strict=True):
-            end = free + max(int(natural * shrink), _LEAST)
-            yield Cue(free, end, text)
-            free = end
+    for index, (_, texts) in enumerate(moments):
+        natural = [_lasting(text) for text in texts]
+        free = max(free, starts[index])
+        following = starts[index + 1] if index + 1 < len(starts) else until
+        shrink = 1.0 if following is None else min(1.0, (following - free) / sum(natural))
+        for text, long in zip(texts, natural, strict=True):
+            stop = free + max(int(long * shrink), _LEAST)
+            yield Cue(free, stop, text)
+            free = stop
+
+
+def _texts(same: Iterable[Said]) -> list[str]:
+    return [f"{clean.line(asked)}\n{clean.line(answered) or '(no answer)'}".strip() for _, asked, answered in same]
+
+
+def _lasting(text: str) -> int:
+    return int(min(max(_SHORTEST, len(text) * _PER_CHARACTER), _LONGEST))
 
 
 def as_srt(all_cues: Iterable[Cue]) -> str:
@@ -68,16 +81,23 @@ def as_vtt(all_cues: Iterable[Cue]) -> str:
 
 def srt(records: Sequence[Record]) -> str:
     """The answers among ``records`` as SubRip."""
-    return as_srt(cues(_said(records)))
+    return as_srt(cues(_said(records), _end(records)))
 
 
 def vtt(records: Sequence[Record]) -> str:
     """The answers among ``records`` as WebVTT."""
-    return as_vtt(cues(_said(records)))
+    return as_vtt(cues(_said(records), _end(records)))
 
 
 def _said(records: Sequence[Record]) -> list[Said]:
-    return [(r["asked_at"], r["question"], r["answer"]) for r in records if r["type"] == "answer"]
+    # What a task asks is the same all along, and no more than its answer is worth reading.
+    return [
+        (r["asked_at"], "" if r.get("task") else r["question"], r["answer"]) for r in records if r["type"] == "answer"
+    ]
+
+
+def _end(records: Sequence[Record]) -> float | None:
+    return next((r["end"] for r in records if r["type"] == "done"), None)
 
 
 def _millis(said: Said) -> int:

@@ -9,7 +9,7 @@ from kvvideo.outputs.writer import Record
 
 _RECORD = ("video", "model", "strategy", "asked_at", "answered_at", "question", "answer", "finish_reason")
 _CACHE = ("budget", "max_tokens", "seen", "live", "evicted", "blocks", "compactions", "bytes")
-_REST = ("held", "first_token_seconds", "seconds")
+_REST = ("held", "first_token_seconds", "seconds", "task", "since")
 COLUMNS = (*_RECORD, *_CACHE, *_REST)
 """Columns in order; new ones come at the end. ``held`` is ``0-12.5 20-30``, all else as in a record."""
 
@@ -23,7 +23,7 @@ def row(record: Record) -> str:
         return ""
     held = " ".join(f"{start:g}-{end:g}" for start, end in record["held"])
     values = {**record, **record["cache"], "held": held}
-    return _line([values[name] for name in COLUMNS])
+    return _line([values.get(name) for name in COLUMNS])
 
 
 def _line(values: Sequence[object]) -> str:

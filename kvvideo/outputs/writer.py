@@ -1,6 +1,7 @@
 """How outputs reach the disk: record by record, or whole at the end."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ class Writer(Protocol):
         """Take an answer, or what was done at last.
 
         Raises:
-            ConfigError: if it cannot be written; what was written before is still there.
+            ConfigError: if it cannot be written now; it is tried again with the next one.
         """
 
     def close(self) -> None:
@@ -33,47 +34,72 @@ class Writer(Protocol):
 class Appended:
     """A file, or stdout, that has each record as soon as it comes.
 
+    What cannot be written, because the disk is full, waits for the next record, so that nothing is missing in between.
+
     Args:
         path: the file; None for stdout.
         encode: a record as the file has it; empty for one that does not appear.
         head: what the file begins with.
         force: whether to replace a file that is there.
+        resume: whether a file that is there was begun by this run; what of it is as it should be stays.
     """
 
     def __init__(
-        self, path: Path | None, encode: Callable[[Record], str], *, head: str = "", force: bool = False
-    ) -> None:
-        self._path, self._encode, self._head, self._force = path, encode, head, force
+        self, path: Path | None, encode: Callable[[Record], str], *, head: str = "", force: bool = False,
+        resume: bool = False,
+    ) -> None:  # fmt: skip
+        self._path, self._encode, self._force, self._old = path, encode, force, resume
+        self._waiting, self._begun = head.encode(), False
         self._descriptor = -1
         self._sound = 0
 
     def write(self, record: Record) -> None:
-        text, self._head = self._head + self._encode(record), ""
-        if self._path is None:
-            print(text, end="", flush=True)
+        self._waiting += self._encode(record).encode()
+        self._begun = True
+        if self._path is not None:
+            self._flush(self._path)
             return
-        try:
-            self._append(self._path, text.encode())
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
+        print(self._waiting.decode(), end="", flush=True)
+        self._waiting = b""
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0 or self._path is None:
+        if self._path is None or not self._begun:
             return
         try:
-            try:
-                os.fsync(descriptor)
-            finally:
+            self._flush(self._path)
+            self._end(self._path)
+            self._begun = False
+        finally:
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
                 os.close(descriptor)
+
+    def _flush(self, path: Path) -> None:
+        try:
+            self._append(path, self._waiting)
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise _unwritable(path, error) from error
+        self._waiting = b""
+
+    def _end(self, path: Path) -> None:
+        try:
+            if self._old:
+                os.ftruncate(self._descriptor, self._sound)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     def _append(self, path: Path, data: bytes) -> None:
         if self._descriptor < 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            mode = os.O_TRUNC if self._force else os.O_EXCL
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | mode, 0o666)
+            mode = 0 if self._old else os.O_TRUNC if self._force else os.O_EXCL
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | mode, 0o666)
+        if self._old:
+            if os.pread(self._descriptor, len(data), self._sound) == data:
+                self._sound += len(data)
+                return
+            os.ftruncate(self._descriptor, self._sound)
+            self._old = False
         left = data
         try:
             while left:
@@ -99,26 +125,71 @@ class AtEnd:
     def close(self) -> None:
         from kvvideo.memories.checkpoints import durable
 
-        records, self._records = self._records, []
-        if not records:
+        if not self._records:
             return
-        text = self._render(records)
+        text = self._render(self._records)
         if self._path is None:
             print(text, end="", flush=True)
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-        with durable(self._path) as stream:
-            stream.write(text.encode())
+        else:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable(self._path, error) from error
+            with durable(self._path) as stream:
+                stream.write(text.encode())
+        self._records = []
+
+
+class Shown:
+    """A writer to stdout, which takes nothing more once that has failed: what was lost cannot be put in its place.
+
+    Raises:
+        BrokenPipeError: if nobody reads stdout any more.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._failure: ConfigError | None = None
+
+    def write(self, record: Record) -> None:
+        self._try(lambda: self._writer.write(record))
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self._failure is None:
+            try:
+                return act()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                self._failure = ConfigError(f"standard output cannot be written: {error.strerror or error}")
+                # What Python still holds of it would fail once more at the end.
+                with suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise self._failure
 
 
 class Outputs:
-    """Several writers as one: what one of them cannot write the others still have."""
+    """Several writers as one: what one of them cannot write the others still have.
 
-    def __init__(self, writers: Sequence[Writer]) -> None:
-        self._writers = writers
+    Args:
+        writers: all get every record.
+        say: takes a line for the person who waits, once for each writer that cannot write.
+
+    Attributes:
+        paths: the files that they write.
+        written: those that are complete, once they are closed.
+    """
+
+    def __init__(
+        self, writers: Sequence[Writer], say: Callable[[str], None] = lambda _: None, paths: Sequence[Path] = ()
+    ) -> None:
+        self.paths, self.written = [*paths], list[Path]()
+        self._writers, self._say = writers, say
+        self._said: set[int] = set()
+        self._begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -126,33 +197,41 @@ class Outputs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except ConfigError:
+            # What happened first is what is told.
+            if error is None:
+                raise
 
     def write(self, record: Record) -> None:
-        """Give ``record`` to all of them.
-
-        Raises:
-            ConfigError: the first one's that could not write it.
-        """
+        """Give ``record`` to all of them; what cannot be written now is tried again with the next one."""
+        self._begun = True
         self._all(lambda writer: writer.write(record))
 
     def close(self) -> None:
         """Close all of them.
 
         Raises:
-            ConfigError: the first one's that could not be written.
+            ConfigError: the first one's that could not write everything.
         """
-        self._all(lambda writer: writer.close())
+        failures = self._all(lambda writer: writer.close())
+        if self._begun:
+            self.written = [path for number, path in enumerate(self.paths) if number not in failures]
+        if failures:
+            raise next(iter(failures.values()))
 
-    def _all(self, act: Callable[[Writer], None]) -> None:
-        failures: list[ConfigError] = []
-        for writer in self._writers:
+    def _all(self, act: Callable[[Writer], None]) -> dict[int, ConfigError]:
+        failures: dict[int, ConfigError] = {}
+        for number, writer in enumerate(self._writers):
             try:
                 act(writer)
             except ConfigError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+                failures[number] = error
+                if number not in self._said:
+                    self._said.add(number)
+                    self._say(str(error))
+        return failures
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
