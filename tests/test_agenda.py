@@ -1,6 +1,8 @@
 """When which question is asked."""
 
+import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from conftest import EngineFor
@@ -133,23 +135,45 @@ def test_tasks_ask_beside_questions() -> None:
         Task("caption", 0.0)
 
 
-def test_what_a_task_asks_reaches_the_model_at_its_moments(engine_for: EngineFor) -> None:
-    """Inside chunks, between them and at the end: token for token what the same words, asked there by hand, get."""
-    engine = engine_for("streaming")
-    source = clips(5)
-    ends = source[-1].end
+def test_what_a_task_asks_reaches_the_model_at_its_moments(
+    engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen where vLLM takes requests: between chunks, inside one after what was shown of it, and at the end."""
+    engine, source = engine_for("streaming"), clips(4, seed=1)
+    core, given = engine.llm.engine_core, list[str]()
+    add = core.add_request
+
+    def spy(request: Any) -> None:
+        given.append(engine.tokenizer.decode(request.prompt_token_ids))
+        add(request)
+
+    monkeypatch.setattr(core, "add_request", spy)
     for task in (Task("timeline", 6.0), Task("caption", 6.0)):
+        given.clear()
         with open_session(engine) as session:
-            found = [*analyze(session, source, Agenda([], 6.0, 0.0, None, task), max_tokens=8)]
-        assert [one.at for one in found] == [6.0, 12.0, 18.0, ends]
-        for one in found:
-            with open_session(engine) as session:
-                (by_hand,) = analyze(session, source, Agenda([Question(task.question(one.at), one.at)]), max_tokens=8)
-                other = session.ask("What is it?", max_tokens=8)
-            assert by_hand.answer.token_ids == one.answer.token_ids
+            found = [*analyze(session, source, Agenda([], 6.0, 0.0, None, task), max_tokens=2)]
+        moments = [0.0, 6.0, 12.0, 16.0]
+        assert [one.at for one in found] == moments[1:]
+        asked = [
+            DESCRIBE if task.name == "caption" else happened(since, at) for since, at in pairwise(moments)
+        ]  # fmt: skip
+        steps = [re.sub(r"<\|video_pad\|>", "", text) for text in given]
+        seen = [(re.findall(r"<(\d:\d\d)>", text), question_of(text)) for text in steps]
+        assert seen == [
+            (["0:00"], None), (["0:04"], asked[0]), (["0:04"], None), (["0:08"], None), (["0:12"], asked[1]),
+            (["0:12"], None), ([], asked[2]),
+        ]  # fmt: skip
+        pads = [text.count("<|video_pad|>") for text in given]
+        # The frame of the moment itself too, and pairs of frames only: 6 of 8, and 2.
+        assert (pads[1] * 4, pads[4] * 4) == (pads[2] * 3, pads[2])
+        for one, since in zip(found, moments, strict=False):
             record = answer(one, video="v", model="m", strategy="s", schedule=None, task=task)
-            since = None if task.name == "caption" else one.at - 6.0 if one.at < ends else 18.0
-            assert (record["task"], record["since"]) == (task.name, since)
-            assert record["question"] == (DESCRIBE if since is None else happened(since, one.at))
-            if one.at == ends:
-                assert other.token_ids != one.answer.token_ids
+            assert record["task"] == task.name
+            assert record["since"] == (since if task.name == "timeline" else None)
+            assert answer(one, video="v", model="m", strategy="s", schedule=None)["task"] is None
+
+
+def question_of(text: str) -> str | None:
+    """What is asked in a prompt, if it ends in the model's turn to speak."""
+    asked = re.search(r"\n([^\n]*)<\|im_end\|>\n<\|im_start\|>assistant\n$", text)
+    return asked and asked[1]
