@@ -197,6 +197,22 @@ def test_what_was_ingested_is_asked_as_if_it_was_analyzed(
     assert record["bytes"] == path.stat().st_size
 
 
+def test_what_is_asked_of_a_memory_goes_to_files(ingested: tuple[Path, dict[str, Any]], tmp_path: Path):
+    """Called as the memory is, with frames of the video where it was; once more only if forced."""
+    path, record = ingested
+    arguments = ("ask", path, "--max-answer-tokens", "8", *QUESTIONS, "-f", "jsonl,html")
+    result = ran(*arguments, cwd=tmp_path)
+    names = [f"minute.{record['strategy']}.{ending}" for ending in ("jsonl", "html")]
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    assert result.stderr.splitlines()[-1] == f"kvvideo: wrote {', '.join(names)}"
+    *answers, done = records((tmp_path / names[0]).read_text())
+    assert (len(answers), done["status"]) == (6, "complete")
+    lines = result.stdout.splitlines()
+    assert [line.strip() for line in lines[1::2]] == [answer["answer"] or "(no answer)" for answer in answers]
+    assert (tmp_path / names[1]).read_text().count("<img src=") == 4
+    check_refused(tmp_path, (arguments, f"'{names[0]}' is there already"))
+
+
 def test_a_file_is_as_large_as_predicted(clips: Path, ingested: tuple[Path, dict[str, Any]]):
     path, record = ingested
     (predicted,) = records(ran(*INGEST, clips / "minute.mp4", "--dry-run", "--checkpoint-every", "10s").stdout)
