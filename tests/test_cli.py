@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -211,21 +212,29 @@ def test_a_comparison_as_text_shows_the_answers_side_by_side(clip: Path) -> None
 
 
 def test_a_comparison_that_is_interrupted_keeps_its_records(tmp_path: Path) -> None:
-    clip = tmp_path / "long.mp4"
+    """In files of each strategy, those that are written at the end too."""
+    clip, first = tmp_path / "long.mp4", tmp_path / "streaming.jsonl"
     samples.make(clip, seed=3, minutes=8.0, fps=2)
     process = subprocess.Popen(
-        command(*ANALYZE, str(clip), "-f", "jsonl", "--compare", "streaming,window", "-q", "@0:04 Now?", "-q", "Then?"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        command(*ANALYZE, str(clip), "-f", "jsonl,json", "-o", "{strategy}.{ext}", "--compare", "streaming,window",
+                "-q", "@0:04 Now?", "-q", "Then?"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
-    assert process.stdout is not None
-    first = json.loads(process.stdout.readline())
+    while process.poll() is None and not (first.exists() and first.read_text()):
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert (first["type"], first["strategy"]) == ("answer", "streaming")
-    found = [(r["type"], r["strategy"], r["status"], len(r["unasked"]), r["chunks"] > 0) for r in records(rest)]
-    assert found == [("done", "streaming", "interrupted", 1, True), ("done", "window", "interrupted", 2, False)]
     assert "Traceback" not in errors
+    found = [record for name in ("streaming", "window") for record in records((tmp_path / f"{name}.jsonl").read_text())]
+    answer, *ends = found
+    assert (answer["type"], answer["strategy"]) == ("answer", "streaming")
+    assert [(r["type"], r["strategy"], r["status"], len(r["unasked"]), r["chunks"] > 0) for r in ends] == [
+        ("done", "streaming", "interrupted", 1, True), ("done", "window", "interrupted", 2, False),
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "streaming.json").read_text()) == found[:2]
+    assert json.loads((tmp_path / "window.json").read_text()) == found[2:]
+    assert output.splitlines() == ["[0:04] Now?", f"  streaming  {answer['answer'] or '(no answer)'}"]
 
 
 def test_a_comparison_over_a_damaged_video_goes_to_the_damage_with_each(clip: Path, tmp_path: Path) -> None:
