@@ -18,7 +18,7 @@ from kvvideo.outputs import Choice, Stills, choose, open_files
 from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
 from kvvideo.session import EngineConfig
-from kvvideo.times import format_time, parse_time
+from kvvideo.times import parse_time
 
 if TYPE_CHECKING:
     from kvvideo.journal import Run
@@ -40,12 +40,8 @@ def command(
         typer.Option(
             "--task",
             metavar="NAME",
-            help="Ask all along, every so often: "
-            + "; ".join(
-                f"{name}, {what} (every {format_time(TASKS[name])})"
-                for name, what in {"caption": "what is shown", "timeline": "what happened since"}.items()
-            )
-            + ".",
+            help=f"Ask all along, as often as --every says: caption, what is shown ({TASKS['caption']:g}s), or "
+            f"timeline, what happened since ({TASKS['timeline']:g}s).",
             autocompletion=lambda: [*TASKS],
         ),
     ] = None,
@@ -148,7 +144,8 @@ def _asking(
 def _compared(names: str, context: typer.Context) -> list[str]:
     """The strategies that ``--compare`` lists."""
     source = context.get_parameter_source("strategy")
-    if source is not None and source.name != "DEFAULT":
+    # What is set in a file or the environment gives way.
+    if source is not None and source.name == "COMMANDLINE":
         raise ConfigError("compare: it names the strategies itself; leave --strategy out")
     listed = [name.strip() for name in names.split(",")]
     if twice := sorted({name for name in listed if listed.count(name) > 1}):
