@@ -25,17 +25,17 @@ _libraries: list[Any] = []  # a schema lives as long as the Library object that 
 def prepare() -> None:
     """Try the three imports and mend those that fail. Call before importing vLLM or transformers."""
     for name in ("torchaudio", "torchcodec"):
-        if error := _import_error(name):
+        if error := import_error(name):
             logger.debug("%s cannot load (%s): treated as absent", name, error)
             sys.modules[name] = None  # type: ignore[assignment]
-    if error := _import_error("torchvision"):
+    if error := import_error("torchvision"):
         logger.debug("torchvision's operators cannot load (%s): its Python transforms are used alone", error)
         _define_operators()
-        if error := _import_error("torchvision"):
+        if error := import_error("torchvision"):
             logger.debug("torchvision still cannot load: %s", error)
 
 
-def _import_error(name: str) -> str | None:
+def import_error(name: str) -> str | None:
     """Why ``name`` cannot be imported; None if it can, or is not installed."""
     if sys.modules.get(name) is not None or importlib.util.find_spec(name) is None:
         return None

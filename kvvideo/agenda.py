@@ -11,10 +11,17 @@ from kvvideo.times import format_time, parse_time
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the moment of the source, in seconds, it is asked at; None for the end."""
+    """A question and the moment of the source, in seconds, it is asked at; None for the end.
+
+    Attributes:
+        task: what asks it, if that is one of ``TASKS``.
+        since: where the stretch begins that it is about, if it is about one that ends at its moment.
+    """
 
     text: str
     at: float | None = None
+    task: str | None = None
+    since: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Question":
@@ -62,9 +69,12 @@ class Task:
             raise ConfigError(f"task: no {self.name!r}; choose one of {', '.join(TASKS)}")
         _check_period(self.every)
 
-    def question(self, at: float) -> str:
+    def question(self, at: float) -> Question:
         """What is asked at the moment ``at``."""
-        return prompt.DESCRIBE if self.name == "caption" else prompt.happened(self.since(at), at)
+        if self.name == "caption":
+            return Question(prompt.DESCRIBE, at, self.name)
+        since = self.since(at)
+        return Question(prompt.happened(since, at), at, self.name, since)
 
     def since(self, at: float) -> float:
         """The latest moment of asking before ``at``, or the beginning."""
@@ -120,7 +130,7 @@ class Agenda:
             question = self._timed.pop(0)
             due.setdefault(question.at or 0.0, []).append(question)
         while (task := self._task) is not None and (at := task.start + task.every * self._turns) < time:
-            due.setdefault(at, []).append(Question(task.question(at), at))
+            due.setdefault(at, []).append(task.question(at))
             self._turns += 1
         while self._every is not None and (at := self._start + self._every * self._repeats) < time:
             due.setdefault(at, []).extend(self._repeated)
@@ -132,7 +142,7 @@ class Agenda:
         last, self._last = self._last, []
         due = [q for _, questions in self.before(end + 1e-6) for q in questions]
         if self._task is not None and self._task.is_due(end):
-            due.append(Question(self._task.question(end), end))
+            due.append(self._task.question(end))
         return due + last
 
     def left(self) -> list[Question]:

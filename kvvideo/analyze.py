@@ -1,10 +1,10 @@
 """The main job: stream a video into a session and ask each question at its moment."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from kvvideo.agenda import Agenda
+from kvvideo.agenda import Agenda, Question
 from kvvideo.session import Answer, Session
 from kvvideo.types import CacheStats, Chunk
 
@@ -20,6 +20,8 @@ class Asked:
         held: stretches of the source, in seconds, of which something was still held.
         answered_at: moment it was answered from, where that is an earlier one, because the frames between are not at
             hand; None if it is ``at``.
+        question: what it answers, as it stood on the agenda, if it did.
+        error: what ended the video before its end, where it was asked because of that.
     """
 
     answer: Answer
@@ -27,6 +29,8 @@ class Asked:
     cache: CacheStats
     held: tuple[tuple[float, float], ...]
     answered_at: float | None = None
+    question: Question | None = None
+    error: Exception | None = None
 
 
 def analyze(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options: Any) -> Iterator[Asked]:
@@ -35,19 +39,17 @@ def analyze(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options
         yield from batch
 
 
-def batches(
-    session: Session,
-    chunks: Iterable[Chunk],
-    agenda: Agenda,
-    *,
-    max_tokens: int = 128,
-    temperature: float = 0.0,
-    seed: int | None = None,
-    answered: int = 0,
-    stopped: Callable[[], bool] = lambda: False,
-    on_chunk: Callable[[], None] = lambda: None,
-) -> Iterator[list[Asked]]:
-    """Ingest ``chunks`` and yield the answers to what is asked at one moment, as they are given.
+def batches(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options: Any) -> Iterator[list[Asked]]:
+    """Ingest ``chunks`` and yield the answers to what is asked at one moment, as they are given; see ``analyzing``."""
+    return session.engine.driven(analyzing(session, chunks, agenda, **options))
+
+
+def analyzing(
+    session: Session, chunks: Iterable[Chunk | None], agenda: Agenda, *, max_tokens: int = 128,
+    temperature: float = 0.0, seed: int | None = None, answered: int = 0,
+    stopped: Callable[[], bool] = lambda: False, on_chunk: Callable[[], None] = lambda: None,
+) -> Generator[list[Asked] | None, None, None]:  # fmt: skip
+    """``batches`` for one of several sessions of an engine: yields None where it waits for a step, or for a chunk.
 
     A question at a moment sees every frame shown up to it and none after: where the moment falls
     inside a chunk, the chunk's beginning is shown on the question's fork alone, so that asking never
@@ -55,7 +57,7 @@ def batches(
 
     Args:
         session: takes the chunks. It may have taken some already: ``chunks`` are those after.
-        chunks: of one video, in order.
+        chunks: of one video, in order; None where the next is not there yet.
         agenda: what to ask when; what it still holds afterwards was not asked.
         max_tokens, temperature, seed: of the answers.
         answered: how many questions, the first of the agenda, were answered earlier and are not asked.
@@ -67,36 +69,46 @@ def batches(
         EngineError: vLLM failed, or ended the session.
     """
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    failure: Exception | None = None
 
-    def asked(at: float, questions: list[str], also: Chunk | None = None) -> Iterator[list[Asked]]:
+    def asked(
+        at: float, questions: list[Question], also: Chunk | None = None
+    ) -> Generator[list[Asked] | None, None, None]:
         nonlocal answered
         # Those asked at one moment were answered together, or not at all.
         if answered > 0:
             answered -= len(questions)
         elif questions:
-            yield ask(session, at, questions, also, **options)
+            answers = yield from session.answering([q.text for q in questions], also=also, **options)
+            found = _asked(session, at, answers, also)
+            yield [
+                replace(one, question=question, error=failure) for one, question in zip(found, questions, strict=True)
+            ]
 
     if answered:
         # All that was due until where the session stands was; the next call would take it for due there.
         answered -= sum(len(questions) for _, questions in agenda.before(session.end))
     source = iter(chunks)
-    failure: Exception | None = None
     while True:
         try:
-            chunk = next(source, None)
-        except Exception as error:
-            chunk, failure = None, error
-        if chunk is None:
+            chunk = next(source)
+        except StopIteration:
             break
+        except Exception as error:
+            failure = error
+            break
+        if chunk is None:
+            yield None
+            continue
         for at, questions in agenda.before(chunk.end):
             also = chunk.until(at) or (chunk.until(chunk.times[0]) if session.chunks == 0 else None)
-            yield from asked(at, [q.text for q in questions], also)
-        session.ingest(chunk)
+            yield from asked(at, questions, also)
+        yield from session.ingesting(chunk)
         on_chunk()
         if stopped():
             return
     if session.chunks:
-        yield from asked(session.end, [q.text for q in agenda.at_end(session.end)])
+        yield from asked(session.end, agenda.at_end(session.end))
     if failure is not None:
         raise failure
 
@@ -110,7 +122,10 @@ def ask(
         also: frames since then, to show without remembering them.
         options: of ``Session.ask_all``.
     """
-    answers = session.ask_all(questions, also=also, **options)
+    return _asked(session, at, session.ask_all(questions, also=also, **options), also)
+
+
+def _asked(session: Session, at: float, answers: Sequence[Answer], also: Chunk | None) -> list[Asked]:
     cache, held = session.stats(), list(session.held())
     if also is not None:
         shown = (also.start, max(also.times[-1], also.start))

@@ -231,7 +231,7 @@ class Answering:
                 session, self.hooks.watching(chunks), agenda, max_tokens=self.asking.max_answer_tokens,
                 seed=engine.config.seed, answered=answers, stopped=self.hooks.stopped, on_chunk=on_chunk,
             ):  # fmt: skip
-                batch = [records.answer(one, schedule=schedule, task=self.asking.task, **common) for one in asked]
+                batch = [records.answer(one, schedule=schedule, **common) for one in asked]
                 self.kept.append(batch)
                 answers += len(batch)
                 yield from batch

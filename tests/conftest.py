@@ -20,6 +20,8 @@ os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 torch.backends.cudnn.allow_tf32 = False
 # What interrupted runs leave must not lie about in the home of whoever runs the tests.
 os.environ.setdefault("KVVIDEO_STATE_DIR", tempfile.mkdtemp(prefix="kvvideo-tests-"))
+# Nor may what they have set for themselves change what is tested.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="kvvideo-tests-")
 # The model is tiny and the machine may be shared: more threads would only wait for each other.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 torch.set_num_threads(1)

@@ -111,7 +111,7 @@ def test_a_task_covers_the_whole_video(name: str, every: float, start: float, le
     asked += [(moment, q.text) for moment, due in agenda.before(end) for q in due]
     asked += [(end, q.text) for q in agenda.at_end(end)]
     assert agenda.left() == []
-    assert [text for _, text in asked] == [task.question(moment) for moment, _ in asked]
+    assert [text for _, text in asked] == [task.question(moment).text for moment, _ in asked]
     moments = [start, *(moment for moment, _ in asked)]
     assert moments == sorted(moments)
     assert all(after - before == pytest.approx(every) for before, after in pairwise(moments[:-1]))
@@ -125,7 +125,7 @@ def test_tasks_ask_beside_questions() -> None:
     agenda = Agenda([timed, untimed], None, 0.0, None, task)
     first, second = (f"Say in one or two sentences what happened from {a} to {b}." for a, b in
                      (("0:00", "0:20"), ("0:20", "0:40")))  # fmt: skip
-    assert agenda.before(30.0) == [(20.0, [timed, Question(first, 20.0)])]
+    assert agenda.before(30.0) == [(20.0, [timed, Question(first, 20.0, "timeline", 0.0)])]
     assert [q.text for q in agenda.at_end(40.0)] == [second, "u"]
     repeated = Agenda([untimed], 20.0, 0.0, None, task)
     assert [(at, [q.text for q in due]) for at, due in repeated.before(30.0)] == [(20.0, [first, "u"])]
@@ -167,10 +167,9 @@ def test_what_a_task_asks_reaches_the_model_at_its_moments(
         # The frame of the moment itself too, and pairs of frames only: 6 of 8, and 2.
         assert (pads[1] * 4, pads[4] * 4) == (pads[2] * 3, pads[2])
         for one, since in zip(found, moments, strict=False):
-            record = answer(one, video="v", model="m", strategy="s", schedule=None, task=task)
+            record = answer(one, video="v", model="m", strategy="s", schedule=None)
             assert record["task"] == task.name
             assert record["since"] == (since if task.name == "timeline" else None)
-            assert answer(one, video="v", model="m", strategy="s", schedule=None)["task"] is None
 
 
 def question_of(text: str) -> str | None:

@@ -444,7 +444,7 @@ def test_a_comparison_goes_on_with_the_strategy_it_was_killed_in(clips: Path, st
         "--checkpoint-every", "8s",
     )  # fmt: skip
     whole = records(ran(*words).stdout)
-    killed = killed_at(48, *words)
+    killed = killed_at(64, *words)
     assert killed.returncode == -signal.SIGKILL
     assert [record["type"] for record in records(killed.stdout)].count("done") == 1
     resumed = ran(*words, "--resume")

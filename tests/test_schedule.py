@@ -35,13 +35,14 @@ def walk(schedule: Schedule, sizes: list[int], start: int = 0) -> list[tuple[int
 @given(schedules(), st.integers(0, 2000))
 def test_counting_one_by_one_gives_the_same(schedule: Schedule, n: int):
     """The rule in words: whenever ``max_tokens`` are alive, ``budget`` of them stay."""
-    live = evicted = 0
+    live = evicted = times = 0
     for _ in range(n):
         live += 1
         if live == schedule.max_tokens:
             evicted += live - schedule.budget
-            live = schedule.budget
+            live, times = schedule.budget, times + 1
     assert schedule.live(n) == live
+    assert schedule.compactions(n) == times
     assert n - schedule.live(n) == evicted
 
 

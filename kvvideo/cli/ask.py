@@ -8,7 +8,7 @@ import typer
 
 from kvvideo.agenda import Question
 from kvvideo.answering import Hooks
-from kvvideo.cli import options
+from kvvideo.cli import complete, options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills, choose
@@ -36,7 +36,11 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Where the model is now. Default: as it was.", rich_help_panel=options.MODEL
+            "--model",
+            "-m",
+            help="Where the model is now. Default: as it was.",
+            rich_help_panel=options.MODEL,
+            autocompletion=complete.model,
         ),
     ] = None,
     dtype: Annotated[

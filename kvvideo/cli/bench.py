@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from kvvideo import compression
-from kvvideo.cli import options
+from kvvideo.cli import complete, options
+from kvvideo.cli.command import App
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
+app = App(no_args_is_help=True, help="Measure speed and memory on this machine.")
 
 
 @app.command("stream")
@@ -106,7 +107,13 @@ QUICK = ("streaming,h2o,distinct", "0.05,0.1", 6.0, 2)
 @app.command("memory")
 def memory(
     strategies: Annotated[
-        str | None, typer.Option("--strategies", "-s", help="Names, with commas between; default: all but summary.")
+        str | None,
+        typer.Option(
+            "--strategies",
+            "-s",
+            help="Names, with commas between; default: all but summary.",
+            autocompletion=complete.strategies,
+        ),
     ] = None,
     shares: Annotated[
         str, typer.Option("--shares", help="Budgets: the most a cache may hold, as parts of the stream.")

@@ -67,7 +67,7 @@ def command(
     is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the
     same answers.
     """
-    given = {name for name in ("model", "dtype") if not options.is_default(context, name)}
+    given = {name for name in ("model", "dtype") if options.is_typed(context, name)}
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model, cache, dtype, max_model_len, questions=_QUESTIONS, seed=seed)

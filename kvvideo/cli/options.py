@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvvideo.config import CacheConfig
+from kvvideo.cli import complete
+from kvvideo.config import CHOICES, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT
 from kvvideo.outputs.choice import TEMPLATE
@@ -17,11 +18,19 @@ if TYPE_CHECKING:
 CACHE, MODEL, VIDEO, OUTPUT = "Cache", "Model", "Video", "Output"
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Hub name or directory; 'tiny' is bundled.", rich_help_panel=MODEL)
-]
+    str,
+    typer.Option(
+        "--model", "-m", help="Hub name or directory; 'tiny' is bundled.", rich_help_panel=MODEL,
+        autocompletion=complete.model,
+    ),
+]  # fmt: skip
 Strategy = Annotated[
-    str, typer.Option("--strategy", "-s", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=CACHE)
-]
+    str,
+    typer.Option(
+        "--strategy", "-s", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=CACHE,
+        autocompletion=complete.strategy,
+    ),
+]  # fmt: skip
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", help="Compact the cache when it holds this many tokens.", rich_help_panel=CACHE)
 ]
@@ -41,15 +50,26 @@ Queries = Annotated[
     ),
 ]
 ScoreNorm = Annotated[
-    str, typer.Option("--score-norm", help="Attention received (h2o): sum or mean.", rich_help_panel=CACHE)
-]
+    str,
+    typer.Option(
+        "--score-norm", help="Attention received (h2o): sum or mean.", rich_help_panel=CACHE,
+        autocompletion=complete.one_of(*CHOICES["score_norm"]),
+    ),
+]  # fmt: skip
 Positions = Annotated[
     str,
     typer.Option(
-        "--positions", help="absolute, or contiguous: close the gaps that eviction leaves.", rich_help_panel=CACHE
+        "--positions", help="absolute, or contiguous: close the gaps that eviction leaves.", rich_help_panel=CACHE,
+        autocompletion=complete.one_of(*CHOICES["positions"]),
     ),
-]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)]
+]  # fmt: skip
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL,
+        autocompletion=complete.one_of("auto", "float32", "bfloat16", "float16"),
+    ),
+]  # fmt: skip
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=MODEL)]
 MaxModelLen = Annotated[
     int,
@@ -74,8 +94,12 @@ FrameTokens = Annotated[
     ),
 ]
 Decoder = Annotated[
-    str, typer.Option("--decoder", help="pyav, or decord (plain H.264 mp4 only).", rich_help_panel=VIDEO)
-]
+    str,
+    typer.Option(
+        "--decoder", help="pyav, or decord (plain H.264 mp4 only).", rich_help_panel=VIDEO,
+        autocompletion=complete.decoder,
+    ),
+]  # fmt: skip
 Follow = Annotated[
     bool,
     typer.Option("--follow", help="The file is still being written: read on at its end.", rich_help_panel=VIDEO),
@@ -88,7 +112,7 @@ WhenBehind = Annotated[
     str,
     typer.Option(
         "--when-behind", help="Live, and too fast for the model: lag, or drop what cannot be taken in.",
-        rich_help_panel=VIDEO,
+        rich_help_panel=VIDEO, autocompletion=complete.one_of("lag", "drop"),
     ),
 ]  # fmt: skip
 MaxAnswerTokens = Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")]
@@ -167,7 +191,7 @@ def period(every: str) -> float:
         raise ConfigError(f"checkpoint-every: {error}") from error
 
 
-def is_default(context: typer.Context, name: str) -> bool:
-    """Whether nobody gave the option ``name``."""
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether the option ``name`` is on the command line, and not set by a variable or a file for many runs."""
     source = context.get_parameter_source(name)
-    return source is None or source.name == "DEFAULT"
+    return source is not None and source.name == "COMMANDLINE"

@@ -9,24 +9,17 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
+size = format_size
 
 
 def clean(text: str) -> str:
     """``text`` without control characters, which could drive the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def size(count: float) -> str:
-    """Bytes as people read them: ``12.3 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _question(record: dict[str, Any]) -> Text:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Make clips with known answers.")
+from kvvideo.cli.command import App
+
+app = App(no_args_is_help=True, help="Make clips with known answers.")
 
 
 @app.callback()

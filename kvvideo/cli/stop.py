@@ -5,10 +5,12 @@ import sys
 from types import FrameType
 from typing import Any
 
+from kvvideo.outputs import clean
+
 
 def say(text: str) -> None:
-    """One line on stderr, for the person who waits."""
-    print(f"kvvideo: {text}", file=sys.stderr)
+    """One line on stderr, for the person who waits; what names in it could do to the terminal is taken out."""
+    print(f"kvvideo: {clean.text(text)}", file=sys.stderr)
 
 
 class Stop:

@@ -33,6 +33,11 @@ class Schedule:
             return 0
         return self.max_tokens + (n - self.max_tokens) // self.interval * self.interval
 
+    def compactions(self, n: int) -> int:
+        """How often the cache was compacted by the time ``n`` tokens are computed."""
+        compacted = self.compacted_upto(n)
+        return 0 if compacted == 0 else 1 + (compacted - self.max_tokens) // self.interval
+
     def live(self, n: int) -> int:
         """Tokens still held once ``n`` are computed and due compactions are done; < ``max_tokens``."""
         compacted = self.compacted_upto(n)

@@ -21,7 +21,7 @@ from kvvideo.compression import load
 from kvvideo.compression.schedule import Schedule
 from kvvideo.config import FORK_OF
 from kvvideo.errors import EngineError
-from kvvideo.plugin import history
+from kvvideo.plugin import history, metrics
 from kvvideo.plugin.history import History
 from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedManager
@@ -61,6 +61,8 @@ class SessionScheduler(Scheduler):
         self.schedule_rule = self.manager.schedule if self.config is not None else None
         self.scheduled_tokens = 0
         """Tokens of the latest step; 0 if nothing could run."""
+        self._compactions = 0
+        """How many there were since statistics were last made."""
         self._pasts: dict[str, Past] = {}
         self._forks: dict[str, str] = {}
         self._postponed: list[Request] = []
@@ -73,7 +75,34 @@ class SessionScheduler(Scheduler):
             self._refused.clear()
         output = super().schedule(*args, **kwargs)
         self.scheduled_tokens = output.total_num_scheduled_tokens
+        if self.log_stats and self.schedule_rule is not None:
+            for request_id, count in output.num_scheduled_tokens.items():
+                if not self.manager.is_fork(request_id):
+                    n = self.requests[request_id].num_computed_tokens
+                    self._compactions += self.schedule_rule.compactions(n) - self.schedule_rule.compactions(n - count)
         return output
+
+    def make_stats(self, *args: Any, **kwargs: Any) -> Any:
+        stats = super().make_stats(*args, **kwargs)
+        if stats is not None and self.config is not None:
+            metrics.put(
+                stats,
+                compactions=self._compactions,
+                evicted_tokens=self._compactions * self.schedule_rule.interval if self.schedule_rule else 0,
+                freed_blocks=self.manager.evicted_blocks,
+                live_tokens=sum(map(self._held, self.requests.values())),
+                sessions=self.num_waiting_for_streaming_input,
+            )
+            self._compactions = self.manager.evicted_blocks = 0
+        return stats
+
+    def _held(self, request: Request) -> int:
+        """Tokens that the request holds in the cache; of a question, those that it does not share with its session."""
+        n: int = request.num_computed_tokens
+        if self.manager.is_fork(request.request_id):
+            shared = history.decode(request.prompt_token_ids)
+            return n - (shared.length if shared else 0)
+        return self.schedule_rule.live(n) if self.schedule_rule else n
 
     # What is evicted must depend on the tokens alone, so no step crosses a compaction. This hook has
     # the last word on a step's size, for running and for waiting requests.
@@ -109,9 +138,7 @@ class SessionScheduler(Scheduler):
         live, compactions = n, past.compactions
         if rule is not None and not self.manager.is_fork(request_id):
             self.manager.remove_skipped_blocks(request_id, n - request.num_in_flight_tokens)
-            live = rule.live(n)
-            if compacted := rule.compacted_upto(n):
-                compactions += 1 + (compacted - rule.max_tokens) // rule.interval
+            live, compactions = rule.live(n), compactions + rule.compactions(n)
         blocks = len(self.manager.live_blocks(request_id))
         evicted = past.evicted + n - live
         size = blocks * self.block_bytes + (0 if self.manager.is_fork(request_id) else self.stream_bytes)

@@ -19,7 +19,8 @@ def cache_config(vllm_config: Any) -> CacheConfig | None:
         return None
     config = CacheConfig.from_dict(additional[KEY])
     if problems := conflicts(vllm_config):
-        raise ConfigError("kvvideo cannot work with these engine settings:\n  " + "\n  ".join(problems))
+        between = "\n  " if len(problems) > 1 else " "
+        raise ConfigError("these engine settings do not go with a bounded cache:" + between + between.join(problems))
     config.schedule(vllm_config.cache_config.block_size)
     if config.positions == "contiguous" and not rotates_plainly(vllm_config.model_config.hf_text_config):
         raise ConfigError("positions: the model's rotary embedding is scaled, so keys cannot be moved; use absolute")

@@ -74,6 +74,8 @@ class BoundedManager(FullAttentionManager):
     def __init__(self, kv_cache_spec: BoundedSpec, **kwargs: Any) -> None:
         super().__init__(kv_cache_spec, **kwargs)
         self._unbounded_admission: int | None = self.max_admission_blocks_per_request
+        self.evicted_blocks = 0
+        """Blocks that evictions gave back to the pool since the scheduler last asked."""
         self.configure(kv_cache_spec)
 
     def configure(self, kv_cache_spec: BoundedSpec) -> None:
@@ -97,7 +99,9 @@ class BoundedManager(FullAttentionManager):
             return
         first = self.schedule.budget // self.block_size
         last = self.schedule.compacted_upto(processed_computed_tokens) // self.block_size
+        free = self.block_pool.get_num_free_blocks()
         self._remove_blocks_in_range(request_id, first, last)
+        self.evicted_blocks += self.block_pool.get_num_free_blocks() - free
 
     def live_blocks(self, request_id: str) -> list[Any]:
         """The request's blocks that hold live tokens, in order."""

@@ -66,6 +66,12 @@ class Session(ABC):
             EngineError: if the session was ended, by vLLM or by ``close``, or cannot take the chunk.
         """
 
+    def ingesting(self, chunk: Chunk) -> Generator[None, None, None]:
+        """As ``ingest``, but yields where the engine must step for it, so that several sessions share its steps."""
+        self.ingest(chunk)
+        return
+        yield
+
     @abstractmethod
     def stream(
         self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
@@ -129,6 +135,11 @@ class Session(ABC):
                 final[index] = answer
             answers += [final[index] for index in range(len(batch))]
         return answers
+
+    def answering(self, questions: Sequence[str], **options: Any) -> Generator[None, None, list[Answer]]:
+        """As ``ask_all``, but yields where the engine must step for it."""
+        return self.ask_all(questions, **options)
+        yield
 
     def held(self) -> list[tuple[float, float]]:
         """Stretches of the source, in seconds, of which any token is still held by any layer or head."""

@@ -7,24 +7,29 @@ import gc
 import logging
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kvvideo import _compat
+from kvvideo.compression.schedule import Schedule
 from kvvideo.config import KEY, CacheConfig
-from kvvideo.errors import ConfigError, EngineError, OutOfMemoryError
+from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError
 from kvvideo.types import Chunk
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 TINY = "tiny"
 """Name of the bundled model."""
 
 QUESTION_TOKENS = 1024
-"""Room reserved in the KV pool for each question asked at once: its text, last frames and answer."""
+"""Room in tokens for a question: its text, last frames and answer."""
 
 
 def model_path(name: str) -> str:
@@ -58,6 +63,8 @@ class EngineConfig:
             limits the live cache plus one chunk and one answer, never the length of the video.
         sessions: sessions that the KV pool must hold at once.
         questions: questions that may be asked at once.
+        question_tokens: tokens that the KV pool has room for beside each session's, for every question: its text, the
+            last frames and the answer.
         kv_bytes: size of the KV pool; by default what the sessions need, or, for ``full``, what
             vLLM finds.
         seed: seed of everything random.
@@ -72,6 +79,7 @@ class EngineConfig:
     max_model_len: int = 32768
     sessions: int = 1
     questions: int = 16
+    question_tokens: int = QUESTION_TOKENS
     kv_bytes: int | None = None
     seed: int = 0
     load_format: str = "auto"
@@ -136,7 +144,9 @@ class Engine:
             **engine_args(**config.cache.as_dict()),
             **config.options,
         }
-        arguments["kv_cache_memory_bytes"] = config.kv_bytes or _pool_bytes(config, path, arguments)
+        # Without a bound vLLM takes what there is; on the CPU it cannot tell how much that is.
+        unbounded = 1 << 30 if _is_cpu() else None
+        arguments["kv_cache_memory_bytes"] = config.kv_bytes or pool_bytes(config, arguments["block_size"]) or unbounded
         if arguments["kv_cache_memory_bytes"] and not _is_cpu():
             # Even with the pool's size settled, vLLM would not start unless this share of the GPU, 92 %, were free.
             arguments.setdefault("gpu_memory_utilization", 0.01)
@@ -168,6 +178,15 @@ class Engine:
     def blocks(self) -> int:
         """Blocks in vLLM's pool; one of them is never used."""
         return int(self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks)
+
+    @property
+    def capacity(self) -> int:
+        """Sessions that can surely be open at once, with all questions: what they can hold at most fits the pool."""
+        schedule = self.config.cache.schedule(self.block_size)
+        if schedule is None:
+            return 1
+        room = self.blocks - _other_blocks(self.config, self.block_size)
+        return min(self.config.sessions, room // _session_blocks(schedule, self.block_size))
 
     @property
     def free_blocks(self) -> int:
@@ -271,6 +290,46 @@ class Engine:
         self._latest.update((o.request_id, o) for o in outputs if o.request_id in self._latest)
         return outputs
 
+    def driven(self, work: Generator[Item | None, None, Result]) -> Generator[Item, None, Result]:
+        """``work``, with a step wherever it yields None because it waits for one; what else it yields.
+
+        Raises:
+            EngineError: if vLLM failed, or nothing can go on; ``work`` was told and has tidied up.
+        """
+        with closing(work):
+            try:
+                item = next(work)
+                while True:
+                    if item is not None:
+                        yield item
+                        item = next(work)
+                        continue
+                    try:
+                        self.step()
+                        self.check_progress()
+                    except KvvideoError as error:
+                        item = work.throw(error)
+                    else:
+                        item = next(work)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+
+    def drive(self, work: Generator[None, None, Result]) -> Result:
+        """All of ``work``, as ``driven``; returns what it returns."""
+        steps: Generator[Any, None, Result] = self.driven(work)
+        try:
+            while True:
+                next(steps)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+
+    @property
+    def open_questions(self) -> int:
+        """Questions that were asked and not answered to their end."""
+        return len(self._latest)
+
     def expect(self, request_id: str) -> None:
         """Keep the outputs of ``request_id`` for ``take``, until ``forget``."""
         self._latest[request_id] = None
@@ -351,18 +410,40 @@ def _block_size() -> int:
     return 32 if _is_cpu() else 16  # the smallest each platform's kernels take
 
 
-def _pool_bytes(config: EngineConfig, path: str, arguments: dict[str, Any]) -> int | None:
-    """Bytes of a KV pool that just holds the sessions and their questions; None to let vLLM choose."""
-    schedule = config.cache.schedule(arguments["block_size"])
+def pool_bytes(config: EngineConfig, size: int = 32) -> int | None:
+    """Bytes of a KV pool that just holds the sessions and their questions, in blocks of ``size`` tokens.
+
+    None for a cache without bound.
+    """
+    schedule = config.cache.schedule(size)
     if schedule is None:
-        return 1 << 30 if _is_cpu() else None
+        return None
     from kvvideo.session.memory import block_bytes
 
-    size = arguments["block_size"]
-    blocks = config.sessions * (schedule.max_tokens // size + 1)
-    blocks += config.questions * (QUESTION_TOKENS // size + 2) + 1
-    total: int = blocks * block_bytes(path, config, size)
+    blocks = config.sessions * _session_blocks(schedule, size) + _other_blocks(config, size)
+    total: int = blocks * block_bytes(model_path(config.model), config, size)
     return total
+
+
+def sessions_in(kv_bytes: int, config: EngineConfig, size: int = 32) -> int:
+    """Sessions that a KV pool of ``kv_bytes`` surely holds, in blocks of ``size`` tokens, with all questions open."""
+    schedule = config.cache.schedule(size)
+    if schedule is None:
+        return 1
+    from kvvideo.session.memory import block_bytes
+
+    blocks = kv_bytes // block_bytes(model_path(config.model), config, size)
+    return max(0, (blocks - _other_blocks(config, size)) // _session_blocks(schedule, size))
+
+
+def _session_blocks(schedule: Schedule, size: int) -> int:
+    """Blocks of ``size`` tokens that a session has at most."""
+    return schedule.max_tokens // size + 1
+
+
+def _other_blocks(config: EngineConfig, size: int) -> int:
+    """Blocks of ``size`` tokens of a pool that no session uses: one that is never used, and those for questions."""
+    return config.questions * (-(-config.question_tokens // size) + 2) + 1
 
 
 def _start_error(error: Exception, config: EngineConfig) -> Exception:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
 from kvvideo.config import FORK_OF
-from kvvideo.errors import ConfigError, EngineError
+from kvvideo.errors import ConfigError, EngineError, KvvideoError
 from kvvideo.memories.memory import Memory
 from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text
 from kvvideo.session.base import Answer, Session, Span
@@ -41,7 +42,11 @@ class VideoSession(Session):
             EngineError: if the session was ended, by vLLM or by ``close``, or questions about it are
                 still being answered.
         """
-        self._append(chunk_text(chunk.start), chunk, chunk.start, chunk.end)
+        self.engine.drive(self.ingesting(chunk))
+
+    def ingesting(self, chunk: Chunk) -> Generator[None, None, None]:
+        """As ``ingest``, but yields where the engine must step for it, so that several sessions share its steps."""
+        yield from self._append(chunk_text(chunk.start), chunk, chunk.start, chunk.end)
         self.chunks += 1
         self.frames += len(chunk.frames)
         self.end = chunk.end
@@ -52,9 +57,9 @@ class VideoSession(Session):
         Raises:
             EngineError: as ``ingest``.
         """
-        self._append(dialogue_text(turns), None, self.end, self.end)
+        self.engine.drive(self._append(dialogue_text(turns), None, self.end, self.end))
 
-    def _append(self, text: str, chunk: Chunk | None, start: float, end: float) -> None:
+    def _append(self, text: str, chunk: Chunk | None, start: float, end: float) -> Generator[None, None, None]:
         """Compute ``text``, with the frames it refers to, as the next part of the stream."""
         from vllm import SamplingParams
 
@@ -78,9 +83,8 @@ class VideoSession(Session):
         engine.llm.engine_core.add_request(request)
         while not scheduler.is_idle(self._id):
             try:
-                engine.step()
-                engine.check_progress()
-            except EngineError:
+                yield
+            except KvvideoError:
                 self.close()
                 raise
             if not self.alive:
@@ -99,6 +103,34 @@ class VideoSession(Session):
         max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
     ) -> Generator[tuple[int, Answer], None, None]:  # fmt: skip
         """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
+        yield from self.engine.driven(
+            self._asking(
+                questions, also=also, dialogue=dialogue, max_tokens=max_tokens, temperature=temperature, seed=seed,
+                logprobs=logprobs,
+            )
+        )  # fmt: skip
+
+    def answering(self, questions: Sequence[str], **options: Any) -> Generator[None, None, list[Answer]]:
+        """As ``ask_all``, but yields where the engine must step for it, or other questions must end first."""
+        answers: dict[int, Answer] = {}
+        limit = self.engine.config.questions
+        for first in range(0, len(questions), limit):
+            batch = questions[first : first + limit]
+            while self.engine.open_questions and self.engine.open_questions + len(batch) > limit:
+                yield
+            with closing(self._asking(batch, **options)) as asking:
+                for answer in asking:
+                    if answer is None:
+                        yield
+                    else:
+                        answers[first + answer[0]] = answer[1]
+        return [answers[index] for index in range(len(questions))]
+
+    def _asking(
+        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
+    ) -> Generator[tuple[int, Answer] | None, None, None]:  # fmt: skip
+        """``stream``, yielding None where the engine must step."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -135,8 +167,7 @@ class VideoSession(Session):
                 # A chunk or other questions may have been waited for since, and stepped for these too.
                 outputs = [output for name in waiting if (output := engine.take(name)) is not None]
                 if not outputs:
-                    engine.step()
-                    engine.check_progress()
+                    yield None
                 for output in outputs:
                     now = time.perf_counter() - asked
                     first_token.setdefault(output.request_id, now)

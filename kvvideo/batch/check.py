@@ -1,0 +1,67 @@
+"""What a batch will take, and what is wrong with it, before any model is loaded."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from kvvideo.batch.tasks import Defaults, Task
+from kvvideo.errors import KvvideoError
+from kvvideo.records import SCHEMA
+from kvvideo.session.prediction import predict
+from kvvideo.times import format_time
+from kvvideo.video import plan, probe
+
+
+def check(tasks: Sequence[Task], defaults: Defaults) -> Iterator[dict[str, Any]]:
+    """A record for each of ``tasks``: what it will take, or ``error``, and ``findings`` about its questions."""
+    with ThreadPoolExecutor(2, thread_name_prefix="kvvideo-check") as prober:
+        yield from prober.map(partial(_check, defaults=defaults), tasks)
+
+
+def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
+    source = task.source
+    record: dict[str, Any] = {
+        "type": "check", "schema": SCHEMA, "video": source.path, "strategy": task.cache.strategy,
+        "jobs": [job.id for job in task.jobs], "where": task.jobs[0].where,
+        "questions": sum(map(len, task.wants.values())), "error": None, "findings": [],
+    }  # fmt: skip
+    try:
+        info = probe(source.path, source.decoder)
+        looked = {
+            name: getattr(source, name)
+            for name in ("fps", "chunk_seconds", "start", "end", "min_pixels", "max_pixels")
+        }  # fmt: skip
+        planned = plan(info, **looked)
+        end = None if info.duration is None else min(source.end or info.duration, info.duration)
+        record["findings"] = [
+            f"{want.job.where}: question {want.index + 1} is asked at {format_time(question.at)}, and "
+            f"{source.path!r} ends at {format_time(end)}"
+            for question, wants in task.wants.items()
+            for want in wants
+            if end is not None and question.at is not None and question.at > end
+        ]
+        record |= {"seconds": planned.seconds, "chunks": planned.chunks, "frames": planned.frames}
+        if planned.chunks is not None:
+            config = replace(defaults.engine, cache=task.cache)
+            record |= asdict(predict(config, planned, source.chunk_seconds, source.fps, source.start or 0.0))
+    except KvvideoError as error:
+        record["error"] = str(error)
+    return record
+
+
+def total(found: Sequence[dict[str, Any]], defaults: Defaults) -> dict[str, Any]:
+    """The record of all ``found`` together: its sums leave out what is not known."""
+    from kvvideo.session.engine import pool_bytes
+
+    sums = {
+        name: sum(record.get(name) or 0 for record in found)
+        for name in ("questions", "seconds", "chunks", "frames", "tokens")
+    }  # fmt: skip
+    return {
+        "type": "check_total", "schema": SCHEMA, "model": defaults.engine.model, **sums,
+        "sessions": defaults.engine.sessions, "pool_bytes": pool_bytes(defaults.engine),
+        "errors": sum(record["error"] is not None for record in found),
+        "findings": sum(len(record["findings"]) for record in found),
+    }  # fmt: skip

@@ -1,0 +1,335 @@
+"""A batch from its jobs to its summary: what is not done yet is done, and every record is on the disk at once."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from kvvideo import records
+from kvvideo.analyze import Asked
+from kvvideo.batch.results import Record, Results
+from kvvideo.batch.streams import Answered, Ended, Event, Streams
+from kvvideo.batch.tasks import Defaults, Task, Want
+from kvvideo.compression import load
+from kvvideo.config import CacheConfig
+from kvvideo.errors import KvvideoError, VideoError
+from kvvideo.jobs import is_right
+from kvvideo.session import Engine, EngineConfig, open_session
+from kvvideo.session.memory import spare_rows
+from kvvideo.times import format_time
+
+QUESTION_WORDS = 256
+"""Tokens that a question is taken to have at most, beside the frames shown with it and its answer."""
+
+
+class Queue:
+    """Tasks that wait to be done, those of one cache together."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks: dict[CacheConfig, deque[Task]] = {}
+        for task in tasks:
+            self.put(task)
+
+    def put(self, task: Task) -> None:
+        """Another one, behind those that wait."""
+        self._tasks.setdefault(task.cache, deque()).append(task)
+
+    def caches(self) -> Iterator[CacheConfig]:
+        """Cache settings of which there are tasks, until there are none."""
+        while cache := next((cache for cache, tasks in self._tasks.items() if tasks), None):
+            yield cache
+
+    def take(self, cache: CacheConfig) -> Task | None:
+        """The next task of ``cache``; None if none waits."""
+        tasks = self._tasks.get(cache)
+        return tasks.popleft() if tasks else None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tasks.values()))
+
+
+class Executor(Protocol):
+    """Does tasks, somewhere."""
+
+    def events(self, queue: Queue) -> Iterator[Event]:
+        """Do what is in ``queue``, and is put there meanwhile; says what happens.
+
+        Raises:
+            KvvideoError: if nothing can go on.
+        """
+
+
+@dataclass(frozen=True)
+class Local:
+    """Does tasks with one engine in this process.
+
+    Args:
+        engine: how it is run; ``sessions`` are streamed at once.
+        max_answer_tokens: longest answer.
+        loaded: shown the engine as soon as it is there.
+        kept: where checkpoints are; None for none.
+        every: seconds of video between checkpoints.
+        stopped: once true, every video stops after the chunk at hand.
+        caches: settings that tasks may come with.
+    """
+
+    engine: EngineConfig
+    caches: Sequence[CacheConfig]
+    max_answer_tokens: int = 128
+    loaded: Callable[[Engine], None] = lambda _: None
+    kept: Callable[[Task], Path | None] = lambda _: None
+    every: float = 60.0
+    stopped: Callable[[], bool] = lambda: False
+
+    def events(self, queue: Queue) -> Iterator[Event]:
+        engine = start(self.engine, self.caches)
+        try:
+            self.loaded(engine)
+            for cache in queue.caches():
+                if self.stopped():
+                    return
+                engine.use(cache)
+                yield from Streams(
+                    engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
+                    every=self.every, stopped=self.stopped,
+                ).run()  # fmt: skip
+        finally:
+            engine.close()
+
+
+def start(config: EngineConfig, caches: Sequence[CacheConfig]) -> Engine:
+    """An engine with a pool for sessions of any of ``caches``; each is tried, so that one that cannot be is known."""
+    bounded = [cache for cache in caches if load(cache.strategy).bounded]
+    largest = max(bounded, key=lambda cache: cache.max_tokens) if len(bounded) == len(caches) else None
+    first = largest or next(cache for cache in caches if not load(cache.strategy).bounded)
+    engine = Engine(replace(config, cache=replace(first, spare_rows=spare_rows(first, caches))))
+    for cache in caches:
+        engine.use(cache)
+        open_session(engine).close()
+    return engine
+
+
+def question_tokens(chunk_tokens: int, max_answer_tokens: int) -> int:
+    """Room in the pool for a question: a chunk may be shown with it, and its answer may be as long as allowed."""
+    return chunk_tokens + QUESTION_WORDS + max_answer_tokens
+
+
+@dataclass
+class Progress:
+    """How far a batch is.
+
+    Attributes:
+        questions: in all, those done in earlier runs included.
+        tasks: ingests that are to be done now.
+        ended: ingests of them that came to an end.
+        seconds, frames: of video that were ingested now.
+    """
+
+    questions: int = 0
+    tasks: int = 0
+    ended: int = 0
+    seconds: float = 0.0
+    frames: int = 0
+
+
+@dataclass
+class Batch:
+    """One run of a batch.
+
+    Args:
+        tasks: of all its jobs.
+        results: where records go.
+        defaults: of the jobs.
+        retries: how often a video that fails is tried again.
+        fail_fast: stop at the first failure.
+        only_failed: do again what failed, and nothing else.
+        on_event: shown what happens, after it was written down.
+        say: takes lines for the person who waits.
+
+    Raises:
+        ConfigError: if ``results`` has answers that were made otherwise.
+    """
+
+    tasks: Sequence[Task]
+    results: Results
+    defaults: Defaults
+    retries: int = 0
+    fail_fast: bool = False
+    only_failed: bool = False
+    on_event: Callable[[Event], None] = lambda _: None
+    say: Callable[[str], None] = lambda _: None
+    progress: Progress = field(default_factory=Progress)
+    failing: bool = False
+    """Whether something failed now and nothing more is begun because of that."""
+
+    def __post_init__(self) -> None:
+        self._broken: dict[str, list[tuple[Want, Record]]] = {}
+        self._began = time.perf_counter()
+        for task in self.tasks:
+            self.results.check(task)
+        self.progress.questions = len(self._wants())
+
+    def pending(self) -> list[Task]:
+        """What is to be done. Videos that are not there are written down as failed."""
+        found = []
+        for task in self.tasks:
+            wants = [want for some in task.wants.values() for want in some if self._is_due(want)]
+            if not wants:
+                continue
+            if self.only_failed:
+                self.results.retry(wants)
+            found.append(task.only(wants))
+        there = [task for task in found if task.fingerprint is not None]
+        self.progress.tasks = len(found)
+        for task in found:
+            if task.fingerprint is None:
+                error = VideoError(f"{task.source.path!r} is no file that can be read")
+                self._end(Ended(task, error, [*task.wants]), [])
+        return there
+
+    def run(self, executor: Executor, tasks: Sequence[Task]) -> None:
+        """Do ``tasks``.
+
+        Raises:
+            KvvideoError: if nothing can go on; what was done is on the disk.
+        """
+        queue = Queue(tasks)
+        for event in executor.events(queue):
+            again = self._take(event)
+            if again is not None:
+                queue.put(again)
+
+    def summary(self, status: str, error: str | None = None) -> Record:
+        """What came of it all, now and before, as ``summary.json`` has it."""
+        wants = self._wants()
+        done = [(want, record) for want in wants if (record := self.results.of(want)) is not None]
+        answered = [(want, record) for want, record in done if record["type"] == "answer"]
+        strategies = dict.fromkeys(task.cache.strategy for task in self.tasks)
+        took = time.perf_counter() - self._began
+        return {
+            "type": "summary", "schema": records.SCHEMA, "status": status, "error": error,
+            "model": self.defaults.engine.model, "jobs": len({want.job.id for want in wants}),
+            "videos": len({task.source.path for task in self.tasks}), "questions": len(wants),
+            "answered": len(answered), "failed": len(done) - len(answered), "left": len(wants) - len(done),
+            **_score([record for _, record in answered]),
+            "strategies": {
+                name: _score([record for _, record in answered if record["strategy"] == name]) for name in strategies
+            },
+            "now": {
+                "ingests": self.progress.ended, "video_seconds": round(self.progress.seconds, 3),
+                "frames": self.progress.frames, "seconds": round(took, 3),
+            },
+        }  # fmt: skip
+
+    def _wants(self) -> list[Want]:
+        return [want for task in self.tasks for wants in task.wants.values() for want in wants]
+
+    def _is_due(self, want: Want) -> bool:
+        record = self.results.of(want)
+        return record is None if not self.only_failed else record is not None and record["type"] == "failed"
+
+    def _take(self, event: Event) -> Task | None:
+        """Write down what happened; returns a task to try again."""
+        again = None
+        if isinstance(event, Answered):
+            self._answered(event)
+        elif isinstance(event, Ended):
+            again = self._ended(event)
+        self.on_event(event)
+        return again
+
+    def _answered(self, event: Answered) -> None:
+        task = event.task
+        made = [(want, self._record(asked, want, event)) for asked in event.asked for want in _of(task, asked)]
+        broken = event.asked[0].error is not None
+        if broken:
+            # Whether they count is known when it is known that nobody tries again.
+            self._broken.setdefault(task.key, []).extend(made)
+        else:
+            self.results.answer([record for _, record in made])
+
+    def _record(self, asked: Asked, want: Want, event: Answered) -> Record:
+        task = event.task
+        common = {"video": task.source.path, "model": self.defaults.engine.model, "strategy": task.cache.strategy}
+        record = _common(want, task) | records.answer(asked, schedule=event.schedule, **common)
+        expected = want.asking.expected
+        if expected is not None:
+            record |= {"expected": expected, "right": is_right(record["answer"], expected)}
+        return record
+
+    def _ended(self, event: Ended) -> Task | None:
+        task, error = event.task, event.error
+        self.progress.seconds += event.end - event.start
+        self.progress.frames += event.frames
+        broken = self._broken.pop(task.key, [])
+        if event.stopped:
+            return None
+        undone = [*_left(event), *(want for want, _ in broken)]
+        if error is not None and undone and task.attempt < self.retries:
+            self.say(f"{error}; trying again")
+            return replace(task.only(undone), attempt=task.attempt + 1)
+        self._end(event, broken)
+        return None
+
+    def _end(self, event: Ended, broken: list[tuple[Want, Record]]) -> None:
+        """Nothing more comes of the task: what has no answer failed; ``broken`` are answers that do not count."""
+        task, left = event.task, _left(event)
+        self.progress.ended += 1
+        failures = [(want, _failure(want, task, self.defaults, _why(want, event), {})) for want in left]
+        failures += [(want, _failure(want, task, self.defaults, _why(want, event), said)) for want, said in broken]
+        if failures:
+            self.results.fail([record for _, record in failures])
+            for line in dict.fromkeys(f"{want.job.where}: {record['error']}" for want, record in failures):
+                self.say(line)
+            self.failing = self.fail_fast
+        elif event.error is not None:
+            self.say(f"{task.jobs[0].where}: all was answered, but {event.error}")
+        self.results.drop_checkpoints(task)
+
+
+def _left(event: Ended) -> list[Want]:
+    return [want for question in event.left for want in event.task.wants[question]]
+
+
+def _of(task: Task, asked: Asked) -> list[Want]:
+    assert asked.question is not None
+    return task.wants[asked.question]
+
+
+def _why(want: Want, event: Ended) -> KvvideoError:
+    """Why there is no answer."""
+    if event.error is not None:
+        return event.error
+    at = want.asking.question.at
+    assert at is not None
+    return VideoError(f"{event.task.source.path!r} ends at {format_time(event.end)}, before {format_time(at)}")
+
+
+def _failure(want: Want, task: Task, defaults: Defaults, error: KvvideoError, record: Record) -> Record:
+    """``record`` is of an answer that was given although the video broke off; empty if there is none."""
+    asking = want.asking
+    said: Record = {
+        "schema": records.SCHEMA, "video": task.source.path, "question": asking.question.text,
+        "model": defaults.engine.model, "strategy": task.cache.strategy,
+    }  # fmt: skip
+    expected = {} if asking.expected is None else {"expected": asking.expected}
+    return {
+        **_common(want, task), **said, **expected, **record, "type": "failed", "error": str(error),
+        "exit_code": error.exit_code, "attempts": task.attempt + 1,
+    }  # fmt: skip
+
+
+def _common(want: Want, task: Task) -> Record:
+    meta: dict[str, Any] = {} if want.job.meta is None else {"meta": want.job.meta}
+    return {
+        "id": want.job.id, "index": want.index, "t": want.asking.question.at, **meta, "settings": task.settings,
+        "fingerprint": task.fingerprint,
+    }  # fmt: skip
+
+
+def _score(answers: Sequence[Record]) -> Record:
+    scored = [record["right"] for record in answers if "right" in record]
+    return {"scored": len(scored), "right": sum(scored), "accuracy": sum(scored) / len(scored) if scored else None}

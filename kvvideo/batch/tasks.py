@@ -1,0 +1,146 @@
+"""What one ingest of a video answers: all questions of a job file to the same video under the same settings."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kvvideo.agenda import Agenda, Question
+from kvvideo.config import CacheConfig
+from kvvideo.errors import ConfigError, VideoError
+from kvvideo.jobs import Asking, Job, JobsError
+from kvvideo.session import EngineConfig
+from kvvideo.video import Source
+
+_CACHE = ("strategy", "budget", "max_tokens")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Settings of all jobs that do not have their own.
+
+    Attributes:
+        engine: the model, and how each cache is bounded.
+        reading: how videos are looked at, as ``Source`` takes it.
+        max_answer_tokens: longest answer.
+    """
+
+    engine: EngineConfig
+    reading: dict[str, Any] = field(default_factory=dict)
+    max_answer_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class Want:
+    """A question of a job, whose answer is wanted."""
+
+    job: Job
+    index: int
+
+    @property
+    def asking(self) -> Asking:
+        """What is asked."""
+        return self.job.askings[self.index]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One ingest of a video.
+
+    Attributes:
+        source: the video, and how it is looked at.
+        fingerprint: of the file; None if it cannot be read.
+        cache: how the session's cache is bounded.
+        settings: names all that decides the answers, but for the file and the model's weights.
+        wants: whose answer each question is: several jobs may ask the same.
+        attempt: how often it was tried before.
+    """
+
+    source: Source
+    fingerprint: str | None
+    cache: CacheConfig
+    settings: str
+    wants: dict[Question, list[Want]]
+    attempt: int = 0
+
+    @property
+    def key(self) -> str:
+        """Names the task: what decides the answers, and which video it is."""
+        return _digest([self.settings, self.fingerprint, os.path.realpath(self.source.path)])
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs it is for, in order."""
+        return list({want.job.id: want.job for wants in self.wants.values() for want in wants}.values())
+
+    def agenda(self) -> Agenda:
+        """Its questions, to take out.
+
+        Raises:
+            ConfigError: if one of them is of a moment outside of what is read.
+        """
+        return Agenda([*self.wants], None, self.source.start or 0.0, self.source.end)
+
+    def only(self, wants: Sequence[Want]) -> "Task":
+        """The same ingest, for these alone."""
+        chosen = {(want.job.id, want.index) for want in wants}
+        left = {q: [w for w in some if (w.job.id, w.index) in chosen] for q, some in self.wants.items()}
+        return replace(self, wants={question: some for question, some in left.items() if some})
+
+
+def tasks_of(jobs: Sequence[Job], defaults: Defaults) -> list[Task]:
+    """The tasks that answer ``jobs``, in the order of their first jobs. A video that is not there is a task too.
+
+    Raises:
+        JobsError: with all jobs whose settings are not possible.
+    """
+    findings: list[str] = []
+    tasks: dict[str, Task] = {}
+    for job in jobs:
+        try:
+            task = _task(job, defaults)
+        except ConfigError as error:
+            findings.append(f"{job.where}: {error}")
+            continue
+        known = tasks.setdefault(task.key, task)
+        for question, wants in task.wants.items() if known is not task else ():
+            known.wants.setdefault(question, []).extend(wants)
+    if findings:
+        raise JobsError(findings)
+    return list(tasks.values())
+
+
+def _task(job: Job, defaults: Defaults) -> Task:
+    own = {name: job.settings[name] for name in _CACHE if name in job.settings}
+    base = defaults.engine.cache
+    if "budget" in own and "max_tokens" not in own and own["budget"] >= base.max_tokens:
+        # A budget says what is kept; how much may pile up before is the command's to say, as a ratio if need be.
+        own["max_tokens"] = math.ceil(own["budget"] / base.ratio)
+    cache = replace(base, **own)
+    cache.schedule(32)
+    looked = dict(defaults.reading)
+    for name, key in (("fps", "fps"), ("from", "start"), ("to", "end")):
+        if job.settings.get(name) is not None:
+            looked[key] = job.settings[name]
+    source = Source.from_dict({**Source(job.video, **looked).as_dict()})
+    try:
+        fingerprint = source.fingerprint()
+    except VideoError:
+        fingerprint = None
+    engine = defaults.engine
+    reading = {name: value for name, value in source.as_dict().items() if name != "path"}
+    settings = _digest(
+        [cache.as_dict(), reading, engine.model, engine.dtype, engine.seed, engine.load_format,
+         defaults.max_answer_tokens]
+    )  # fmt: skip
+    wants = {asking.question: [Want(job, index)] for index, asking in enumerate(job.askings)}
+    task = Task(source, fingerprint, cache, settings, wants)
+    task.agenda()
+    return task
+
+
+def _digest(what: object) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

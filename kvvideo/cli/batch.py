@@ -1,0 +1,227 @@
+"""``kvvideo batch``: answer a file of jobs, several videos at once, and lose nothing."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvvideo.cli import options
+from kvvideo.cli.stop import Stop, say
+from kvvideo.config import CacheConfig
+from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.session import EngineConfig
+from kvvideo.sizes import parse_size
+
+if TYPE_CHECKING:
+    from kvvideo.batch.results import Results
+    from kvvideo.batch.run import Batch, Executor
+    from kvvideo.batch.tasks import Defaults, Task
+
+BATCH = "Batch"
+AT_ONCE = 8
+
+
+def command(
+    jobs: Annotated[Path, typer.Argument(help="The job file, JSON Lines.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The directory for the results; the same one goes on from there.")
+    ] = Path("results"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the jobs, look at every video, and say what it will take; no model.")
+    ] = False,
+    only_failed: Annotated[bool, typer.Option("--only-failed", help="Do again what failed, and nothing else.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away the results that are there.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first jobs, this many.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Only this part of the videos, e.g. 2/4, for several machines."),
+    ] = None,
+    retries: Annotated[int, typer.Option("--retries", min=0, help="How often a failed video is tried again.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    at_once: Annotated[
+        int | None,
+        typer.Option("--at-once", min=1, help=f"Videos streamed at once. Default: {AT_ONCE}.", rich_help_panel=BATCH),
+    ] = None,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-memory",
+            help="Size of the KV pool, e.g. 8GB: as many videos at once as it surely holds.",
+            rich_help_panel=BATCH,
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        str,
+        typer.Option("--checkpoint-every", help="Video between two checkpoints, e.g. 60s; 0: none."),
+    ] = options.CHECKPOINT_EVERY,
+    max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    budget: options.Budget = None,
+    sink: options.Sink = options.SINK,
+    window: options.Window = None,
+    queries: options.Queries = None,
+    score_norm: options.ScoreNorm = options.SCORE_NORM,
+    positions: options.Positions = options.POSITIONS,
+    model: options.Model = options.DEFAULT_MODEL,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
+    fps: options.Fps = options.FPS,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
+    start: options.Start = None,
+    end: options.End = None,
+    frame_tokens: options.FrameTokens = None,
+    decoder: options.Decoder = options.DECODER,
+) -> None:
+    """Answer all questions in JOBS, several videos at once, each ingested once.
+
+    Every answer is in results.jsonl as soon as it is given, and is not asked again: after Ctrl-C, a crash or kill -9
+    the same command goes on. What could not be answered is in failed.jsonl; the exit code is 1 then.
+    """
+    from kvvideo.batch.tasks import Defaults, tasks_of
+    from kvvideo.jobs import read_jobs
+
+    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    apart = options.period(checkpoint_every)
+    part = None if shard is None else _part(shard)
+    read = read_jobs(jobs)[:limit]
+    reading = options.reading(config, fps, chunk, start, end, frame_tokens) | {"decoder": decoder}
+    defaults = Defaults(config, reading, max_answer_tokens)
+    tasks = tasks_of(read, defaults)
+    if part is not None:
+        tasks = tasks[part[0] - 1 :: part[1]]
+    config = _sized(config, tasks, at_once, kv_memory, defaults)
+    if check:
+        _check(tasks, replace(defaults, engine=replace(config, cache=_largest(tasks))), json_output)
+        return
+    from kvvideo.batch.results import Results
+    from kvvideo.batch.run import Batch
+
+    with Results(output, "" if part is None else f"{part[0]}-of-{part[1]}", restart=restart) as results:
+        batch = Batch(tasks, results, defaults, retries=retries, fail_fast=fail_fast, only_failed=only_failed, say=say)
+        _run(batch, results, config, apart, json_output)
+
+
+def _part(shard: str) -> tuple[int, int]:
+    """The two numbers of ``I/N``."""
+    first, _, count = shard.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise ConfigError(f"shard: {shard!r} is no part of a whole; write 1/4 to 4/4 for four machines")
+    return int(first), int(count)
+
+
+def _sized(
+    config: EngineConfig, tasks: "Sequence[Task]", at_once: int | None, kv_memory: str | None, defaults: "Defaults"
+) -> EngineConfig:
+    """``config`` with room for as many sessions as are asked for, or fit."""
+    from kvvideo.batch.run import question_tokens
+    from kvvideo.session.engine import sessions_in
+    from kvvideo.video.geometry import FACTOR
+
+    if not tasks:
+        raise ConfigError("shard: there are fewer videos than shards, and this one has none")
+    frames = max(task.source.chunk_seconds * task.source.fps for task in tasks)
+    chunk = round(frames / 2) * defaults.reading["max_pixels"] // FACTOR**2
+    config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
+    if kv_memory is None:
+        return replace(config, sessions=min(at_once or AT_ONCE, len(tasks)))
+    size = parse_size(kv_memory)
+    fit = sessions_in(size, replace(config, cache=_largest(tasks)))
+    if fit < (at_once or 1):
+        raise ConfigError(
+            f"kv-memory: {kv_memory} surely holds {fit} videos at once, with {config.questions} questions; use more, "
+            "a smaller --max-tokens, or a smaller --at-once"
+        )
+    return replace(config, sessions=min(at_once or fit, len(tasks)), kv_bytes=size)
+
+
+def _largest(tasks: "Sequence[Task]") -> CacheConfig:
+    return max((task.cache for task in tasks), key=lambda cache: cache.max_tokens)
+
+
+def _run(batch: "Batch", results: "Results", config: EngineConfig, apart: float, json_output: bool) -> None:
+    from kvvideo.batch.run import Local
+    from kvvideo.cli.board import Board
+
+    failure: KvvideoError | None = None
+    with Stop() as stop:
+        pending = batch.pending()
+        done = batch.progress.questions - sum(len(wants) for task in pending for wants in task.wants.values())
+        if done and pending:
+            say(f"{done} of {batch.progress.questions} questions are done already")
+        with Board(batch.progress, done) as board:
+            batch.on_event = board.show
+            if pending and not (batch.failing or stop.asked):
+                board.say(f"loading {config.model} …")
+                executor = Local(
+                    config, [*dict.fromkeys(task.cache for task in pending)], batch.defaults.max_answer_tokens,
+                    loaded=lambda engine: results.check_model(engine.fingerprint),
+                    kept=lambda task: results.checkpoints(task) if apart else None, every=apart,
+                    stopped=lambda: stop.asked or batch.failing,
+                )  # fmt: skip
+                failure = _do(batch, executor, pending)
+    status = "interrupted" if stop.asked else "error" if failure or batch.failing else "complete"
+    _conclude(batch, results, status, failure, json_output)
+
+
+def _do(batch: "Batch", executor: "Executor", tasks: "Sequence[Task]") -> KvvideoError | None:
+    """Runs it; what keeps it from going on is returned, so that a summary can be written first."""
+    try:
+        batch.run(executor, tasks)
+    except KvvideoError as error:
+        return error
+    return None
+
+
+def _conclude(batch: "Batch", results: "Results", status: str, failure: KvvideoError | None, json_output: bool) -> None:
+    from kvvideo.cli import board
+
+    summary = batch.summary(status, None if failure is None else str(failure))
+    try:
+        results.summarise(summary)
+    except ConfigError as error:
+        failure = failure or error
+    if json_output:
+        print(json.dumps(summary, indent=2))
+    else:
+        board.summary(summary)
+    if summary["left"] and failure is None:
+        say("the same command goes on from there")
+    if failure is not None:
+        raise failure
+    if status == "interrupted":
+        raise SystemExit(INTERRUPTED)
+    if summary["failed"]:
+        say(
+            f"{summary['failed']} questions failed: {str(results.path('failed'))!r} says why; --only-failed tries again"
+        )
+        raise SystemExit(1)
+
+
+def _check(tasks: "Sequence[Task]", defaults: "Defaults", json_output: bool) -> None:
+    from kvvideo.batch.check import check, total
+    from kvvideo.cli import board
+
+    found: list[dict[str, Any]] = []
+    for record in check(tasks, defaults):
+        found.append(record)
+        if json_output:
+            print(json.dumps(record, ensure_ascii=False), flush=True)
+        if record["error"] is not None:
+            say(f"{record['where']}: {record['error']}")
+        for finding in record["findings"]:
+            say(finding)
+    whole = total(found, defaults)
+    if json_output:
+        print(json.dumps(whole), flush=True)
+    else:
+        board.check(found, whole)
+    if any(record["error"] is not None or record["findings"] for record in found):
+        raise SystemExit(1)

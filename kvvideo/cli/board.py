@@ -1,0 +1,125 @@
+"""What ``kvvideo batch`` shows a person: a table of the videos at hand while it runs, and of what came of them."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kvvideo.batch.run import Progress
+from kvvideo.batch.streams import Answered, Ended, Event, Moved
+from kvvideo.batch.tasks import Task
+from kvvideo.cli import render
+from kvvideo.times import format_time
+
+RATE_SECONDS = 10.0
+"""Over how long speed is measured."""
+
+
+class Board:
+    """A live table on stderr; nothing at all unless that is a terminal."""
+
+    def __init__(self, progress: Progress, done: int) -> None:
+        self._live = Live(console=render.err, transient=True, refresh_per_second=4) if render.err.is_terminal else None
+        self._progress, self._done = progress, done
+        self._began = time.monotonic()
+        self._at: dict[str, Moved] = {}
+        self._tasks: dict[str, Task] = {}
+        self._answers: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Show ``text`` until there is something to show."""
+        if self._live:
+            self._live.update(Text(text, style="dim"))
+
+    def show(self, event: Event) -> None:
+        """Take in what happened."""
+        if self._live is None:
+            return
+        key = event.task.key
+        if isinstance(event, Answered):
+            self._answers[key] = self._answers.get(key, 0) + len(event.asked)
+            self._done += len(event.asked)
+        elif isinstance(event, Moved):
+            self._tasks[key], self._at[key] = event.task, event
+        elif isinstance(event, Ended):
+            self._tasks.pop(key, None)
+        self._live.update(self._table())
+
+    def _table(self) -> Group:
+        table = Table("job", "strategy", "at", "cache", "answers", box=None, header_style="bold")
+        for key, task in self._tasks.items():
+            moved = self._at[key]
+            of = "" if moved.length is None else f" / {format_time(round(moved.length))}"
+            table.add_row(
+                _names([job.id for job in task.jobs]), task.cache.strategy,
+                f"{format_time(round(moved.at))}{of}", f"{moved.cache.live}/{task.cache.max_tokens}",
+                f"{self._answers.get(key, 0)}/{len(task.wants)}",
+            )  # fmt: skip
+        took = format_time(round(time.monotonic() - self._began))
+        progress = self._progress
+        line = f"{progress.ended}/{progress.tasks} videos, {self._done}/{progress.questions} questions, {took}"
+        return Group(table, Text(line, style="dim"))
+
+
+def summary(record: dict[str, Any]) -> None:
+    """What came of a batch, as a table."""
+    table = Table("strategy", "answered of those scored", "right", box=None, header_style="bold")
+    for name, score in record["strategies"].items():
+        right = "" if score["accuracy"] is None else f"{score['right']} ({score['accuracy']:.1%})"
+        table.add_row(name, str(score["scored"]), right)
+    if record["scored"]:
+        render.whole(table)
+    now = record["now"]
+    speed = f", {now['video_seconds'] / now['seconds']:.1f} x as fast as they play" if now["video_seconds"] else ""
+    render.out.print(
+        f"{record['answered']} of {record['questions']} questions answered, {record['failed']} failed, "
+        f"{record['left']} left; {record['jobs']} jobs, {record['videos']} videos"
+    )
+    render.err.print(
+        Text(
+            f"now: {now['ingests']} videos to their end, {format_time(now['video_seconds'])} of video, {now['frames']} "
+            f"frames in {now['seconds']:.1f} s{speed}",
+            style="dim",
+        ),
+        soft_wrap=True,
+    )
+
+
+def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
+    """What a batch will take, as a table."""
+    table = Table("jobs", "video", "length", "frames", "tokens", "cache at most", box=None, header_style="bold")
+    for record in records:
+        known = "tokens" in record
+        length = record.get("seconds")
+        table.add_row(
+            _names(record["jobs"]), render.clean(record["video"]),
+            "?" if length is None else format_time(round(length)), str(record["frames"]) if known else "",
+            str(record["tokens"]) if known else "", render.size(record["bytes"]) if known else "",
+        )  # fmt: skip
+    render.whole(table)
+    pool = "" if total["pool_bytes"] is None else f" in a pool of {render.size(total['pool_bytes'])}"
+    render.out.print(
+        f"{total['questions']} questions, {len(records)} ingests, {total['sessions']} at once{pool}; "
+        f"{format_time(round(total['seconds']))} of video, {total['frames']} frames, {total['tokens']} tokens"
+    )
+
+
+def _names(ids: list[str]) -> str:
+    """Jobs in a cell."""
+    names = ", ".join(ids)
+    return render.clean(names if len(names) <= 40 else names[:39] + "…")

@@ -1,0 +1,227 @@
+"""Commands whose options may also be set by ``KVVIDEO_*`` variables and by files, see ``settings``.
+
+A command that is added to an ``App`` is one; nothing has to be said at its options.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from kvvideo import settings
+from kvvideo.errors import ConfigError
+from kvvideo.settings import Given, Option, Words
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_GIVEN = "kvvideo.given"
+
+ALTERNATIVES = (("budget", "ratio"),)
+"""Options of which one replaces the other: one that is set nearer to the command line puts the others out of force."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the value of an option comes from.
+
+    Attributes:
+        kind: ``command line``, ``variable``, ``file`` or ``default``.
+        distance: 0 for the command line, more for what counts less.
+        place: the variable, or file and key; None for the others.
+    """
+
+    kind: str
+    distance: int
+    place: str | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was set without being typed."""
+        return self.place is not None
+
+
+class Command(TyperCommand):
+    """A command whose options may also be set by variables and files."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse ``args``; what they leave open is taken from variables, then from files."""
+        found: dict[str, Given] = {}
+        if parent is not None:
+            try:
+                found = self.from_files(str(info_name), parent)
+            except ConfigError:
+                # Help and completion must work whatever the files say.
+                if not extra.get("resilient_parsing") and not {*args} & {*parent.help_option_names}:
+                    raise
+        extra["default_map"] = {name: given.value for name, given in found.items()}
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except typer.BadParameter as error:
+            raise _at_its_place(error, found) from None
+        context.meta[_GIVEN] = found
+        self._settle(context, found)
+        return context
+
+    def invoke(self, context: Any) -> Any:
+        """Run it; an error about a value that nobody typed also says where that stands."""
+        try:
+            return super().invoke(context)
+        except ConfigError as error:
+            if hint := "; ".join(self._blamed(str(error), context)):
+                error.args = (f"{error} ({hint})",)
+            raise
+
+    def from_files(self, name: str, parent: Any) -> dict[str, Given]:
+        """What files set for this command, called ``name`` in ``parent``, by parameter. Variables are named, too."""
+        words = (*words_of(parent), name)
+        for about, (key, option) in zip(described(self), options(self), strict=True):
+            if option.envvar is None and not about.refused and key not in settings.UNSHARED.get(words, ()):
+                option.envvar = about.variable
+                option.show_envvar = False  # the rule is the same for all
+        found = settings.given(words, commands(parent.find_root().command))
+        return {option.name: found[key] for key, option in options(self) if key in found}
+
+    def _settle(self, context: Any, found: dict[str, Given]) -> None:
+        """Of options that replace each other, leave those in force that were set nearest."""
+        for keys in ALTERNATIVES:
+            mine = [option for key, option in options(self) if key in keys]
+            origins = [origin(context, option, found) for option in mine]
+            nearest = min((one.distance for one in origins), default=0)
+            for option, one in zip(mine, origins, strict=True):
+                if one.is_set and one.distance > nearest:
+                    context.params[option.name] = option.default
+                    source = context.get_parameter_source(option.name)
+                    context.set_parameter_source(option.name, type(source)["DEFAULT"])
+
+    def _blamed(self, message: str, context: Any) -> Iterator[str]:
+        """The values from variables and files that ``message`` is about."""
+        for key, option in options(self):
+            value, set_by = context.params.get(option.name), origin(context, option, context.meta[_GIVEN])
+            spelled = re.escape(key).replace(r"\-", "[-_]")
+            named = re.search(rf"(?<![\w-]){spelled}[:=]", message)
+            if set_by.is_set and (named or (isinstance(value, str) and repr(value) in message)):
+                yield f"--{key} is set by {set_by.place}"
+
+
+class App(typer.Typer):
+    """A ``typer.Typer`` of such commands."""
+
+    def command(self, name: str | None = None, **about: Any) -> Callable[[_Function], _Function]:
+        """Add a command; ``cls=TyperCommand`` makes it one that nothing but its arguments sets."""
+        about.setdefault("cls", Command)
+        return super().command(name, **about)
+
+
+def words_of(context: Any) -> Words:
+    """The words that lead to ``context``, without the program's name."""
+    return () if context.parent is None else (*words_of(context.parent), context.info_name)
+
+
+def options(command: Any) -> Iterator[tuple[str, Any]]:
+    """The options of a command, by key."""
+    for parameter in command.params:
+        longest = max(parameter.opts, key=len, default="")
+        if parameter.param_type_name == "option" and longest.startswith("--"):
+            yield longest.removeprefix("--"), parameter
+
+
+def leaves(group: Any, words: Words = ()) -> Iterator[tuple[Words, Command]]:
+    """The commands that files and variables may set options of, with the words that call them."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from leaves(command, (*words, name))
+        elif isinstance(command, Command):
+            yield (*words, name), command
+
+
+def described(command: Command) -> list[Option]:
+    """What the options of ``command`` take."""
+    return [
+        Option(key, bool(option.is_flag), bool(option.multiple), _is_path(command, option.name))
+        for key, option in options(command)
+    ]
+
+
+def commands(group: Any) -> dict[Words, list[Option]]:
+    """What the options of all those commands take."""
+    return {words: described(command) for words, command in leaves(group)}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an option of a command is, when nothing is typed.
+
+    Attributes:
+        command: the words that call it.
+        option: the option itself, and
+        key: its name.
+        value: as the command gets it.
+        origin: where that comes from.
+        settable: whether variables and files may set it.
+    """
+
+    command: Words
+    option: Any
+    key: str
+    value: Any
+    origin: Origin
+    settable: bool
+
+
+def values(root: Any, words: Words) -> list[Value]:
+    """What the options of the command called by ``words`` are; ``root`` is the program's context.
+
+    Raises:
+        ConfigError: naming file or variable, if one sets what cannot be.
+    """
+    parent = root
+    for word in words[:-1]:
+        parent = type(parent)(parent.command.commands[word], info_name=word, parent=parent)
+    command: Command = parent.command.commands[words[-1]]
+    found = command.from_files(words[-1], parent)
+    context = command.make_context(words[-1], [], parent, resilient_parsing=True)
+    context.resilient_parsing = False
+    listed = []
+    for about, (key, option) in zip(described(command), options(command), strict=True):
+        set_by = origin(context, option, found)
+        if set_by.is_set:
+            try:
+                option.process_value(context, option.consume_value(context, {})[0])
+            except typer.BadParameter as error:
+                raise _at_its_place(error, found) from None
+        listed.append(Value(words, option, key, context.params.get(option.name), set_by, not about.refused))
+    return listed
+
+
+def origin(context: Any, option: Any, found: dict[str, Given]) -> Origin:
+    """Where the value that ``option`` has in ``context`` comes from; ``found`` are the files' values."""
+    source = context.get_parameter_source(option.name)
+    kind = "DEFAULT" if source is None else source.name
+    if kind == "ENVIRONMENT":
+        return Origin("variable", 1, str(option.envvar))
+    if kind == "DEFAULT_MAP":
+        given = found[option.name]
+        return Origin("file", 2 + given.distance, f"{given.file}: {given.place}")
+    return Origin("command line", 0) if kind == "COMMANDLINE" else Origin("default", 99)
+
+
+def _at_its_place(error: typer.BadParameter, found: dict[str, Given]) -> Exception:
+    """``error`` in one line that says where the value stands; as it is if it was typed."""
+    if error.param is None or error.ctx is None:
+        return error
+    set_by = origin(error.ctx, error.param, found)
+    if not set_by.is_set:
+        return error
+    value = error.param.consume_value(error.ctx, {})[0]
+    return ConfigError(f"{set_by.place}: {value!r} cannot be used: {error.message}")
+
+
+def _is_path(command: Any, name: str) -> bool:
+    parameter = inspect.signature(inspect.unwrap(command.callback)).parameters.get(name)
+    annotation = None if parameter is None else parameter.annotation
+    kinds = [annotation, *get_args(annotation)]
+    return any(kind is Path for one in kinds for kind in (one, *get_args(one)))

@@ -1,0 +1,66 @@
+"""What the Tab key offers for the values of options. None of it loads torch or vLLM, for someone waits at every Tab."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from kvvideo import compression
+
+Completer = Callable[[str], list[str]]
+
+
+def one_of(*names: str) -> Completer:
+    """Completes to one of ``names``."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def strategy(incomplete: str) -> list[str]:
+    """Names of strategies."""
+    return one_of(*compression.strategies())(incomplete)
+
+
+def strategies(incomplete: str) -> list[str]:
+    """Lists of strategies with commas between: completes the last, with one that is not in the list yet."""
+    before, comma, last = incomplete.rpartition(",")
+    taken = before.split(",")
+    return [before + comma + name for name in strategy(last) if name not in taken]
+
+
+def decoder(incomplete: str) -> list[str]:
+    """Names of decoders."""
+    from kvvideo.video.decoder import DECODERS
+
+    return one_of(*DECODERS)(incomplete)
+
+
+def model(incomplete: str) -> list[str]:
+    """The bundled model, those that were downloaded, and folders with a model in them."""
+    return one_of("tiny", *_downloaded())(incomplete) + _folders(incomplete)
+
+
+def _downloaded() -> list[str]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    prefix = "models--"
+    try:
+        names = sorted(os.listdir(HF_HUB_CACHE))
+    except OSError:
+        return []
+    return [name.removeprefix(prefix).replace("--", "/") for name in names if name.startswith(prefix)]
+
+
+def _folders(incomplete: str) -> list[str]:
+    folder, name = os.path.split(incomplete)
+    try:
+        beside = sorted(os.listdir(Path(folder).expanduser()))
+    except (OSError, RuntimeError):
+        return []
+    return [
+        os.path.join(folder, one)
+        for one in beside
+        if one.startswith(name) and (Path(folder).expanduser() / one / "config.json").is_file()
+    ]

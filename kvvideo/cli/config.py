@@ -1,0 +1,165 @@
+"""``kvvideo config``: which settings are in force, and where each comes from."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kvvideo import settings
+from kvvideo.cli.command import Value, commands, leaves, options, values
+from kvvideo.errors import ConfigError
+from kvvideo.settings import Words
+
+# Plain commands: they must work, and do the same, whatever is set.
+app = typer.Typer(no_args_is_help=True, help="Show or begin the files that set options.")
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="Of this command, such as analyze or bench memory. Default: of all.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what each option is when it is not on the command line, and where that comes from.
+
+    The command line comes first, then KVVIDEO_* variables, then kvvideo.toml in this folder, then the user's file.
+    """
+    root = context.find_root()
+    known = [words for words, _ in leaves(root.command)]
+    asked = [words for words in known if words[: len(command or ())] == tuple(command or ())]
+    if not asked:
+        names = ", ".join(" ".join(words) for words in known)
+        raise ConfigError(f"{' '.join(command or ())!r} is no command with settings; those are {names}")
+    found = [value for words in asked for value in values(root, words) if value.settable]
+    unused = settings.unused_variables(commands(root.command))
+    if json_output:
+        print(json.dumps(_record(found, unused), ensure_ascii=False))
+    else:
+        _print(found, unused)
+
+
+@app.command("path")
+def path() -> None:
+    """Print where the user's own file is, or would be."""
+    print(_user_path())
+
+
+@app.command("init")
+def init(
+    context: typer.Context,
+    user: Annotated[bool, typer.Option("--user", help="The user's own, for all folders.")] = False,
+) -> None:
+    """Write a kvvideo.toml into this folder that names every setting, all of them commented out."""
+    file = _user_path() if user else Path(settings.NAME)
+    text = "\n".join(_example(context.find_root())) + "\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{file} is there already; 'kvvideo config show' says what it sets") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from None
+    print(file)
+
+
+def _user_path() -> Path:
+    file = settings.user_path()
+    if file is None:
+        raise ConfigError("there is no home directory; name a folder in XDG_CONFIG_HOME")
+    return file
+
+
+def _record(found: list[Value], unused: dict[str, str]) -> dict[str, Any]:
+    return {
+        "type": "settings", "schema": 1,
+        "files": [{"path": str(file), "read": file.is_file()} for file in settings.paths()],
+        "settings": [
+            {
+                "command": " ".join(one.command), "option": one.key, "value": _plain(one.value),
+                "source": one.origin.kind, "place": one.origin.place,
+            }
+            for one in found
+        ],
+        "unused": [{"variable": name, "reason": reason} for name, reason in unused.items()],
+    }  # fmt: skip
+
+
+def _print(found: list[Value], unused: dict[str, str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from kvvideo.cli import render
+
+    single = len({one.command for one in found}) == 1
+    table = Table("option", "value", "from", *(() if single else ("in",)), box=None, header_style="bold")
+    for row in _rows(found):
+        first = row[0]
+        texts = [f"--{first.key}", _shown(first.value), first.origin.place or first.origin.kind]
+        texts += [] if single else [", ".join(" ".join(one.command) for one in row)]
+        style = "" if first.origin.is_set else "dim"
+        table.add_row(*(Text(render.clean(text), style=style) for text in texts))
+    render.whole(table)
+    for file in settings.paths():
+        render.err.print(
+            Text(render.clean(f"{file}{'' if file.is_file() else ': not there'}"), style="dim"), soft_wrap=True
+        )
+    for name, reason in unused.items():
+        render.err.print(Text(render.clean(f"{name} sets nothing: {reason}")), soft_wrap=True)
+
+
+def _rows(found: list[Value]) -> Iterator[list[Value]]:
+    """Values that are the same in several commands, together, in the order of options."""
+    groups: dict[str, dict[Any, list[Value]]] = {}
+    for one in found:
+        groups.setdefault(one.key, {}).setdefault((repr(one.value), one.origin), []).append(one)
+    for same in groups.values():
+        yield from same.values()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+
+
+def _shown(value: Any) -> str:
+    plain = _plain(value)
+    if isinstance(plain, bool):
+        return "yes" if plain else "no"
+    return "" if plain is None else ",".join(plain) if isinstance(plain, list) else str(plain)
+
+
+def _example(root: Any) -> Iterator[str]:
+    """The lines of a file that sets nothing yet."""
+    yield "# What options are when they are not on the command line; take the # away before a setting."
+    yield "# KVVIDEO_* variables come before this file, and a command's own table before what is at the top.\n"
+    known = commands(root.command)
+    count = Counter(about.key for described in known.values() for about in described)
+    top: dict[str, Any] = {}
+    tables: dict[Words, list[str]] = {}
+    for words, command in leaves(root.command):
+        for about, (key, option) in zip(known[words], options(command), strict=True):
+            if about.refused:
+                continue
+            if count[key] > 1 and top.setdefault(key, option).default == option.default:
+                continue
+            tables.setdefault(words, []).append(_setting(key, option))
+    for key, option in top.items():
+        yield _setting(key, option)
+    for words, lines in tables.items():
+        yield f"\n[{'.'.join(words)}]"
+        yield from lines
+
+
+def _setting(key: str, option: Any) -> str:
+    default = _plain(option.default)
+    # JSON's texts, numbers and truths are TOML's, too.
+    value = "" if default is None else f" {json.dumps(default)}"
+    return f"# {key} ={value}  # {option.help}"

@@ -1,0 +1,71 @@
+"""A clip made on the spot, decoded by each decoder as any video is: in a process of its own."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kvvideo.doctor.finding import Finding, broken, first_line, ok, warning
+from kvvideo.errors import KvvideoError
+from kvvideo.video import DECODERS, VideoReader
+
+FPS, FRAMES, SIDE = 8, 16, 112
+"""Of the clip: frames per second, frames, and width and height."""
+
+_SLACK = 8.0
+"""How far the brightness of a frame, 0 to 255, may be off after coding."""
+
+_DEFAULT = "pyav"
+
+
+def decoders() -> Iterator[Finding]:
+    """Whether each decoder returns the frames that were put into a clip."""
+    mends = {
+        name: f"pip install --force-reinstall {package}" for name, package in (("pyav", "av"), ("decord", "decord"))
+    }
+    with tempfile.TemporaryDirectory(prefix="kvvideo-") as folder:
+        clip = Path(folder) / "test.mp4"
+        try:
+            _write(clip)
+        except Exception as error:
+            yield broken("decoder pyav", f"PyAV cannot make a clip to try: {first_line(error)}", mends["pyav"])
+            return
+        for name in DECODERS:
+            if problem := _problem(name, clip):
+                bad = broken if name == _DEFAULT else warning
+                use = "" if name == _DEFAULT else f" if you want --decoder {name}"
+                yield bad(f"decoder {name}", problem, mends[name] + use)
+            else:
+                yield ok(f"decoder {name}", f"returned the {FRAMES} frames of a test clip")
+
+
+def _levels() -> np.ndarray:
+    """Brightness of each frame: no two are alike."""
+    return np.linspace(20, 235, FRAMES)
+
+
+def _write(clip: Path) -> None:
+    import av
+
+    with av.open(str(clip), "w") as out:
+        stream = out.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        for level in _levels():
+            image = np.full((SIDE, SIDE, 3), level, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+def _problem(name: str, clip: Path) -> str | None:
+    """What is wrong with decoder ``name``; None if it returns what it should."""
+    try:
+        with VideoReader(clip, fps=FPS, chunk_seconds=1.0, decoder=name, stall_seconds=30.0) as chunks:
+            seen = np.concatenate([chunk.frames.mean(axis=(1, 2, 3)) for chunk in chunks])
+    except KvvideoError as error:
+        return first_line(error)
+    if len(seen) != FRAMES:
+        return f"returned {len(seen)} frames of {FRAMES}"
+    wrong = np.flatnonzero(np.abs(seen - _levels()) > _SLACK)
+    return f"returned other frames than were put in, from the {wrong[0] + 1}. on" if len(wrong) else None

@@ -1,0 +1,34 @@
+"""A stream as a message for a server that speaks OpenAI's API: what a session shows a model, for ``kvvideo serve``."""
+
+import base64
+from collections.abc import Iterable
+from io import BytesIO
+from typing import Any
+
+from kvvideo.prompt import VIDEO, chunk_text, plain
+from kvvideo.types import Chunk
+
+
+def content(chunks: Iterable[Chunk], question: str) -> list[dict[str, Any]]:
+    """``chunks`` and a question about them, as the ``content`` of one user's message.
+
+    The server's model sees, token for token, what a session shows it, if the chunks were sampled at the server's
+    ``--fps`` and their frames are no larger than its ``--frame-tokens`` allow.
+    """
+    parts: list[dict[str, Any]] = []
+    for chunk in chunks:
+        parts.append({"type": "text", "text": chunk_text(chunk.start).removesuffix(VIDEO)})
+        parts.append({"type": "video_url", "video_url": {"url": _url(chunk)}})
+    return [*parts, {"type": "text", "text": f"\n{plain(question)}"}]
+
+
+def _url(chunk: Chunk) -> str:
+    from PIL import Image
+
+    pictures = []
+    for frame in chunk.frames:
+        buffer = BytesIO()
+        Image.fromarray(frame).save(buffer, "png")
+        pictures.append(base64.b64encode(buffer.getvalue()).decode())
+    # What vLLM calls a list of pictures; it reads each as what it is, and PNG loses nothing.
+    return "data:video/jpeg;base64," + ",".join(pictures)

@@ -1,0 +1,416 @@
+"""``kvvideo serve``: a real server in processes of its own, asked by OpenAI's client, text and video at once."""
+
+import base64
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import engines
+import openai
+import psutil
+import pytest
+from reference import Model, Stream, keep_streaming
+from test_reference import check_generated, feed_chunk, ids
+
+from kvvideo import serving
+from kvvideo.config import FORK_OF, KEY, CacheConfig
+from kvvideo.messages import content
+from kvvideo.plugin.settings import SCHEDULER
+from kvvideo.prompt import OPENING, VIDEO, question_text
+from kvvideo.serving import Serving, main
+from kvvideo.session import EngineConfig
+from kvvideo.session.memory import block_bytes
+from kvvideo.tiny.model import MAX_PIXELS, MIN_PIXELS
+from kvvideo.types import Chunk
+from kvvideo.video import VideoReader
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+MAX_TOKENS, BUDGET, SINK = 512, 256, 32
+CACHE = ("--strategy", "streaming", "--max-tokens", str(MAX_TOKENS), "--budget", str(BUDGET), "--sink", str(SINK))
+ON_GPU = ("--enforce-eager", "--attention-backend", str(engines.GPU_OPTIONS["attention_backend"]))
+ON_GPU += ("--kv-cache-memory-bytes", "256M", "--gpu-memory-utilization", "0.05")
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=300)
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
+            return str(reply.read().decode())
+
+    def figures(self) -> dict[str, float]:
+        """What ``/metrics`` says of this model, by name."""
+        found = re.findall(r'^([\w:]+)\{([^}]*model_name="tiny"[^}]*)\} (\S+)$', self.get("/metrics"), re.M)
+        return {name: float(value) for name, _, value in found}
+
+    def wait(self, seconds: float = 400) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            with suppress(OSError):
+                self.get("/health")
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"not up after {seconds} s: {self.log.read_text()[-3000:]}")
+
+
+def start(log: Path, *arguments: str) -> Server:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-c", "from kvvideo.cli import main; main()", "serve", "tiny", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*line, *arguments], stdout=output, stderr=output, start_new_session=True)
+    return Server(process, port, log)
+
+
+def group(process: subprocess.Popen[bytes]) -> list[int]:
+    """Processes of the session that ``process`` leads."""
+    found = []
+    for one in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(one.pid) == process.pid and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one.pid)
+    return found
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    for pid in group(process):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def all_gone(process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 30
+    while group(process):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("serve") / "log"
+    started = start(log, *CACHE, "--dtype", "float32", *(ON_GPU if engines.ON_GPU else ()))
+    try:
+        started.wait()
+        yield started
+    finally:
+        end(started.process)
+
+
+def stream_of(model: Model) -> Stream:
+    return Stream(model, keep_streaming(SINK), BUDGET, MAX_TOKENS)
+
+
+def truth(name: str) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in (SAMPLES / "jobs.jsonl").read_text().splitlines())
+    return next(line["questions"] for line in lines if line["id"] == name)
+
+
+def chunks_of(name: str, until: float | None = None) -> list[Chunk]:
+    with VideoReader(SAMPLES / f"{name}.mp4", end=until, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS) as reader:
+        return list(reader)
+
+
+def count(computed: int) -> int:
+    """Compactions on the way to ``computed`` tokens."""
+    live = times = 0
+    for _ in range(computed):
+        live += 1
+        if live == MAX_TOKENS:
+            live, times = BUDGET, times + 1
+    return times
+
+
+TEXTS = [(ids(1500, 1), 20), (ids(700, 2), 150), (ids(90, 3), 8), (ids(MAX_TOKENS, 4), 5)]
+"""Prompts, and how many tokens are asked for."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about the first part of a sample, in chunks that say their time, with its right answer."""
+
+    sample: str
+    until: float | None
+    question: str
+    answer: str
+
+
+VIDEOS = [
+    Asked("letters-2m", 52.0, "What colour is the letter on screen now?", "green"),
+    Asked("letters-2m", None, "When was the letter E on screen?", "not seen"),
+    Asked("letters-1m", 20.0, "What color is the letter on screen now?", "purple"),
+]
+
+
+def complete(server: Server, prompt: list[int], tokens: int) -> Any:
+    return server.client.completions.create(
+        model="tiny", prompt=prompt, max_tokens=tokens, temperature=0, logprobs=1,
+        extra_body={"ignore_eos": True, "return_token_ids": True},
+    )  # fmt: skip
+
+
+def chat(server: Server, parts: list[dict[str, Any]]) -> Any:
+    return server.client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": parts}], temperature=0, logprobs=True,  # type: ignore[list-item,misc]
+        extra_body={"return_token_ids": True},
+    )  # fmt: skip
+
+
+def file_of(data: bytes) -> dict[str, Any]:
+    return {"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + base64.b64encode(data).decode()}}
+
+
+def test_text_and_video_at_once_past_several_compactions(server: Server, reference: Model):
+    """All answers are what transformers gives with the same tokens evicted, and every compaction is counted."""
+    streams = [(asked, chunks_of(asked.sample, asked.until)) for asked in VIDEOS]
+    before = server.figures()
+    with ThreadPoolExecutor() as threads:
+        texts = [threads.submit(complete, server, *text) for text in TEXTS]
+        videos = [threads.submit(chat, server, content(chunks, asked.question)) for asked, chunks in streams]
+        said = [one.result() for one in [*texts, *videos]]
+    after = server.figures()
+
+    compactions = freed = 0
+    for result in said:
+        # The last token is said and not computed; until it is begun, blocks of the last compaction are not needed.
+        computed = result.usage.prompt_tokens + result.usage.completion_tokens - 1
+        compactions, freed = compactions + count(computed), freed + count(computed - 1)
+    assert compactions >= 15
+    grown = {name: after[name] - before[name] for name in after}
+    assert grown["kvvideo_compactions_total"] == compactions
+    assert grown["kvvideo_evicted_tokens_total"] == compactions * (MAX_TOKENS - BUDGET)
+    assert grown["kvvideo_freed_blocks_total"] == freed * (MAX_TOKENS - BUDGET) / engines.BLOCK
+    assert grown["vllm:prompt_tokens_total"] == sum(result.usage.prompt_tokens for result in said)
+    assert grown["vllm:num_preemptions_total"] == 0
+    assert after["kvvideo_live_tokens"] == after["kvvideo_sessions"] == 0
+
+    for (prompt, _), result in zip(TEXTS, said, strict=False):
+        choice, stream = result.choices[0], stream_of(reference)
+        stream.feed(reference.tokens(prompt))
+        check_generated(stream, choice.token_ids, choice.logprobs.token_logprobs)
+    for (asked, chunks), result in zip(streams, said[len(TEXTS) :], strict=True):
+        choice, stream = result.choices[0], stream_of(reference)
+        assert choice.message.content == asked.answer
+        for index, chunk in enumerate(chunks):
+            feed_chunk(stream, chunk, first=index == 0)
+        stream.feed(reference.tokens(question_text(asked.question)))
+        assert stream.seen == result.usage.prompt_tokens
+        check_generated(stream, choice.token_ids, [token.logprob for token in choice.logprobs.content])
+
+
+def test_the_questions_are_those_of_the_truth():
+    for asked in VIDEOS:
+        assert asked.answer in [q["answer"] for q in truth(asked.sample) if q["q"] == asked.question]
+
+
+def test_a_whole_file(server: Server, reference: Model, monkeypatch: pytest.MonkeyPatch, model_dir: str):
+    """The frames it looks at, how large it makes them and how it spaces them in time are what was asked for."""
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+    from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
+
+    data = (SAMPLES / "letters-1m.mp4").read_bytes()
+    question = "What colour is the letter on screen now?"
+    result = chat(server, [file_of(data), {"type": "text", "text": f"\n{question}"}])
+    frames, _ = VIDEO_LOADER_REGISTRY.load("opencv").load_bytes(data)
+    assert len(frames) == 60 * 8
+    monkeypatch.setattr(reference, "video", Qwen2VLVideoProcessor.from_pretrained(model_dir))
+    stream = stream_of(reference)
+    stream.feed(reference.tokens(OPENING + VIDEO + question_text(question), frames[::4], 2.0))
+    assert stream.seen == result.usage.prompt_tokens
+    assert stream.compactions == 2
+    choice = result.choices[0]
+    check_generated(stream, choice.token_ids, [token.logprob for token in choice.logprobs.content])
+
+
+def test_what_is_held_shows_while_it_is(server: Server):
+    """A client that goes away leaves nothing behind."""
+    words = server.client.completions.create(
+        model="tiny", prompt=ids(600, 5), max_tokens=20_000, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(words))
+    held = server.figures()["kvvideo_live_tokens"]
+    assert BUDGET <= held < MAX_TOKENS
+    words.close()
+    until = time.monotonic() + 60
+    while server.figures()["kvvideo_live_tokens"]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_its_name_and_settings(server: Server):
+    assert [model.id for model in server.client.models.list().data] == ["tiny"]
+    assert (
+        f'kvvideo_cache_info{{budget="{BUDGET}",engine="0",max_tokens="{MAX_TOKENS}",model_name="tiny",'
+        'positions="absolute",strategy="streaming"} 1.0\n'
+    ) in server.get("/metrics")
+    # This machine has other addresses; it does not listen there.
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", server.port), timeout=5)
+
+
+def test_bad_requests_are_refused_and_it_lives_on(server: Server):
+    with pytest.raises(openai.BadRequestError, match="32768"):
+        complete(server, [100] * 40_000, 1)
+    with pytest.raises(openai.BadRequestError):
+        chat(server, [file_of(b"no video")])
+    with pytest.raises(openai.APIStatusError, match="allowed-local-media-path"):
+        chat(server, [{"type": "video_url", "video_url": {"url": (SAMPLES / "letters-1m.mp4").as_uri()}}])
+    with pytest.raises(openai.APIStatusError):  # a question about a session that there is not
+        server.client.completions.create(
+            model="tiny", prompt="What?", max_tokens=1, extra_body={"vllm_xargs": {FORK_OF: "nobody"}}
+        )
+    assert complete(server, ids(20), 2).usage.completion_tokens == 2
+
+
+def test_ctrl_c_ends_it_and_all_it_started(server: Server):
+    assert len(group(server.process)) >= 2
+    said = len(server.log.read_text())
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.process.wait(timeout=60) == 0
+    assert not re.search("^Traceback|leaked", server.log.read_text()[said:], re.MULTILINE)
+    all_gone(server.process)
+
+
+def test_ctrl_c_while_loading(tmp_path: Path):
+    loading = start(tmp_path / "log")
+    try:
+        until = time.monotonic() + 300
+        while "kvvideo: serving tiny at http://127.0.0.1:" not in loading.log.read_text():
+            assert loading.process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        os.killpg(loading.process.pid, signal.SIGINT)
+        assert loading.process.wait(timeout=60) == 130
+        assert "Traceback" not in loading.log.read_text()
+        all_gone(loading.process)
+    finally:
+        end(loading.process)
+
+
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """What vLLM's command line writes into it is taken out again, and its log goes where it went."""
+    import vllm.entrypoints.cli.serve  # noqa: F401
+
+    before, handlers = dict(os.environ), [*logging.getLogger("vllm").handlers]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    logging.getLogger("vllm").handlers[:] = handlers
+
+
+def serve(*arguments: str, model: str = "tiny", **cache: Any) -> None:
+    """The body of the server's process, here."""
+    main(Serving(model, CacheConfig(**cache)).command([*arguments])[3:])
+
+
+NGRAM = json.dumps({"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3})
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--enable-prefix-caching"], ["prefix caching", "--no-enable-prefix-caching"]),
+        (["--scheduler-cls", "a.B"], ["the scheduler is a.B", "SessionScheduler"]),
+        (["--kv-cache-dtype", "fp8"], ["fp8 KV cache", "--kv-cache-dtype auto"]),
+        (["--speculative-config", NGRAM], ["speculative decoding", "--speculative-config"]),
+        (["--additional-config", '{"kvvideo": {"max_tokens": 64}}'], ["additional-config", "--max-tokens"]),
+        (["--additional-config.kvvideo.max_tokens", "64"], ["additional-config", "--max-tokens"]),
+        (["--max-tokns", "64"], ["unrecognized arguments: --max-tokns 64", "--help=all"]),
+        (["--port", "70000"], ["port 70000", "--port"]),
+        (["--host", "192.0.2.1"], ["192.0.2.1", "--host"]),
+        (["--max-model-len", "99999999"], ["max_model_len (99999999)"]),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_once(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as caught:
+        serve(*arguments)
+    assert caught.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kvvideo: ")]
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str]):
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(SystemExit):
+        serve("--port", str(other.getsockname()[1]))
+    assert "in use; name another with --port" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_file_of_settings_is_checked_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "vllm.yaml").write_text("enable-prefix-caching: true\n")
+    with pytest.raises(SystemExit):
+        serve("--config", str(tmp_path / "vllm.yaml"))
+    assert "prefix caching" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(("content", "word"), [(None, "cannot load model"), ({"model_type": "qwen2"}, "qwen2 model")])
+def test_models_that_are_none(
+    tmp_path: Path, content: dict[str, Any] | None, word: str, capsys: pytest.CaptureFixture[str]
+):
+    if content is not None:
+        (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        serve(model=str(tmp_path))
+    assert word in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_is_said_explicitly_stands(monkeypatch: pytest.MonkeyPatch, model_dir: str, tmp_path: Path):
+    """Unsaid, it is safe: only this machine reaches it, no files, no code of a model's, no cache that would break."""
+    given: list[Any] = []
+    monkeypatch.setattr(serving, "_run", lambda command, args: given.append(args))
+    (tmp_path / "vllm.yaml").write_text("host: 0.0.0.0\n")
+    serve("--port", "0", max_tokens=1024)
+    serve("--port", "0", "--served-model-name", "other", "--additional-config", '{"x": 1}', "--max-num-seqs", "3",
+          "--config", str(tmp_path / "vllm.yaml"), "--mm-processor-kwargs", "{}", model=model_dir)  # fmt: skip
+    plain, other = given
+    assert (plain.host, other.host) == ("127.0.0.1", "0.0.0.0")
+    assert (plain.served_model_name, other.served_model_name) == (["tiny"], ["other"])
+    assert plain.model == other.model == model_dir
+    assert plain.additional_config[KEY]["max_tokens"] == 1024
+    assert set(other.additional_config) == {KEY, "x"}
+    assert other.mm_processor_kwargs == {}
+    for args in given:
+        assert not any([args.trust_remote_code, args.allowed_local_media_path, args.enable_prefix_caching])
+        assert args.scheduler_cls == SCHEDULER
+    if not engines.ON_GPU:
+        # As many requests as are computed at once fit, each at its largest: none is ever preempted.
+        small, large = plain.kv_cache_memory_bytes / (16 * 33 + 1), other.kv_cache_memory_bytes / (3 * 129 + 1)
+        assert small == large == block_bytes(model_dir, EngineConfig(model_dir), 32)
+
+
+def test_the_command_line_refuses_what_it_can_by_itself():
+    for arguments, word in ((["--port", "8000", "tiny"], "the model comes first"), (["tiny", "--ratio", "2"], "ratio")):
+        line = [sys.executable, "-c", "from kvvideo.cli import main; main()", "serve", *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert word in done.stderr
+        assert len(done.stderr.splitlines()) == 1
