@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from kvvideo import prompt
 from kvvideo.errors import ConfigError
+from kvvideo.prompt import well_formed
 from kvvideo.times import format_time, parse_time
+
+SHORTEST_EVERY = 0.01
+"""Seconds between two times that a question is asked at, at least: each is a moment to keep in mind."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Question:
         Raises:
             ConfigError: if the time cannot be read or no words follow.
         """
-        stripped = text.strip()
+        stripped = well_formed(text).strip()
         at: float | None = None
         if stripped.startswith("@"):
             time, _, stripped = stripped[1:].partition(" ")
@@ -114,7 +118,7 @@ class Agenda:
             at = question.at
             if at is not None and (at < start or (end is not None and at > end)):
                 read = f"{format_time(start)} to {'the end' if end is None else format_time(end)}"
-                raise ConfigError(f"'@{format_time(at)} {question.text}' is outside of what is read, {read}")
+                raise ConfigError(f"{f'@{format_time(at)} {question.text}'!r} is outside of what is read, {read}")
         self._timed = sorted((q for q in questions if q.at is not None), key=lambda q: q.at or 0.0)
         untimed = [q for q in questions if q.at is None]
         self._repeated, self._last = (untimed, []) if every is not None else ([], untimed)
@@ -151,5 +155,5 @@ class Agenda:
 
 
 def _check_period(every: float) -> None:
-    if not every > 0:
-        raise ConfigError(f"every: {every:g} seconds is not possible; it must be above 0")
+    if not every >= SHORTEST_EVERY:
+        raise ConfigError(f"every: {every:g} seconds is not possible; it must be at least {SHORTEST_EVERY:g}")

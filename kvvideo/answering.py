@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kvvideo import __version__
@@ -11,7 +11,7 @@ from kvvideo.agenda import Agenda, Question, Task
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.outputs.samples import Samples
-from kvvideo.session import EngineConfig
+from kvvideo.session import EngineConfig, open_engine
 
 if TYPE_CHECKING:
     from kvvideo.journal import Batch, Record, Run
@@ -177,7 +177,7 @@ class Answering:
         with self.source.open(skip_chunks=0 if memory is None else memory.chunks) as reader:
             if self.engine is None:
                 self.hooks.loading(self.config.model)
-                self.engine = _start(self.config, self.caches)
+                self.engine = open_engine(self.config, self.caches)
                 self.kept.check_model(self.engine)
             self.engine.use(cache)
             self.kept.enter(memory)
@@ -271,17 +271,3 @@ class Answering:
         }  # fmt: skip
         for at, held in sorted(known.items()):
             self.samples[strategy].add(at, held)
-
-
-def _start(config: EngineConfig, caches: Sequence[CacheConfig]) -> "Engine":
-    """An engine with a pool for any of ``caches``; each is tried, so that one that cannot be is known at once."""
-    from kvvideo.compression import load
-    from kvvideo.session import Engine, open_session
-    from kvvideo.session.memory import spare_rows
-
-    largest = next((cache for cache in caches if not load(cache.strategy).bounded), caches[0])
-    engine = Engine(replace(config, cache=replace(largest, spare_rows=spare_rows(largest, caches))))
-    for cache in caches:
-        engine.use(cache)
-        open_session(engine).close()
-    return engine

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from kvvideo.agenda import Agenda
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
+from kvvideo.outputs import jsons
 from kvvideo.times import format_time
 from kvvideo.workspace import ANSWERS, Busy, Workspace
 
@@ -48,7 +49,7 @@ def key(**settings: Any) -> str:
 
 def line(batch: Sequence[Record]) -> bytes:
     """``batch`` as the journal has it."""
-    return json.dumps(list(batch), ensure_ascii=False).encode() + b"\n"
+    return jsons.dumps(list(batch)).encode() + b"\n"
 
 
 def parse(data: bytes) -> tuple[list[Batch], int]:

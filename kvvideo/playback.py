@@ -1,5 +1,6 @@
 """A video on an engine that can stand at any moment of it: play on, go back, look elsewhere and return."""
 
+import logging
 import time as clock
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,11 @@ from kvvideo.memories.file import MemoryFile, write
 from kvvideo.memories.memory import Memory
 from kvvideo.prompt import Turn
 from kvvideo.session import BASELINES, Answer, Engine, VideoSession
+from kvvideo.times import format_time
 from kvvideo.types import Chunk
 from kvvideo.video import Source, VideoReader
+
+logger = logging.getLogger("kvvideo.memories")
 
 _SLACK = 1e-6
 
@@ -40,7 +44,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class _Event:
+class Event:
     """What else happened to a stream, once ``chunks`` chunks were ingested: a dialogue remembered, or a switch."""
 
     chunks: int
@@ -66,7 +70,7 @@ class _Place:
 
     memory: Memory | None
     cache: CacheConfig
-    events: list[_Event]
+    events: list[Event]
     reader: VideoReader | None
     pending: Chunk | None
     also: Chunk | None
@@ -105,22 +109,18 @@ class Playback:
         saved: MemoryFile | None = None, memory: Memory | None = None, reader: VideoReader | None = None,
     ) -> None:  # fmt: skip
         cache = engine.config.cache
-        if cache.strategy in BASELINES:
-            raise ConfigError(
-                f"strategy: {cache.strategy!r} keeps no cache that could be saved or gone back in; choose another, "
-                "or use 'kvvideo analyze'"
-            )
+        _check_keeps(cache)
         self.engine, self.source = engine, source
         self._checkpoints, self._every = checkpoints, every
         self._saved, self._saved_until = saved, float("inf")
-        self._first, self._events = replace(cache, spare_rows=0), list[_Event]()
+        self._first, self._events = replace(cache, spare_rows=0), list[Event]()
         self._about: dict[str, Any] = {}
         if memory is not None:
             self._about = memory.source
             self._first, self._events = _happened(memory)
         if source is not None:
             self._about = {**source.as_dict(), "fingerprint": source.fingerprint()}
-        self.start = 0.0 if source is None or source.start is None else source.start
+        self.start: float = (self._about.get("start") if source is None else source.start) or 0.0
         self._reader = reader
         self._pending: Chunk | None = None
         self._visiting = False
@@ -180,9 +180,9 @@ class Playback:
         return chunk
 
     @property
-    def events(self) -> int:
-        """How many dialogues were remembered, and strategies switched, up to this moment."""
-        return len(self._events)
+    def events(self) -> tuple[Event, ...]:
+        """What was remembered and switched, in order; during a visit also what comes after its moment."""
+        return tuple(self._events)
 
     def keep(self) -> None:
         """Take a checkpoint, unless there is one of this moment.
@@ -200,7 +200,7 @@ class Playback:
         return replace(self.session.save(), source={**self._about, **happened})
 
     def write(self, path: Path) -> None:
-        """Write a memory file of now, with the checkpoints there are.
+        """Write a memory file of now, with the checkpoints there are. Damaged ones are left out, with a warning.
 
         Raises:
             ConfigError: if it cannot be written.
@@ -208,7 +208,12 @@ class Playback:
         if self._checkpoints is not None and self._saved is not None:
             for time in self._saved.times:
                 if time <= self._saved_until and not any(abs(t - time) < _SLACK for t in self._checkpoints.times):
-                    self._checkpoints.add(self._saved.before(time))
+                    try:
+                        memory = self._saved.before(time)
+                    except ConfigError as error:
+                        logger.warning("a checkpoint is left out: %s", error)
+                        continue
+                    self._checkpoints.add(memory)
         write(path, self.save(), self._checkpoints)
 
     def stream(self, question: str, **options: Any) -> Generator[Answer, None, None]:
@@ -255,6 +260,8 @@ class Playback:
                 self._forget_from(later[0].end)
 
     def _go(self, time: float, on_chunk: Callable[[], None]) -> Arrival:
+        if time < self.start - _SLACK:
+            raise ConfigError(f"nothing before {format_time(self.start)} is looked at; choose a moment from there on")
         begun, since = clock.perf_counter(), self._nearest(time)
         here = self.session.end if self.session.chunks else None
         if here is not None and here <= time + _SLACK and (since is None or here >= since - _SLACK):
@@ -281,6 +288,7 @@ class Playback:
         Raises:
             ConfigError: if the video cannot be read again, or ``cache`` does not fit the engine.
         """
+        _check_keeps(cache)
         self._check_replayable("another stream of it cannot be begun")
         home, begun = self._leave(), clock.perf_counter()
         first, keeping = self._first, (self._checkpoints, self._saved)
@@ -298,6 +306,7 @@ class Playback:
         Raises:
             ConfigError: as ``anew``; nothing has changed then.
         """
+        _check_keeps(cache)
         self._check_replayable("it cannot be begun anew")
         home, begun, first = self._leave(), clock.perf_counter(), self._first
         try:
@@ -313,7 +322,10 @@ class Playback:
         return self._replay(home.at, None, begun, on_chunk)
 
     def replaced_by(self, open_other: Callable[[Engine], "Playback"]) -> "Playback":
-        """What ``open_other`` makes of the engine, in place of this; if that fails, this stands where it stood."""
+        """What ``open_other`` makes of the engine, in place of this; if that fails, this stands where it stood.
+
+        The checkpoints of this are deleted, and the file with its memories is closed.
+        """
         home = self._leave()
         self.session.close()
         try:
@@ -323,6 +335,10 @@ class Playback:
             raise
         if home.reader is not None:
             home.reader.close()
+        if self._checkpoints is not None:
+            self._checkpoints.clear()
+        if self._saved is not None:
+            self._saved.close()
         return other
 
     def _nearest(self, time: float) -> float | None:
@@ -434,9 +450,11 @@ class Playback:
         return self._replay(at, since, begun, on_chunk)
 
     def _happen(self, turns: tuple[Turn, ...] = (), cache: CacheConfig | None = None) -> None:
+        if cache is not None:
+            _check_keeps(cache)
         if not self.session.chunks:
             raise EngineError("nothing was ingested yet; let the video play first")
-        event = _Event(self.session.chunks, self.session.end, turns, cache)
+        event = Event(self.session.chunks, self.session.end, turns, cache)
         self._apply(event)
         self._events = [*self._events, event]
         # Memories of this moment and later ones are of a stream in which this did not happen.
@@ -449,7 +467,7 @@ class Playback:
             if after < event.chunks <= self.session.chunks:
                 self._apply(event)
 
-    def _apply(self, event: _Event) -> None:
+    def _apply(self, event: Event) -> None:
         if event.turns:
             self.session.remember(event.turns)
         if event.cache is not None:
@@ -468,16 +486,25 @@ class Playback:
         self._saved_until = min(self._saved_until, time - 2 * _SLACK)
 
 
+def _check_keeps(cache: CacheConfig) -> None:
+    """Raises ConfigError if there would be nothing to save or to go back in."""
+    if cache.strategy in BASELINES:
+        raise ConfigError(
+            f"strategy: {cache.strategy!r} keeps no cache that could be saved or gone back in; choose another, "
+            "or use 'kvvideo analyze'"
+        )
+
+
 def caches_of(memory: Memory) -> list[CacheConfig]:
     """The cache settings that the stream of ``memory`` began with, and those it was switched to."""
     first, events = _happened(memory)
     return [first, *(event.cache for event in events if event.cache is not None)]
 
 
-def _happened(memory: Memory) -> tuple[CacheConfig, list[_Event]]:
+def _happened(memory: Memory) -> tuple[CacheConfig, list[Event]]:
     """The settings that the stream of ``memory`` began with, and what happened to it."""
     try:
         first = CacheConfig.from_dict(memory.source.get("first", memory.cache.as_dict()))
-        return first, [_Event.from_dict(event) for event in memory.source.get("events", [])]
+        return first, [Event.from_dict(event) for event in memory.source.get("events", [])]
     except (ConfigError, LookupError, TypeError, ValueError, AttributeError):
         raise ConfigError("the memory does not say how its stream began; make it again") from None

@@ -37,6 +37,11 @@ def plain(words: str) -> str:
     return words.replace("<|", "< |")
 
 
+def well_formed(text: str) -> str:
+    """``text`` without the half characters that Python reads where bytes are not UTF-8: no tokenizer takes them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 # What tasks ask.
 
 DESCRIBE = "Describe in one sentence what is shown now."

@@ -1,5 +1,6 @@
 """Sizes of files as people write them: ``500MB``, ``2GB``, ``1.5GiB``; one place parses and prints them."""
 
+import math
 import re
 
 from kvvideo.errors import ConfigError
@@ -16,10 +17,13 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"{text!r} is not a size; write a number and its unit, such as 500MB, 2GB or 1GiB")
+        raise ConfigError(f"{text!r:.100} is not a size; write a number and its unit, such as 500MB, 2GB or 1GiB")
     unit = match["unit"].lower().removesuffix("b")
     factor: int = (1024 if unit.endswith("i") else 1000) ** _POWERS[unit.removesuffix("i")]
-    return round(float(match["count"]) * factor)
+    count = float(match["count"]) * factor
+    if not math.isfinite(count):
+        raise ConfigError(f"{text!r:.100} is not a size of anything; it is too large")
+    return round(count)
 
 
 def format_size(count: float) -> str:

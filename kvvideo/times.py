@@ -1,9 +1,11 @@
 """Times as people write them: ``90``, ``1:30``, ``1:02:03.5``; one place parses and prints them."""
 
-import math
 import re
 
 from kvvideo.errors import ConfigError
+
+LATEST = 1e11
+"""Times are below this many seconds, more than since any epoch."""
 
 _CLOCK = re.compile(r"(?:(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)|(?P<only>\d+(?:\.\d+)?)s?)", re.ASCII)
 
@@ -16,13 +18,14 @@ def parse_time(text: str) -> float:
     """
     match = _CLOCK.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"{text!r} is not a time; write seconds (90, 2.5) or a clock (1:30, 1:02:03)")
-    if match["only"]:
-        return float(match["only"])
-    hours, minutes, seconds = int(match["h"] or 0), int(match["m"]), float(match["s"])
-    if seconds >= 60 or (match["h"] and minutes >= 60):
-        raise ConfigError(f"{text!r} is not a time; minutes and seconds go up to 59")
-    return hours * 3600 + minutes * 60 + seconds
+        raise ConfigError(f"{text!r:.100} is not a time; write seconds (90, 2.5) or a clock (1:30, 1:02:03)")
+    hours, minutes, seconds = float(match["h"] or 0), int(match["m"] or 0), float(match["s"] or match["only"])
+    if not match["only"] and (seconds >= 60 or (match["h"] and minutes >= 60)):
+        raise ConfigError(f"{text!r:.100} is not a time; minutes and seconds go up to 59")
+    time = hours * 3600 + minutes * 60 + seconds
+    if not is_time(time):
+        raise ConfigError(f"{text!r:.100} is not a time of any video; it is too late")
+    return time
 
 
 def format_time(seconds: float) -> str:
@@ -41,5 +44,5 @@ def format_time(seconds: float) -> str:
 
 
 def is_time(value: float) -> bool:
-    """Whether ``value`` is a finite, non-negative number of seconds."""
-    return math.isfinite(value) and value >= 0
+    """Whether ``value`` is a number of seconds from 0 to ``LATEST``."""
+    return 0 <= value < LATEST

@@ -9,12 +9,17 @@ import engines
 import pytest
 import torch
 import toys
+from hypothesis import settings
 
+import kvvideo.session
 from kvvideo import _compat
 from kvvideo.config import CacheConfig
 from kvvideo.session import Engine
 from kvvideo.session.engine import EngineConfig, model_path
 
+# The machine may be shared: how long an example takes says nothing.
+settings.register_profile("kvvideo", deadline=None)
+settings.load_profile("kvvideo")
 # Triton's float32 is tf32 otherwise, with an error of 3e-4.
 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 torch.backends.cudnn.allow_tf32 = False
@@ -100,6 +105,13 @@ def engine_for(model_dir: str) -> Iterator[EngineFor]:
     yield get
     for engine in started.values():
         engine.close()
+
+
+@pytest.fixture
+def one_engine(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands use an engine that runs already, for each start would take seconds."""
+    engine = engine_for("distinct", cache={"max_tokens": 512, "budget": None, "sink": 32})
+    monkeypatch.setattr(kvvideo.session, "Engine", lambda config: engine)
 
 
 @pytest.fixture(scope="session")

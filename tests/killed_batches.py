@@ -189,10 +189,10 @@ def _load_engine() -> None:
 
     cache = CacheConfig(max_tokens=320, sink=16)
     config = EngineConfig(model="tiny", dtype="float32", cache=cache, sessions=3, max_model_len=4096)
-    engine = batch_run.start(config, [cache])
+    engine = batch_run.open_engine(config, [cache])
     # The threads of its process groups are not in the forks, so nobody there may end them.
     engine.close = lambda: None  # type: ignore[method-assign]
-    batch_run.start = lambda _, caches: engine  # type: ignore[assignment]
+    batch_run.open_engine = lambda _, caches: engine  # type: ignore[assignment]
 
 
 def main() -> None:

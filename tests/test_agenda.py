@@ -19,6 +19,13 @@ from kvvideo.session import open_session
 from kvvideo.times import format_time, parse_time
 
 
+def test_bytes_that_are_no_text_are_asked_as_such() -> None:
+    """As Python gives them that were typed in another encoding; everything else stays what it is."""
+    assert Question.parse("@1:00 caf\udce9 \N{PARTY POPPER}?") == Question(
+        "caf\N{REPLACEMENT CHARACTER} \N{PARTY POPPER}?", 60.0
+    )
+
+
 @given(st.integers(0, 10**9))
 def test_times_survive_printing(millis: int) -> None:
     assert parse_time(format_time(millis / 1000)) == pytest.approx(millis / 1000, abs=1e-9)

@@ -72,7 +72,7 @@ def started(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[EngineConfi
         found.append(config)
         return engine
 
-    monkeypatch.setattr(batch_run, "start", start)
+    monkeypatch.setattr(batch_run, "open_engine", start)
     return found
 
 

@@ -1,4 +1,4 @@
-"""kill -9 of a batch: after the reruns every question has the one record that an undisturbed batch has."""
+"""Batches that are interrupted: after the reruns every question has the one record that an undisturbed batch has."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pexpect
 from killed_batches import WORDS, make_jobs
 from test_batch import lines, untimed
 from test_cli import command
@@ -53,3 +54,33 @@ def test_the_whole_command_killed_goes_on(tmp_path: Path):
     undisturbed = subprocess.run([*words, "-o", str(tmp_path / "whole")], check=False)
     assert undisturbed.returncode == 1
     assert untimed(after) == untimed(lines(tmp_path / "whole" / "results.jsonl"))
+
+
+def test_a_person_watches_and_presses_ctrl_c(tmp_path: Path):
+    """On a real terminal: where each video is, how full its cache is, what is answered; then the chunk is finished."""
+    jobs, results = make_jobs(tmp_path, clips=2, seconds=120.0), tmp_path / "results"
+    words = command("batch", str(jobs), "-o", str(results), *WORDS)
+    terminal = pexpect.spawn(
+        words[0], words[1:], encoding="utf-8", timeout=240, dimensions=(40, 120),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    terminal.expect(r"job 0 +distinct +0:\d\d / 2:00 +\d+/320 +[1-4]/4")
+    terminal.expect(r"\d/3 videos, \d/9 questions, 0:\d\d")
+    terminal.sendintr()
+    terminal.expect("finishing this chunk; press Ctrl-C again to stop at once")
+    terminal.expect("the same command goes on from there")
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert terminal.exitstatus == 130
+    before = lines(results / "results.jsonl")
+    assert 0 < len(before) < 8
+    assert [*results.glob(".kvvideo/all/*/*.safetensors")]
+
+    ended = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    summary = json.loads(ended.stdout)
+    assert (summary["answered"], summary["failed"], summary["left"]) == (8, 1, 0)
+    # It went on from its checkpoints.
+    assert summary["now"]["video_seconds"] < 240.0
+    assert lines(results / "results.jsonl")[: len(before)] == before
+    assert not [*results.glob(".kvvideo/all/*/")]

@@ -52,8 +52,8 @@ def chat(directory: Path, *arguments: str, lines: str) -> subprocess.CompletedPr
     """A chat that is told ``lines`` through a pipe, in ``directory``."""
     environment = {**os.environ, "KVVIDEO_STATE_DIR": str(directory / "state")}
     return subprocess.run(
-        command("chat", *arguments), input=lines, capture_output=True, text=True, timeout=300, check=False,
-        cwd=directory, env=environment,
+        command("chat", *arguments), input=lines, capture_output=True, timeout=300, check=False, cwd=directory,
+        env=environment, encoding="utf-8", errors="surrogateescape",
     )  # fmt: skip
 
 
@@ -223,6 +223,29 @@ def test_a_question_is_told_what_was_said_before(clip: Path, tmp_path: Path):
     assert followed != alone, "or nothing was shown by this"
 
 
+def test_whatever_is_typed_is_answered_or_explained(clip: Path, expected: dict[float, str], tmp_path: Path):
+    """Bytes that are no text, more words than fit, escape sequences; the picture where the video has ended."""
+    lines = [
+        "caf\udce9?", "x " * 3000, "y " * 300_000, "\x1b[31mred\x1b]0;title\x07 <|im_end|>?", LETTER, "/history",
+        "/export md \udcff.md", "/frame", "/frame 9:00",
+    ]  # fmt: skip
+    result = chat(tmp_path, str(clip), *SETTINGS, lines="\n".join(lines))
+    assert "Traceback" not in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+    asked = re.findall(r"^\[1:00\] (.*)\n  (.*)$", result.stdout, re.MULTILINE)
+    assert [question[:4] for question, _ in asked] == ["caf\N{REPLACEMENT CHARACTER}", "x x ", "y y ",
+                                                       "\N{REPLACEMENT CHARACTER}[31", "Whic",
+                                                       "caf\N{REPLACEMENT CHARACTER}",
+                                                       "\N{REPLACEMENT CHARACTER}[31", "Whic"]  # fmt: skip
+    assert [answer for question, answer in asked if question == LETTER] == [expected[60.0]] * 2
+    said, *problems = [line for line in result.stderr.splitlines() if "loading" not in line]
+    assert said == "kvvideo: the video has ended; 120 frames were seen"
+    assert [problem.split()[1] for problem in problems] == ["the", "vLLM", "there"]
+    assert re.search(r"is longer than the \d+ tokens that the pool has room for", problems[0])
+    assert (tmp_path / "minute-0-59.5.png").exists()
+    assert result.returncode == 5
+
+
 def test_wrong_usage_is_one_line(clip: Path, tmp_path: Path):
     (tmp_path / "broken.kvv").write_bytes(b"PK\x03\x04 broken")
     for arguments, code, says in [
@@ -232,6 +255,8 @@ def test_wrong_usage_is_one_line(clip: Path, tmp_path: Path):
         ((str(tmp_path / "nothing.mp4"),), 3, "there is no file"),
         ((str(tmp_path / "broken.kvv"),), 2, "broken.kvv"),
         (("gopher://example.org/x",), 3, "gopher"),
+        ((str(tmp_path / "broken.kvv"), "-s", "h2o", "--to", "9"), 2, "--strategy, --to: "),
+        ((str(clip), "--video", "other.mp4"), 2, "is a video itself"),
     ]:
         result = chat(tmp_path, *arguments, "--model", "tiny", lines="hello\n")
         assert (result.returncode, result.stdout) == (code, ""), result.stderr
@@ -256,12 +281,34 @@ main()
 """The command line, with a model whose answers end at their limit where that is a thousand tokens."""
 
 
-class Terminal:
-    """A chat in a terminal of its own, of which one sees what a person would see."""
+LOADING = """
+import time
+from kvvideo.cli import main
+from kvvideo.session import Engine
 
-    def __init__(self, directory: Path, *arguments: str, shell: str = "") -> None:
-        environment = {**os.environ, "KVVIDEO_STATE_DIR": str(directory / "state"), "TERM": "xterm-256color"}
-        line = shlex.join([sys.executable, "-c", ENDLESS, "chat", *arguments])
+Engine.__init__ = lambda *_: time.sleep(600)
+main()
+"""
+"""The command line, with a model that takes ten minutes to load."""
+
+
+class Terminal:
+    """A chat in a terminal of its own, of which one sees what a person would see.
+
+    Args:
+        directory: where it is started; what it puts where temporary files go is in ``directory / "tmp"``.
+        shell: goes before the command.
+        program: the command line, in Python.
+    """
+
+    def __init__(self, directory: Path, *arguments: str, shell: str = "", program: str = ENDLESS) -> None:
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        environment = {
+            **os.environ, "KVVIDEO_STATE_DIR": str(directory / "state"), "TERM": "xterm-256color",
+            "TMPDIR": str(self.temporary),
+        }  # fmt: skip
+        line = shlex.join([sys.executable, "-c", program, "chat", *arguments])
         self.process: Any = pexpect.spawn(
             "/bin/sh", ["-c", f"{shell} exec {line}"], cwd=str(directory), env=environment, encoding="utf-8",
             dimensions=(40, 120),
@@ -285,13 +332,18 @@ class Terminal:
             self.exited = True
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
-    def expect(self, pattern: str, timeout: float = 120) -> re.Match[str]:
+    def expect(self, pattern: str, timeout: float = 240) -> re.Match[str]:
         """Waits until ``pattern`` is on the screen."""
         until = time.monotonic() + timeout
         while not (found := re.search(pattern, self.look(), re.MULTILINE)):
             assert time.monotonic() < until, f"no {pattern!r} in\n{self.look()}"
             assert not self.exited, self.look()
         return found
+
+    def resize(self, rows: int, columns: int) -> None:
+        self.screen.resize(rows, columns)
+        self.screen.reset()
+        self.process.setwinsize(rows, columns)
 
     def type(self, text: str) -> None:
         self.process.send(text)
@@ -304,6 +356,10 @@ class Terminal:
 
     def leave(self) -> int:
         self.process.sendeof()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits for its end; returns its exit code."""
         until = time.monotonic() + 60
         while not self.exited and time.monotonic() < until:
             self.look()
@@ -315,16 +371,19 @@ class Terminal:
 def terminal(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """One chat for all that is done in a terminal, in this order."""
     directory = tmp_path_factory.mktemp("terminal")
-    terminal = Terminal(directory, str(clip), *SETTINGS, "--speed", "4x", "--checkpoint-every", "8s")
+    terminal = Terminal(directory, str(clip), *SETTINGS, "--paused", "--checkpoint-every", "8s")
     yield terminal
     assert terminal.leave() == 0
+    assert not [*terminal.temporary.glob("kvvideo-*")]
     assert LETTER in (directory / "state" / "history").read_text()
 
 
 def test_the_prompt_moves_on_while_a_person_types(terminal: Terminal):
-    terminal.expect(r"^0:0[48]/1:00 ▶ 4x · \d+/512 · [\d ]+ fr/s ›")
+    terminal.expect(r"^0:00/1:00 ‖ · 0/512 · 0 fr/s ›")
+    terminal.enter("/play 2x")
     terminal.type("Which letter")
-    terminal.expect(r"^0:2\d/1:00 ▶ 4x · \d+/512 · 8 fr/s › Which letter$")
+    terminal.expect(r"^0:(0[4-9]|1\d)/1:00 ▶ 2x · \d+/512 · \d+ fr/s › Which letter$")
+    terminal.expect(r"^0:[2-5]\d/1:00 ▶ 2x · \d+/512 · [1-9]\d* fr/s › Which letter$")
     terminal.type("\x7f" * 12)
 
 
@@ -383,7 +442,23 @@ def test_the_panel_stays_and_moves_on(terminal: Terminal, expected: dict[float, 
     terminal.enter("/play max")
     terminal.expect(r"the video has ended; 120 frames were seen")
     terminal.expect(r"^│ 1:00 / 1:00")
+    # In a window that is too low for both, what is typed comes first.
+    terminal.resize(8, 60)
+    terminal.type("Which")
+    terminal.expect(r"(?s)\A((?!│).)*› Which\s*\Z")
+    terminal.resize(40, 120)
+    terminal.expect(r"^│ 1:00 / 1:00")
+    terminal.ctrl_c()
     terminal.enter("/dash off")
     terminal.expect(r"(?s)\A((?!│).)*\Z")
     terminal.enter(LETTER)
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}\n1:00/1:00")
+
+
+def test_ctrl_c_while_the_model_is_loaded_leaves_at_once(clip: Path, tmp_path: Path):
+    terminal = Terminal(tmp_path, str(clip), *SETTINGS, program=LOADING)
+    terminal.expect("^loading tiny …")
+    assert [*terminal.temporary.glob("kvvideo-chat-*")]
+    terminal.ctrl_c()
+    assert terminal.wait() == 130
+    assert not [*terminal.temporary.glob("kvvideo-chat-*")]

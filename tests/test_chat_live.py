@@ -126,4 +126,10 @@ def test_lines_are_typed_at_the_terminal_while_the_video_comes_through_a_pipe(
     terminal.expect(r"^1:00 ■")
     terminal.enter(LETTER)
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}$")
-    assert terminal.leave() == 0
+    # The window is closed: nothing is left behind.
+    assert [*terminal.temporary.glob("kvvideo-chat-*")]
+    terminal.process.close(force=True)
+    until = time.monotonic() + 60
+    while [*terminal.temporary.glob("kvvideo-chat-*")]:
+        assert time.monotonic() < until
+        time.sleep(0.1)

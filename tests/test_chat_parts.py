@@ -2,8 +2,13 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +21,7 @@ from kvvideo.chat.commands import COMMANDS, SETTINGS, Parsed, WatchOrder
 from kvvideo.chat.dialogue import KINDS, Dialogue, Said
 from kvvideo.chat.hints import little_held, times_in
 from kvvideo.chat.panel import Status, column_shares, panel, prompt_line, timeline_bar, to_ansi
+from kvvideo.chat.scratch import scratch
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import dialogue_text
 from kvvideo.session import Span
@@ -179,6 +185,7 @@ def test_the_prompt_is_one_line() -> None:
     assert prompt_line(STATUS) == "12:04/45:00 ▶ 2x · 1812/4096 · 61 fr/s"
     live = replace(STATUS, duration=None, max_tokens=None, state="paused", behind=2.7)
     assert prompt_line(live) == "12:04 ‖ · 1812 · 61 fr/s · 3 s behind"
+    assert prompt_line(replace(live, behind=0.0, dropped=8.0)) == "12:04 ‖ · 1812 · 61 fr/s · 8 s dropped"
 
 
 # The dialogue ------------------------------------------------------------------------------------
@@ -253,9 +260,17 @@ def test_latest_turns_that_fit_are_told_again() -> None:
     assert whole.turns(0) == []
     assert whole.turns(3, lambda text: 1) == [(f"q{i}", f"a{i}") for i in (2, 3, 4)]
     assert len(whole.turns(10**6)) == 5
-    # What became part of the stream is not told twice, and takes no room.
-    whole.said[4] = replace(whole.said[4], remembered=True)
-    assert whole.turns(2, lambda text: 1) == [("q2", "a2"), ("q3", "a3")]
+    # What became part of the stream is not told twice, and takes no room; what only says the same is told.
+    whole.said.append(replace(whole.said[4]))
+    assert whole.turns(3, lambda text: 1, whole.said[4:5]) == [("q2", "a2"), ("q3", "a3"), ("q4", "a4")]
+
+
+def test_what_a_stream_has_is_known_by_its_words() -> None:
+    whole = dialogue([Said(1, "a", "b"), Said(2, "a", "b"), Said(3, "c", "d")])
+    assert [whole.recall(("a", "b"), 8.0), whole.recall(("a", "b"), 9.0), whole.recall(("a", "b"), 9.0)] == [0, 1, 3]
+    assert [(said.at, said.remembered) for said in whole.said] == [(1, True), (2, True), (3, False), (9.0, True)]
+    whole.forget(whole.said[1:2])
+    assert [said.remembered for said in whole.said] == [True, False, False, True]
 
 
 def test_what_was_said_can_be_taken_back() -> None:
@@ -517,10 +532,38 @@ def test_completions_go_on_from_what_was_typed(text: str) -> None:
             assert choice.lower().startswith(commands.completed_part(line.lstrip()).lower())
 
 
-def test_nothing_heavy_is_imported() -> None:
-    import subprocess
-    import sys
+def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What killed chats left goes when the next one begins; what living ones use, and what is not ours, stays."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = (
+        "import time; from kvvideo.chat.scratch import scratch\n"
+        "with scratch() as directory: print(directory, flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    chats = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    try:
+        places = [Path(chat.stdout.readline().strip()) for chat in chats if chat.stdout]
+        (places[0] / "0").mkdir()
+        (tmp_path / "kvvideo-chat-of-others").mkdir()
+        chats[0].kill()
+        chats[0].wait()
+        assert places[0].exists()
+        with scratch() as mine:
+            assert [*mine.iterdir()] == []
+            assert not places[0].parent.exists()
+            assert places[1].exists()
+        assert not mine.parent.exists()
+        assert (tmp_path / "kvvideo-chat-of-others").exists()
+    finally:
+        for chat in chats:
+            chat.kill()
+            chat.communicate()
 
+
+def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from kvvideo.chat import commands, dialogue, hints, panel; "
         "print([name for name in ('torch', 'vllm', 'av', 'PIL', 'transformers') if name in sys.modules])"

@@ -39,7 +39,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
     code = (
         "import sys\nfrom kvvideo.cli import main\nsys.argv = ['kvvideo', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(sorted(m for m in ('torch', 'vllm', 'transformers', 'av') if m in sys.modules), file=sys.stderr)"
+        "print(sorted(m for m in ('torch', 'vllm', 'transformers', 'av', 'ray') if m in sys.modules), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "analyze" in result.stdout

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,7 @@ from hypothesis import strategies as st
 from test_memory_file import memory, same
 
 from kvvideo.agenda import Agenda, Question
-from kvvideo.analyze import Asked
-from kvvideo.analyze import batches as run_batches
+from kvvideo.analyze import Asked, analyzing
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.journal import Run, key, line, parse, state_directory
@@ -274,12 +274,17 @@ class Sees:
     def __init__(self, chunks: int) -> None:
         self.chunks, self.end = chunks, 4.0 * chunks
 
-    def ingest(self, chunk: Chunk) -> None:
+    def ingesting(self, chunk: Chunk) -> Generator[None, None, None]:
         self.chunks, self.end = self.chunks + 1, chunk.end
+        return
+        yield
 
-    def ask_all(self, questions: list[str], also: Chunk | None = None, **_: Any) -> list[Answer]:
+    def answering(
+        self, questions: list[str], also: Chunk | None = None, **_: Any
+    ) -> Generator[None, None, list[Answer]]:
         shown = 8 * self.chunks + (0 if also is None else len(also.frames))
         return [Answer(f"{q} of {len(questions)}", str(shown), (), (), "stop", 0.0, 0.0) for q in questions]
+        yield
 
     def stats(self) -> None:
         return None
@@ -306,7 +311,8 @@ def test_a_run_that_goes_on_answers_the_rest(count: int, moments: list[int], eve
 
     def go_on(chunks_before: int, answered: int) -> list[list[tuple[float, str, str]]]:
         seen: Any = Sees(chunks_before)
-        return said(list(run_batches(seen, chunks[chunks_before:], agenda(), answered=answered)))
+        found = analyzing(seen, chunks[chunks_before:], agenda(), answered=answered)
+        return said([batch for batch in found if batch is not None])
 
     whole = go_on(0, 0)
     stands = data.draw(st.sampled_from([count, *range(count)]))

@@ -1253,7 +1253,7 @@ FULL_JOB: dict[str, Any] = {
 @pytest.mark.parametrize(
     "change",
     [{"id": 1}, {"id": ""}, {"video": None}, {"questions": []}, {"questions": ["Who?"]}, {"questions": [{"t": "1:00"}]},
-     {"questions": [{"q": " "}]}, {"questions": [{"q": "x", "t": "1:99"}]}, {"questions": [{"q": "x", "t": [5]}]},
+     {"questions": [{"q": " "}]}, {"questions": [{"q": "x", "t": "1:99"}]}, {"questions": [{"q": "x", "t": -5}]},
      {"questions": [{"q": "x", "at": "1:00"}]}, {"budget": 0}, {"budget": "1"}, {"budget": 1.5},
      {"meta": []}, {"buget": 1}],
     ids=repr,

@@ -215,6 +215,40 @@ def test_a_saved_stream_goes_on_with_its_video(engine_for: EngineFor, play: Open
         same(now(second), fresh(engine, 56.0))
 
 
+def test_what_is_before_the_beginning_is_not_to_be_seen(engine_for: EngineFor, play: Open):
+    """Of a video that is looked at from somewhere on; it goes on from where it stood."""
+    engine = engine_for("streaming")
+    playback = play(engine, FakeSource(start=8.0))
+    run(playback, 3)
+    before = now(playback)
+    with pytest.raises(ConfigError, match=r"nothing before 0:08 is looked at"):
+        playback.go(7.9)
+    with pytest.raises(ConfigError, match=r"nothing before 0:08 is looked at"), playback.visit(0.0):
+        pass
+    same(now(playback), before)
+
+
+def test_a_checkpoint_that_is_damaged_does_not_keep_the_rest_from_being_written(
+    engine_for: EngineFor, play: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    engine, path = engine_for("streaming"), tmp_path / "fake.kvv"
+    first = play(engine)
+    run(first, 7)
+    first.write(path)
+    first.close()
+    with MemoryFile(path) as saved:
+        info = saved._archive.getinfo("checkpoints/000000012000.safetensors")
+    data = bytearray(path.read_bytes())
+    data[info.header_offset + 2000 + info.file_size // 2] ^= 1
+    path.write_bytes(data)
+    with MemoryFile(path) as saved:
+        second = play(engine, saved=saved, memory=saved.memory())
+        second.write(tmp_path / "again.kvv")
+        assert "a checkpoint is left out: " in caplog.text
+        with MemoryFile(tmp_path / "again.kvv") as again:
+            assert (saved.times, again.times) == ([12.0, 24.0, 28.0], [24.0, 28.0])
+
+
 def test_a_damaged_video_leaves_what_was_read(engine_for: EngineFor, play: Open):
     engine = engine_for("streaming")
     playback = play(engine, FakeSource(breaks_at=5))
@@ -327,8 +361,17 @@ def test_strategies_are_switched_on_the_way(engine_for: EngineFor, play: Open):
     engine.use(bounded("full", spare_rows=3))
 
 
-def test_a_strategy_without_a_cache_is_refused(engine_for: EngineFor):
+def test_a_strategy_without_a_cache_is_refused(engine_for: EngineFor, play: Open):
     engine = engine_for("full", cache={"spare_rows": 3})
+    engine.use(bounded("streaming"))
+    playback = play(engine)
+    run(playback, 3)
+    before = now(playback)
+    for change in (playback.switch, playback.restart, lambda cache: playback.anew(cache).__enter__()):
+        with pytest.raises(ConfigError, match="keeps no cache"):
+            change(bounded("summary"))
+    same(now(playback), before)
+    playback.close()
     engine.use(bounded("recent"))
     with pytest.raises(ConfigError, match="keeps no cache"):
         Playback(engine, None)

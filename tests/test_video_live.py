@@ -435,7 +435,7 @@ def test_nobody_sends_datagrams() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "rtsp"])
-def test_with_drop_what_comes_is_recent(scheme: str) -> None:
+def test_with_drop_what_comes_is_recent(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     with (
         Server(PROTOCOLS[scheme](Play(0, 200, 4.0))) as server,
         VideoReader(url(scheme, server), live=Live(1, "drop"), **SECOND) as reader,
@@ -452,11 +452,15 @@ def test_with_drop_what_comes_is_recent(scheme: str) -> None:
     for chunk in [first, *rest]:
         assert numbers([chunk]) == [round(20 * chunk.start), round(20 * chunk.start) + 10]
     assert reader.live.dropped == 10 - len(rest) - 1
+    assert caplog.text.count("was dropped: it came faster than it was seen") == 1
     assert rest[-1].end == 10
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "rtsp"])
-def test_with_lag_nothing_is_lost(scheme: str) -> None:
+def test_with_lag_nothing_is_lost(
+    scheme: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr("kvvideo.video.reader._TELL_SECONDS", 3.0)
     with (
         Server(PROTOCOLS[scheme](Play(0, 200, 10.0))) as server,
         VideoReader(url(scheme, server), live=Live(1), **SECOND) as reader,
@@ -468,6 +472,10 @@ def test_with_lag_nothing_is_lost(scheme: str) -> None:
         assert reader.live.behind == 0
     assert numbers([*chunks, *more]) == WHOLE
     assert reader.live.dropped == 0
+    # What cannot wait is late, and that is said once, as it does not get twice as late.
+    late = "s late; when_behind=drop would skip what is old"
+    assert caplog.text.count(late) == (scheme == "rtsp")
+    assert "was dropped" not in caplog.text
 
 
 # Ends

@@ -13,12 +13,10 @@ from kvvideo.analyze import Asked
 from kvvideo.batch.results import Record, Results
 from kvvideo.batch.streams import Answered, Ended, Event, Streams
 from kvvideo.batch.tasks import Defaults, Task, Want
-from kvvideo.compression import load
 from kvvideo.config import CacheConfig
 from kvvideo.errors import KvvideoError, VideoError
 from kvvideo.jobs import is_right
-from kvvideo.session import Engine, EngineConfig, open_session
-from kvvideo.session.memory import spare_rows
+from kvvideo.session import Engine, EngineConfig, open_engine
 from kvvideo.times import format_time
 
 QUESTION_WORDS = 256
@@ -85,31 +83,23 @@ class Local:
     stopped: Callable[[], bool] = lambda: False
 
     def events(self, queue: Queue) -> Iterator[Event]:
-        engine = start(self.engine, self.caches)
+        engine = open_engine(self.engine, self.caches)
         try:
             self.loaded(engine)
-            for cache in queue.caches():
-                if self.stopped():
-                    return
-                engine.use(cache)
-                yield from Streams(
-                    engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
-                    every=self.every, stopped=self.stopped,
-                ).run()  # fmt: skip
+            yield from self.work(engine, queue)
         finally:
             engine.close()
 
-
-def start(config: EngineConfig, caches: Sequence[CacheConfig]) -> Engine:
-    """An engine with a pool for sessions of any of ``caches``; each is tried, so that one that cannot be is known."""
-    bounded = [cache for cache in caches if load(cache.strategy).bounded]
-    largest = max(bounded, key=lambda cache: cache.max_tokens) if len(bounded) == len(caches) else None
-    first = largest or next(cache for cache in caches if not load(cache.strategy).bounded)
-    engine = Engine(replace(config, cache=replace(first, spare_rows=spare_rows(first, caches))))
-    for cache in caches:
-        engine.use(cache)
-        open_session(engine).close()
-    return engine
+    def work(self, engine: Engine, queue: Queue) -> Iterator[Event]:
+        """Do with ``engine`` what is in ``queue``, the tasks of one cache after those of another."""
+        for cache in queue.caches():
+            if self.stopped():
+                return
+            engine.use(cache)
+            yield from Streams(
+                engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
+                every=self.every, stopped=self.stopped,
+            ).run()  # fmt: skip
 
 
 def question_tokens(chunk_tokens: int, max_answer_tokens: int) -> int:
@@ -253,8 +243,10 @@ class Batch:
 
     def _record(self, asked: Asked, want: Want, event: Answered) -> Record:
         task = event.task
-        common = {"video": task.source.path, "model": self.defaults.engine.model, "strategy": task.cache.strategy}
-        record = _common(want, task) | records.answer(asked, schedule=event.schedule, **common)
+        record = _common(want, task) | records.answer(
+            asked, video=task.source.path, model=self.defaults.engine.model, strategy=task.cache.strategy,
+            schedule=event.schedule,
+        )  # fmt: skip
         expected = want.asking.expected
         if expected is not None:
             record |= {"expected": expected, "right": is_right(record["answer"], expected)}

@@ -1,7 +1,8 @@
 """What a chat does with each line: questions, and one method per command of ``commands``."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,8 +12,10 @@ from kvvideo.chat.commands import Value
 from kvvideo.chat.dialogue import Dialogue, Said
 from kvvideo.chat.hints import little_held
 from kvvideo.chat.player import Cancelled, Player, Watch
-from kvvideo.errors import ConfigError, KvvideoError
-from kvvideo.playback import Arrival, Playback
+from kvvideo.errors import ConfigError, EngineError, KvvideoError
+from kvvideo.memories.file import SUFFIX
+from kvvideo.playback import Arrival, Event, Playback
+from kvvideo.prompt import Turn, well_formed
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ _DIALOGUE_TOKENS = 2048
 """How much of the dialogue the model is told again with each question."""
 _STOPPED = "stopped"
 """Why an answer ended that the person stopped."""
+_ENDED = ("stop", "length", _STOPPED)
+"""Why an answer may end; any other reason is what went wrong."""
 
 
 class Screen(Protocol):
@@ -49,6 +54,17 @@ class Screen(Protocol):
         """Keep the panel on screen, or not."""
 
 
+@dataclass(frozen=True)
+class _Happened:
+    """What a playback calls an event: ``said`` was remembered, or, if that is none, a strategy was switched to.
+
+    ``after`` is how many exchanges had been said then.
+    """
+
+    said: tuple[Said, ...]
+    after: int
+
+
 class Chat:
     """A dialogue about what a player plays.
 
@@ -74,14 +90,16 @@ class Chat:
         self.dialogue = Dialogue()
         self.settings: dict[str, Value] = {setting.name: setting.default for setting in commands.SETTINGS}
         self.settings["dialogue"] = player.call(lambda playback: playback.engine.knows_dialogue)
-        self._file = file
-        # What the playback calls events: an exchange that was remembered, or after how many a switch came.
-        self._events: list[Said | int] = []
+        self._file, self._stamp = file, None if file is None else _stamp(file)
+        # As many as the playback has events.
+        self._happened: list[_Happened] = []
+        self._adopt(player.call(lambda playback: playback.events))
         self.leaving = False
         self.failed = 0
 
     def handle(self, line: str) -> None:
         """Do what ``line`` asks for; what goes wrong is shown, not raised."""
+        line = well_formed(line)
         if not line.strip():
             return
         try:
@@ -94,22 +112,24 @@ class Chat:
             self.screen.end()
             self.screen.say("stopped")
         except KvvideoError as error:
-            self.screen.problem(str(error))
-            self.failed = self.failed or error.exit_code
+            self._fail(error)
 
     # Questions -----------------------------------------------------------------------------------
 
     def _ask(self, question: str) -> None:
-        def work(playback: Playback) -> tuple[Said, str, str | None]:
+        def work(playback: Playback) -> tuple[Said, str, str | None, KvvideoError | None]:
             said, reason = self._answer(playback, question)
-            warning = None
+            warning = problem = None
             if self.settings["hints"]:
                 session = playback.session
                 warning = little_held([question, said.answer], session.timeline(), session.end)
             if self.remember and playback.session.chunks:
-                playback.remember([(question, said.answer)])
-                said = replace(said, remembered=True)
-            return said, reason, warning
+                try:
+                    playback.remember([(question, said.answer)])
+                    said = replace(said, remembered=True)
+                except KvvideoError as error:
+                    problem = error
+            return said, reason, warning, problem
 
         self._note(*self.player.call(work))
 
@@ -126,17 +146,7 @@ class Chat:
 
     def _answer(self, playback: Playback, question: str) -> tuple[Said, str]:
         """Ask, in the player's thread; returns what was said, and why the answer ended."""
-        settings = self.settings
-        tokenizer = playback.engine.tokenizer
-
-        def cost(text: str) -> int:
-            return len(tokenizer(text).input_ids)
-
-        told = self.dialogue.turns(_DIALOGUE_TOKENS, cost) if settings["dialogue"] else []
-        answers = playback.stream(
-            question, dialogue=told, max_tokens=int(settings["max-answer-tokens"]),
-            temperature=float(settings["temperature"]), seed=playback.engine.config.seed,
-        )  # fmt: skip
+        answers = playback.stream(question, dialogue=self._told(playback), **self._sampling(playback))
         self.screen.begin(playback.at, question)
         answer, shown = None, ""
         try:
@@ -147,26 +157,55 @@ class Chat:
                     self.screen.piece(text[len(shown) :])
                     shown = text
                 self.player.check()
-        except Cancelled:
+        except (Cancelled, KvvideoError) as error:
+            # What there is of it is kept.
             if answer is None:
+                if not isinstance(error, Cancelled):
+                    self.screen.end()
                 raise
-            answer = replace(answer, finish_reason=_STOPPED)
+            answer = replace(answer, finish_reason=_STOPPED if isinstance(error, Cancelled) else str(error))
         finally:
             answers.close()
         assert answer is not None
         self.screen.end()
         return Said(playback.at, question, answer.text, seconds=answer.seconds), answer.finish_reason
 
-    def _note(self, said: Said, reason: str, warning: str | None = None) -> None:
+    def _told(self, playback: Playback, without: tuple[Said, ...] = ()) -> list[Turn]:
+        """What was said before, for the model, but for ``without`` and what its stream has in it where it stands."""
+        if not self.settings["dialogue"]:
+            return []
+        tokenizer, chunks = playback.engine.tokenizer, playback.session.chunks
+        count = sum(event.chunks <= chunks for event in playback.events)
+        seen = [said for happened in self._happened[:count] for said in happened.said]
+        return self.dialogue.turns(_DIALOGUE_TOKENS, lambda text: len(tokenizer(text).input_ids), [*seen, *without])
+
+    def _sampling(self, playback: Playback) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "max_tokens": int(settings["max-answer-tokens"]), "temperature": float(settings["temperature"]),
+            "seed": playback.engine.config.seed,
+        }  # fmt: skip
+
+    def _note(
+        self, said: Said, reason: str, warning: str | None = None, problem: KvvideoError | None = None
+    ) -> None:  # fmt: skip
         self.dialogue.add(said)
         if said.remembered:
-            self._events.append(said)
+            self._happened.append(_Happened((said,), len(self.dialogue.said)))
         if reason == "length":
             self.screen.say("… cut here; '/set max-answer-tokens 512' allows longer answers")
         elif reason == _STOPPED:
             self.screen.say("… stopped")
+        elif reason not in _ENDED:
+            self._fail(EngineError(f"… cut here: {reason}"))
         if warning:
             self.screen.say(warning)
+        if problem:
+            self._fail(type(problem)(f"this is not remembered: {problem}"))
+
+    def _fail(self, error: KvvideoError) -> None:
+        self.screen.problem(str(error))
+        self.failed = self.failed or error.exit_code
 
     # Moving --------------------------------------------------------------------------------------
 
@@ -189,7 +228,7 @@ class Chat:
         def work(playback: Playback) -> float:
             self.player.pause()
             for _ in range(wanted):
-                if playback.step() is None:
+                if not self.player.step():
                     raise ConfigError(f"there is nothing after {format_time(playback.at)}")
                 self._on_chunk(playback)()
             return playback.at
@@ -207,15 +246,23 @@ class Chat:
             try:
                 self._report(playback.go(time, self._on_chunk(playback)), time)
             finally:
-                self._keep_events(playback.events)
+                self._keep_events(len(playback.events))
 
         self.player.call(work)
 
     def _keep_events(self, kept: int) -> None:
         """What was remembered or switched beyond the first ``kept`` events has not happened."""
-        undone = [event for event in self._events[kept:] if isinstance(event, Said)]
-        self.dialogue.said = [replace(s, remembered=False) if s in undone else s for s in self.dialogue.said]
-        self._events = self._events[:kept]
+        self.dialogue.forget([said for happened in self._happened[kept:] for said in happened.said])
+        self._happened = self._happened[:kept]
+
+    def _adopt(self, events: tuple[Event, ...]) -> None:
+        """What was remembered or switched on the way of a memory has happened, and nothing else."""
+        self._keep_events(0)
+        after = 0
+        for event in events:
+            which = [self.dialogue.recall(turn, event.end) for turn in event.turns]
+            after = max([after, *(index + 1 for index in which)])
+            self._happened.append(_Happened(tuple(self.dialogue.said[index] for index in which), after))
 
     def _on_chunk(self, playback: Playback) -> Callable[[], None]:
         """What is done after each chunk of a journey: it can be stopped, and be watched."""
@@ -259,6 +306,8 @@ class Chat:
             if playback.source is None or not playback.source.replayable:
                 raise ConfigError("frames of the past are gone: the video is not at hand as a file")
             time = commands.parse_moment(arguments) if arguments else playback.at
+            if not arguments and playback.ended and playback.also is None:
+                time = max(time - 1 / playback.source.fps, playback.start)  # the last that was looked at
             shown, picture = frame_at(playback.source.path, time, playback.source.decoder)
             path = _free(f"{Path(playback.source.path).stem}-{format_time(shown).replace(':', '-')}", "png")
             _write_picture(picture, path)
@@ -288,34 +337,38 @@ class Chat:
 
     def _strategy(self, arguments: str) -> None:
         from kvvideo.compression import load, strategies
+        from kvvideo.session import BASELINES
 
         if not arguments:
             current = self.player.status.strategy
-            for name in strategies():
+            for name in (name for name in strategies() if name not in BASELINES):
                 self.screen.say(f"{'*' if name == current else ' '} {name}: {load(name).summary}")
             return
 
         def work(playback: Playback) -> None:
             playback.switch(replace(playback.engine.config.cache, strategy=arguments))
-            self._events.append(len(self.dialogue.said))
+            self._happened.append(_Happened((), len(self.dialogue.said)))
 
         self.player.call(work)
         self.screen.say(f"{arguments} decides from here on; what is held stays")
 
     def _compare(self, arguments: str) -> None:
         names, question = commands.parse_compare(arguments)
-        if question is None:
-            if not self.dialogue.said:
-                raise ConfigError("nothing was asked yet; write a question: /compare h2o streaming -- what happened?")
-            question = self.dialogue.said[-1].question
-        asked = question
+        if question is None and not self.dialogue.said:
+            raise ConfigError("nothing was asked yet; write a question: /compare h2o streaming -- what happened?")
+        again = tuple(self.dialogue.said[-1:]) if question is None else ()
+        asked = question or again[0].question
 
         def work(playback: Playback) -> None:
             caches = [replace(playback.engine.config.cache, strategy=name) for name in names]
             for cache in caches:
                 with playback.anew(cache, self._on_chunk(playback)) as arrival:
-                    (*_, answer) = playback.stream(asked, max_tokens=int(self.settings["max-answer-tokens"]))
-                self.screen.say(f"{cache.strategy}: {' '.join(answer.text.split())}  ({_way(arrival)})")
+                    told, text = self._told(playback, again), ""
+                    with closing(playback.stream(asked, dialogue=told, **self._sampling(playback))) as answers:
+                        for answer in answers:
+                            text = answer.text
+                            self.player.check()
+                self.screen.say(f"{cache.strategy}: {' '.join(text.split()) or '(no answer)'}  ({_way(arrival)})")
 
         self.player.call(work)
 
@@ -330,28 +383,40 @@ class Chat:
 
         def work(playback: Playback) -> Arrival:
             cache = playback.engine.config.cache
+            if cache.schedule(playback.engine.block_size) is None:
+                raise ConfigError(f"budget: strategy {cache.strategy!r} keeps everything; start anew with another")
             wanted = replace(cache, budget=budget, max_tokens=max(cache.max_tokens * budget // cache.kept, budget + 1))
-            arrival = playback.restart(wanted, self._on_chunk(playback))
-            self._keep_events(0)
-            return arrival
+            try:
+                return playback.restart(wanted, self._on_chunk(playback))
+            finally:
+                self._keep_events(len(playback.events))
 
-        self.screen.say(f"keeping {budget} tokens: {_way(self.player.call(work))}")
+        arrival = self.player.call(work)
+        kept = self.player.status.budget
+        rounded = "" if kept == budget else f", {budget} in whole blocks"
+        self.screen.say(f"keeping {kept} tokens{rounded}: {_way(arrival)}")
 
     # What was said -------------------------------------------------------------------------------
 
     def _undo(self, arguments: str) -> None:
-        last = self._events[-1] if self._events else None
-        switched = last == len(self.dialogue.said)
-        if not switched and not self.dialogue.said:
-            raise ConfigError("nothing was said that could be taken back")
-        way = ""
-        if switched or last is self.dialogue.said[-1]:
-            way = _way(self.player.call(lambda playback: playback.undo(self._on_chunk(playback))))
-            self._events.pop()
-        if switched:
-            self.screen.say(f"{self.player.status.strategy} decides again ({way})")
+        last = self._happened[-1] if self._happened else None
+        if last is None or last.after < len(self.dialogue.said):
+            self.screen.say(f"taken back: {self.dialogue.undo().question}")
+            return
+
+        def work(playback: Playback) -> Arrival:
+            try:
+                return playback.undo(self._on_chunk(playback))
+            finally:
+                self._keep_events(len(playback.events))
+
+        which = [i for i, said in enumerate(self.dialogue.said) if any(said is one for one in last.said)]
+        way = _way(self.player.call(work))
+        self.dialogue.said = [said for i, said in enumerate(self.dialogue.said) if i not in which]
+        if which:
+            self.screen.say(f"taken back: {last.said[-1].question} ({way})")
         else:
-            self.screen.say(f"taken back: {self.dialogue.undo().question}{way and f' ({way})'}")
+            self.screen.say(f"{self.player.status.strategy} decides again ({way})")
 
     def _history(self, arguments: str) -> None:
         if not self.dialogue.said:
@@ -374,12 +439,16 @@ class Chat:
 
     def _save(self, arguments: str) -> None:
         path = Path(arguments) if arguments else self._file or _free(self._stem, "kvv")
-        if path.suffix != ".kvv":
-            path = path.with_name(path.name + ".kvv")
-        if path.exists() and path != self._file:
-            raise ConfigError(f"{str(path)!r} is there already; name another file")
+        if path.is_dir():
+            raise ConfigError(f"{str(path)!r} is a folder; name a file in it")
+        path = _with_suffix(path)
+        if path.exists():
+            if self._file is None or path.resolve() != self._file.resolve():
+                raise ConfigError(f"{str(path)!r} is there already; name another file")
+            if _stamp(path) != self._stamp:
+                raise ConfigError(f"{str(path)!r} was written by somebody else meanwhile; name another file")
         self.player.call(lambda playback: playback.write(path))
-        self._file = path
+        self._file, self._stamp = path, _stamp(path)
         self.screen.say(f"wrote {path}")
 
     @property
@@ -391,14 +460,17 @@ class Chat:
         if not arguments:
             raise ConfigError("write which file: /load movie.kvv")
         path = Path(arguments)
+        if not path.exists() and (named := _with_suffix(path)).exists():
+            path = named
 
-        def work(playback: Playback) -> float:
-            self.player.playback = self._open(playback, path)
-            self._keep_events(0)
-            return self.player.playback.at
+        def work(playback: Playback) -> tuple[float, tuple[Event, ...]]:
+            self.player.playback = loaded = self._open(playback, path)
+            return loaded.at, loaded.events
 
-        at = self.player.call(work)
-        self.name, self._file = arguments, path
+        stamp = _stamp(path)
+        at, events = self.player.call(work)
+        self.name, self._file, self._stamp = str(path), path, stamp
+        self._adopt(events)
         self.screen.say(f"loaded {path}: at {format_time(at)}")
 
     # The rest ------------------------------------------------------------------------------------
@@ -441,6 +513,20 @@ def _way(arrival: Arrival) -> str:
     since = "the beginning" if arrival.since is None else f"the memory of {format_time(arrival.since)}"
     chunks = "1 chunk" if arrival.chunks == 1 else f"{arrival.chunks} chunks"
     return f"from {since}, {chunks} replayed in {arrival.seconds:.1f} s"
+
+
+def _with_suffix(path: Path) -> Path:
+    """``path`` as a memory file is called."""
+    return path if path.suffix.lower() == SUFFIX else path.with_name(path.name + SUFFIX)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when somebody writes the file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _free(stem: str, suffix: str) -> Path:

@@ -1,8 +1,8 @@
 """What was said about a video, told to the model again or written to a file."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kvvideo.errors import ConfigError
@@ -67,18 +67,30 @@ class Dialogue:
             raise ConfigError("nothing was said that could be taken back")
         return self.said.pop()
 
-    def turns(self, limit: int, cost: Callable[[str], int] = len) -> list[Turn]:
-        """The latest exchanges to tell the model again, in order: as many as cost no more than ``limit`` together.
+    def recall(self, turn: Turn, at: float) -> int:
+        """Note that the stream has ``turn``, remembered ``at`` seconds, in it; returns which of ``said`` that is."""
+        for index, said in enumerate(self.said):
+            if (said.question, said.answer) == turn and not said.remembered:
+                self.said[index] = replace(said, remembered=True)
+                return index
+        self.said.append(Said(at, *turn, remembered=True))
+        return len(self.said) - 1
 
-        Those that the model has seen as part of the stream are not told again.
+    def forget(self, gone: Collection[Said]) -> None:
+        """Note that the stream has none of ``gone`` in it any more."""
+        self.said = [replace(s, remembered=False) if any(s is one for one in gone) else s for s in self.said]
+
+    def turns(self, limit: int, cost: Callable[[str], int] = len, without: Collection[Said] = ()) -> list[Turn]:
+        """The latest exchanges to tell the model again, in order: as many as cost no more than ``limit`` together.
 
         Args:
             limit: largest sum of costs.
             cost: of the text that the model gets for an exchange: its characters, or its tokens.
+            without: those that are not told: what the model has seen as part of the stream.
         """
         turns: list[Turn] = []
         for said in reversed(self.said):
-            if said.remembered:
+            if any(said is one for one in without):
                 continue
             turn = (said.question, said.answer)
             limit -= cost(dialogue_text([turn]))

@@ -11,7 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from kvvideo.cli.render import clean, size
+from kvvideo.cli.render import size
+from kvvideo.outputs.clean import text as clean
 from kvvideo.session import Span
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats
@@ -138,6 +139,7 @@ def prompt_line(status: Status) -> str:
             f"{status.stats.live}{'' if status.max_tokens is None else f'/{status.max_tokens}'}",
             f"{status.fps:.0f} fr/s",
             *([f"{status.behind:.0f} s behind"] if status.behind >= 0.5 else []),
+            *([f"{status.dropped:.0f} s dropped"] if status.dropped >= 0.5 else []),
         ]
     )
 

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
 """How often a player that waits for frames looks for work."""
+_REST_SECONDS = 0.25
+"""How often one that has none to wait for looks whether it is to end; work wakes it at once."""
 _TIMELINE_SECONDS = 0.5
 """How often what is held of each stretch is looked up, while someone looks at it."""
 _WATCH_TOKENS = 32
@@ -136,16 +138,17 @@ class Player:
                 self._cancel.set()
 
     def wait_idle(self) -> None:
-        """Returns when there is nothing to ingest: at the end, paused, or after an error. Ctrl-C pauses."""
+        """Returns when there is nothing to ingest: at the end, paused, or after an error."""
         while not self._idle.wait(timeout=0.2):
             if not self._thread.is_alive():
                 return
 
     def close(self) -> None:
-        """End the playback and the thread."""
+        """End the playback and the thread. A model that is still being loaded is not waited for."""
         self._closing.set()
         self._cancel.set()
-        self._thread.join()
+        if self._ready.done():
+            self._thread.join()
 
     # For work in the player's thread -----------------------------------------------------------------
 
@@ -163,6 +166,14 @@ class Player:
     def pause(self) -> None:
         """Ingest no more until told to."""
         self._playing = False
+
+    def step(self) -> bool:
+        """Ingest the next chunk and ask what is watched; False if there is none."""
+        if self.playback.step() is None:
+            return False
+        self._rate.add(self.playback.session.frames, self.playback.session.end)
+        self._ask_watched()
+        return True
 
     def refresh(self, playback: Playback, timeline: bool = False) -> None:
         """Bring ``status`` up to date."""
@@ -213,10 +224,10 @@ class Player:
             self._attempt(playback.reader)
         due = self._going and self._due()
         try:
-            work, future = self._work.get(timeout=0 if due else _POLL_SECONDS)
+            work, future = self._work.get(timeout=0 if due else _POLL_SECONDS if self._going else _REST_SECONDS)
         except queue.Empty:
             if due:
-                self._attempt(self._step)
+                self._attempt(self._play_on)
             self._attempt(lambda: self.refresh(playback))
             if not self._going:
                 self._idle.set()
@@ -258,16 +269,15 @@ class Player:
         began, first = self._since
         return (end - first) / self._speed <= time.monotonic() - began
 
-    def _step(self) -> None:
-        playback = self.playback
-        if playback.step() is None:
-            self._tell(f"the video has ended; {playback.session.frames} frames were seen")
-            return
-        self._rate.add(playback.session.frames, playback.session.end)
-        self._ask_watched()
+    def _play_on(self) -> None:
+        if not self.step():
+            self._tell(f"the video has ended; {self.playback.session.frames} frames were seen")
 
     def _ask_watched(self) -> None:
         playback = self.playback
+        for watch in self.watches:
+            if watch.due > playback.at + watch.every:
+                watch.due = playback.at  # it went back
         due = [watch for watch in self.watches if watch.due <= playback.at]
         if not due:
             return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from kvvideo.chat import commands
 from kvvideo.chat.chat import Chat
 from kvvideo.chat.panel import panel, prompt_line, to_ansi
-from kvvideo.cli.render import clean
+from kvvideo.outputs.clean import text as clean
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
@@ -122,8 +122,12 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
     from prompt_toolkit.patch_stdout import patch_stdout
 
     def toolbar() -> Any:
-        width = session.app.output.get_size().columns
-        return ANSI(to_ansi(panel(chat.player.status, width), width)) if screen.dashed else None
+        size = session.app.output.get_size()
+        if not screen.dashed:
+            return None
+        shown = to_ansi(panel(chat.player.status, size.columns), size.columns)
+        # It must not push the line that is typed off a low window.
+        return ANSI(shown) if shown.count("\n") + 3 <= size.rows else None
 
     def message() -> str:
         return f"{prompt_line(chat.player.status)} › "
@@ -168,12 +172,15 @@ def _completer() -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     from kvvideo.compression import strategies
+    from kvvideo.session import BASELINES
+
+    names = [name for name in strategies() if name not in BASELINES]
 
     class Commands(Completer):
         def get_completions(self, document: Any, event: Any) -> Iterator[Any]:
             line = document.text_before_cursor
             part = commands.completed_part(line.lstrip())
-            for choice in commands.completions(line, strategies(), _files(part)):
+            for choice in commands.completions(line, names, _files(part)):
                 yield Completion(choice, start_position=-len(part))
 
     return Commands()

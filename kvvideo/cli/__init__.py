@@ -4,17 +4,46 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from kvvideo import __version__, settings
 from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, strategies
 from kvvideo.cli.command import App, commands
 from kvvideo.cli.stop import say
-from kvvideo.errors import INTERRUPTED, KvvideoError
+from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.outputs import clean
+
+
+class _Group(TyperGroup):
+    """Says what is wrong with a command without what strangers may have put into it: the names of files."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _cleaned():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, context: Any) -> Any:
+        with _cleaned():
+            return super().invoke(context)
+
+
+@contextmanager
+def _cleaned() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Typer's usage errors are Click's, or its own copy of them.
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = clean.text(message)  # type: ignore[attr-defined]
+        raise
+
 
 app = App(
+    cls=_Group,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -63,7 +92,10 @@ def _options(
 def main() -> None:
     """Entry point of the ``kvvideo`` command: errors become one line on stderr and an exit code."""
     try:
-        app(prog_name="kvvideo")
+        try:
+            app(prog_name="kvvideo")
+        finally:
+            sys.stdout.flush()  # at exit it would be too late to say that it cannot be written
     except KvvideoError as error:
         say(str(error))
         raise SystemExit(error.exit_code) from None
@@ -71,5 +103,14 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read our output has gone; a second failure while flushing would only add noise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise SystemExit(1) from None
+    except OSError as error:
+        what = "standard output cannot be written" if error.filename is None else f"{error.filename!r} cannot be used"
+        say(f"{what}: {error.strerror or error}")
+        _discard_output()
+        raise SystemExit(ConfigError.exit_code) from None
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,10 @@
 """``kvvideo batch``: answer a file of jobs, several videos at once, and lose nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from kvvideo.cli import options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
+from kvvideo.outputs import jsons
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 
@@ -20,8 +23,15 @@ if TYPE_CHECKING:
     from kvvideo.batch.run import Batch, Executor
     from kvvideo.batch.tasks import Defaults, Task
 
-BATCH = "Batch"
+BATCH, RAY = "Batch", "Ray"
 AT_ONCE = 8
+
+
+class Where(StrEnum):
+    """Where the engines run."""
+
+    local = "local"
+    ray = "ray"
 
 
 def command(
@@ -44,7 +54,12 @@ def command(
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     at_once: Annotated[
         int | None,
-        typer.Option("--at-once", min=1, help=f"Videos streamed at once. Default: {AT_ONCE}.", rich_help_panel=BATCH),
+        typer.Option(
+            "--at-once",
+            min=1,
+            help=f"Videos streamed at once, by each engine. Default: {AT_ONCE}.",
+            rich_help_panel=BATCH,
+        ),
     ] = None,
     kv_memory: Annotated[
         str | None,
@@ -52,6 +67,34 @@ def command(
             "--kv-memory",
             help="Size of the KV pool, e.g. 8GB: as many videos at once as it surely holds.",
             rich_help_panel=BATCH,
+        ),
+    ] = None,
+    where: Annotated[
+        Where,
+        typer.Option(
+            "--executor", help="local: one engine, here; or ray: several, on a Ray cluster.", rich_help_panel=RAY
+        ),
+    ] = Where.local,
+    engines: Annotated[
+        int | None,
+        typer.Option(
+            "--engines",
+            min=1,
+            help="How many. Default: one per GPU, or as many as there are CPUs for.",
+            rich_help_panel=RAY,
+        ),
+    ] = None,
+    cpus_per_engine: Annotated[
+        int | None,
+        typer.Option("--cpus-per-engine", min=1, help="Default: 1 beside a GPU, else up to 4.", rich_help_panel=RAY),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="The cluster, e.g. auto or 10.0.0.1:6379; all its machines must have the videos and the model. "
+            "Default: $RAY_ADDRESS, or a cluster of this machine alone.",
+            rich_help_panel=RAY,
         ),
     ] = None,
     checkpoint_every: Annotated[
@@ -87,6 +130,7 @@ def command(
     from kvvideo.batch.tasks import Defaults, tasks_of
     from kvvideo.jobs import read_jobs
 
+    executor = _executor(where, engines, cpus_per_engine, ray_address)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
     apart = options.period(checkpoint_every)
@@ -106,7 +150,23 @@ def command(
 
     with Results(output, "" if part is None else f"{part[0]}-of-{part[1]}", restart=restart) as results:
         batch = Batch(tasks, results, defaults, retries=retries, fail_fast=fail_fast, only_failed=only_failed, say=say)
-        _run(batch, results, config, apart, json_output)
+        _run(batch, results, config, executor, apart, json_output)
+
+
+def _executor(where: Where, engines: int | None, cpus: int | None, address: str | None) -> "Callable[..., Executor]":
+    """What makes the executor that these options are for."""
+    given = {"engines": engines, "cpus-per-engine": cpus, "ray-address": address}
+    if where is Where.ray:
+        from kvvideo.batch.ray import Cluster, required
+
+        required()
+        return partial(Cluster, engines=engines, cpus=cpus, address=address, say=say)
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"{name}: only a Ray cluster has that; add --executor ray")
+    from kvvideo.batch.run import Local
+
+    return Local
 
 
 def _part(shard: str) -> tuple[int, int]:
@@ -146,8 +206,10 @@ def _largest(tasks: "Sequence[Task]") -> CacheConfig:
     return max((task.cache for task in tasks), key=lambda cache: cache.max_tokens)
 
 
-def _run(batch: "Batch", results: "Results", config: EngineConfig, apart: float, json_output: bool) -> None:
-    from kvvideo.batch.run import Local
+def _run(
+    batch: "Batch", results: "Results", config: EngineConfig, make: "Callable[..., Executor]", apart: float,
+    json_output: bool,
+) -> None:  # fmt: skip
     from kvvideo.cli.board import Board
 
     failure: KvvideoError | None = None
@@ -160,7 +222,7 @@ def _run(batch: "Batch", results: "Results", config: EngineConfig, apart: float,
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
                 board.say(f"loading {config.model} …")
-                executor = Local(
+                executor = make(
                     config, [*dict.fromkeys(task.cache for task in pending)], batch.defaults.max_answer_tokens,
                     loaded=lambda engine: results.check_model(engine.fingerprint),
                     kept=lambda task: results.checkpoints(task) if apart else None, every=apart,
@@ -213,7 +275,7 @@ def _check(tasks: "Sequence[Task]", defaults: "Defaults", json_output: bool) -> 
     for record in check(tasks, defaults):
         found.append(record)
         if json_output:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            print(jsons.dumps(record), flush=True)
         if record["error"] is not None:
             say(f"{record['where']}: {record['error']}")
         for finding in record["findings"]:

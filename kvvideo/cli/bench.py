@@ -162,7 +162,7 @@ def memory(
         from kvvideo.bench.plots import draw
 
         for path in draw(report, plots):
-            render.err.print(f"wrote {path}")
+            render.err.print(f"wrote {path}", markup=False)
 
 
 def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes: float, clips: int) -> dict[str, Any]:

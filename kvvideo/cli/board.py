@@ -13,6 +13,7 @@ from kvvideo.batch.run import Progress
 from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Task
 from kvvideo.cli import render
+from kvvideo.outputs import clean
 from kvvideo.times import format_time
 
 RATE_SECONDS = 10.0
@@ -44,7 +45,7 @@ class Board:
     def say(self, text: str) -> None:
         """Show ``text`` until there is something to show."""
         if self._live:
-            self._live.update(Text(text, style="dim"))
+            self._live.update(Text(clean.line(text), style="dim"))
 
     def show(self, event: Event) -> None:
         """Take in what happened."""
@@ -107,7 +108,7 @@ def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
         known = "tokens" in record
         length = record.get("seconds")
         table.add_row(
-            _names(record["jobs"]), render.clean(record["video"]),
+            _names(record["jobs"]), Text(clean.line(record["video"])),
             "?" if length is None else format_time(round(length)), str(record["frames"]) if known else "",
             str(record["tokens"]) if known else "", render.size(record["bytes"]) if known else "",
         )  # fmt: skip
@@ -119,7 +120,7 @@ def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
     )
 
 
-def _names(ids: list[str]) -> str:
+def _names(ids: list[str]) -> Text:
     """Jobs in a cell."""
     names = ", ".join(ids)
-    return render.clean(names if len(names) <= 40 else names[:39] + "…")
+    return Text(clean.line(names if len(names) <= 40 else names[:39] + "…"))

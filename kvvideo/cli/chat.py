@@ -1,20 +1,27 @@
 """``kvvideo chat``: talk about a video while it plays."""
 
+import os
+import signal
 import sys
-import tempfile
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, TextIO
 
 import typer
 
 from kvvideo.chat import commands
 from kvvideo.cli import options
-from kvvideo.errors import ConfigError
+from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 
 _QUESTIONS = 4
 """Questions that the pool has room for: one with the dialogue before it, or those that are watched."""
+_OF_A_VIDEO = (
+    "strategy", "max_tokens", "ratio", "budget", "sink", "window", "queries", "score_norm", "positions", "fps", "chunk",
+    "start", "end", "frame_tokens", "decoder", "follow", "retry", "when_behind",
+)  # fmt: skip
+"""Options that say how a video is looked at and remembered, which a memory already says."""
 
 
 def command(
@@ -67,7 +74,7 @@ def command(
     is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the
     same answers.
     """
-    given = {name for name in ("model", "dtype") if options.is_typed(context, name)}
+    given = {name for name in context.params if options.is_typed(context, name)}
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model, cache, dtype, max_model_len, questions=_QUESTIONS, seed=seed)
@@ -75,11 +82,17 @@ def command(
     from kvvideo.chat.opening import Opening
     from kvvideo.chat.player import Player
     from kvvideo.chat.repl import PipeScreen, TerminalScreen, run_pipe, run_terminal
+    from kvvideo.chat.scratch import scratch
     from kvvideo.journal import state_directory
     from kvvideo.memories.file import is_memory_file
     from kvvideo.video import Source
 
     file = Path(video) if is_memory_file(video) else None
+    if file is not None and (settled := [name for name in _OF_A_VIDEO if name in given]):
+        flags = ", ".join(parameter.opts[0] for parameter in context.command.params if parameter.name in settled)
+        raise ConfigError(f"{flags}: {video!r} is a memory, which stays as it was made; leave that out")
+    if file is None and beside is not None:
+        raise ConfigError(f"--video: {video!r} is a video itself; leave that out")
     if file is None:
         source = Source(
             video, decoder=decoder, live=options.live(video, follow, retry, when_behind),
@@ -90,9 +103,11 @@ def command(
         # Lines and video cannot come the same way.
         typed = _terminal()
     screen = TerminalScreen() if typed.isatty() and sys.stdout.isatty() else PipeScreen()
-    with tempfile.TemporaryDirectory(prefix="kvvideo-") as directory:
+    _leave_on_signals()
+    code, at_once = 0, False
+    with scratch() as directory:
         opening = Opening(
-            config, Path(directory), room, every, beside, model if "model" in given else None,
+            config, directory, room, every, beside, model if "model" in given else None,
             dtype if "dtype" in given else None, screen.notice,
         )  # fmt: skip
         player = Player(
@@ -101,16 +116,23 @@ def command(
         )  # fmt: skip
         try:
             screen.notice(f"loading {config.model if file is None else file} …")
-            player.wait_ready()
-            chat = Chat(
-                player, screen, video, remember, lambda playback, path: opening.open_memory(path, playback), file
-            )
-            if isinstance(screen, TerminalScreen):
-                code = run_terminal(chat, screen, typed, state_directory() / "history")
+            try:
+                player.wait_ready()
+            except (KeyboardInterrupt, SystemExit) as stop:
+                code, at_once = getattr(stop, "code", INTERRUPTED), True
             else:
-                code = run_pipe(chat, typed)
+                chat = Chat(
+                    player, screen, video, remember, lambda playback, path: opening.open_memory(path, playback), file
+                )
+                if isinstance(screen, TerminalScreen):
+                    code = run_terminal(chat, screen, typed, state_directory() / "history")
+                else:
+                    code = run_pipe(chat, typed)
         finally:
             player.close()
+    if at_once:
+        # A thread that loads a model can only be ended with its process; nothing is lost yet.
+        os._exit(code)
     if code:
         raise SystemExit(code)
 
@@ -122,3 +144,14 @@ def _terminal() -> TextIO:
         raise ConfigError(
             "the video comes from stdin, so there is nowhere to type; give a file or a URL, or run it in a terminal"
         ) from None
+
+
+def _leave_on_signals() -> None:
+    """What ends a program, such as the terminal that is closed, ends a chat as /bye does: nothing is left behind."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, leave)

@@ -11,6 +11,7 @@ import typer
 from kvvideo.cli import options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
+from kvvideo.outputs import jsons
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 from kvvideo.times import format_time
@@ -115,7 +116,8 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
                 first = (session.frames, now) if first is None else first
                 rate = (session.frames - first[0]) / (now - first[1]) if now > first[1] else 0.0
                 end = source.end if reader.info.duration is None else reader.info.duration
-                progress.chunk(session.end, end, rate, records.cache(session.stats(), schedule))
+                cache, live = records.cache(session.stats(), schedule), reader.live
+                progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
 
             done = ingest(
                 engine, source, part, every=every, max_bytes=room, reader=reader, stopped=lambda: stop.asked,
@@ -134,7 +136,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
         checkpoints=done.checkpoints, bytes=done.bytes, seconds=time.perf_counter() - began,
     )  # fmt: skip
     if json_output:
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(jsons.dumps(record), flush=True)
     render.ingested(record)
     if done.error is not None:
         raise done.error

@@ -9,17 +9,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from kvvideo.outputs.clean import text as clean_text
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
-size = format_size
-
-
-def clean(text: str) -> str:
-    """``text`` without control characters, which could drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+size, clean = format_size, clean_text
 
 
 def _question(record: dict[str, Any]) -> Text:
@@ -226,12 +222,18 @@ class Progress:
     def say(self, text: str) -> None:
         """Show ``text`` until the next update."""
         if self._live:
-            self._live.update(Text(text, style="dim"))
+            self._live.update(Text(clean(text), style="dim"))
 
-    def chunk(self, at: float, end: float | None, fps: float, cache: dict[str, Any]) -> None:
-        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record."""
+    def chunk(
+        self, at: float, end: float | None, fps: float, cache: dict[str, Any], behind: float = 0.0, dropped: float = 0.0
+    ) -> None:  # fmt: skip
+        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record.
+
+        Of a live stream, also how many seconds it is behind, and were dropped.
+        """
         if self._live:
             of = "" if end is None else f" / {format_time(end)}"
             row = Table.grid(padding=(0, 2))
-            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", _cache_line(cache))
+            late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
+            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", *late, _cache_line(cache))
             self._live.update(row)

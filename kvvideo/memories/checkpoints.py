@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple, Self
 from kvvideo.errors import ConfigError
 from kvvideo.memories import codec
 from kvvideo.memories.memory import Memory
+from kvvideo.times import LATEST
 
 logger = logging.getLogger("kvvideo.memories")
 
@@ -207,7 +208,7 @@ class Checkpoints:
 
     def latest(self) -> Memory | None:
         """The latest memory that is not damaged."""
-        return self.before(codec.LATEST_TIME)
+        return self.before(LATEST)
 
     def drop_after(self, time: float) -> None:
         """Deletes the memories that end later than ``time``."""

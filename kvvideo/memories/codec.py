@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from kvvideo import times
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.memories.memory import Memory
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT = "kvvideo memory"
 VERSION = 1
-LATEST_TIME = 1e11
-"""Times are below this many seconds, more than since any epoch."""
 
 _KEY = "kvvideo"
 _CRC = "crc32"
@@ -162,7 +161,7 @@ def check_version(facts: Facts, name: str) -> None:
 
 def is_time(value: object) -> bool:
     """Whether ``value`` can be the end of a memory."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LATEST_TIME
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and times.is_time(value)
 
 
 def loads(text: str | bytes, what: str) -> Facts:

@@ -148,8 +148,11 @@ def check(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
 def _parts(template: str) -> list[tuple[str, str]]:
     """Literal text, each with the field that follows it; empty for none."""
     allowed = ", ".join("{" + field + "}" for field in FIELDS)
-    if "\0" in template:
-        raise ConfigError(f"output: {template!r} cannot be the name of a file")
+    try:
+        if b"\0" in os.fsencode(template):
+            raise ConfigError(f"output: {template!r} cannot be the name of a file")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"output: {template!r} cannot be the name of a file") from error
     try:
         parsed = [*Formatter().parse(template)]
     except ValueError as error:

@@ -1,7 +1,13 @@
 """Streaming a video into vLLM and asking about it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kvvideo.compression import load
+from kvvideo.config import CacheConfig
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import Engine, EngineConfig, engine_args
+from kvvideo.session.memory import spare_rows
 from kvvideo.session.recent import RecentSession
 from kvvideo.session.session import VideoSession
 from kvvideo.session.summary import SummarySession
@@ -17,6 +23,7 @@ __all__ = [
     "SummarySession",
     "VideoSession",
     "engine_args",
+    "open_engine",
     "open_session",
 ]
 
@@ -27,3 +34,18 @@ BASELINES: dict[str, type[Session]] = {"recent": RecentSession, "summary": Summa
 def open_session(engine: Engine) -> Session:
     """A session that remembers by the engine's strategy."""
     return BASELINES.get(engine.config.cache.strategy, VideoSession)(engine)
+
+
+def open_engine(config: EngineConfig, caches: Sequence[CacheConfig]) -> Engine:
+    """An engine that can be switched to any of ``caches``; each is tried, so that one that cannot be is known at once.
+
+    Raises:
+        ConfigError: if one of them cannot be used; and what ``Engine`` raises.
+    """
+    unbounded = next((cache for cache in caches if not load(cache.strategy).bounded), None)
+    largest = unbounded or max(caches, key=lambda cache: cache.max_tokens)
+    engine = Engine(replace(config, cache=replace(largest, spare_rows=spare_rows(largest, caches))))
+    for cache in caches:
+        engine.use(cache)
+        open_session(engine).close()
+    return engine

@@ -123,9 +123,16 @@ class Engine:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        from kvvideo.session import directory
+        from kvvideo.session.memory import text_config
+
         path = model_path(config.model)
+        if os.path.isdir(path):
+            directory.check(path, weights=config.load_format != "dummy")
+        text_config(path)
         arguments = {
             "model": path,
+            "trust_remote_code": False,
             "dtype": config.dtype,
             "max_model_len": config.max_model_len,
             "max_num_batched_tokens": config.step_tokens,
@@ -283,7 +290,7 @@ class Engine:
         try:
             outputs: Sequence[Any] = self.llm.step()
         except Exception as error:
-            if "out of memory" in str(error).lower():
+            if _is_out_of_memory(error):
                 raise OutOfMemoryError(f"out of memory while computing: {_first_line(error)}") from error
             raise EngineError(f"vLLM failed: {_first_line(error)}") from error
         self._fruitless = 0 if self.scheduler.scheduled_tokens else self._fruitless + 1
@@ -456,11 +463,19 @@ def _start_error(error: Exception, config: EngineConfig) -> Exception:
             return cause
         cause = cause.__cause__ or cause.__context__
     text = str(error)
-    if "memory" in text.lower() and any(word in text.lower() for word in ("kv", "cache blocks", "cuda")):
+    blocks = "memory" in text.lower() and any(word in text.lower() for word in ("kv", "cache blocks", "cuda"))
+    if blocks or _is_out_of_memory(error):
         return OutOfMemoryError(f"{config.model} does not fit: {_first_line(error)}")
-    if isinstance(error, OSError) or "is not a local folder" in text or "Repo id" in text:
+    damaged = type(error).__name__ == "SafetensorError"
+    if isinstance(error, OSError) or damaged or "is not a local folder" in text or "Repo id" in text:
         return ConfigError(f"cannot load model {config.model!r}: {_first_line(error)}")
     return EngineError(f"vLLM could not start with {config.model!r}: {_first_line(error)}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's, torch's on a GPU or on the host, or the system's."""
+    signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 def _first_line(error: Exception) -> str:

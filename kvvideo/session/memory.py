@@ -8,6 +8,8 @@ from kvvideo.compression.rows import state_rows
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 
+_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+
 
 @cache
 def text_config(path: str) -> Any:
@@ -17,8 +19,10 @@ def text_config(path: str) -> Any:
         ConfigError: if there is no model there, or not one of the Qwen2.5-VL kind.
     """
     config = model_config(path)
-    if config.model_type != "qwen2_5_vl":
-        raise ConfigError(f"{path} is a {config.model_type} model; kvvideo streams into qwen2_5_vl models")
+    names = getattr(config, "architectures", None) or [_ARCHITECTURE]
+    if config.model_type != "qwen2_5_vl" or _ARCHITECTURE not in names:
+        kind = f"{config.model_type} model" if config.model_type != "qwen2_5_vl" else f"{names[0]!r:.100}"
+        raise ConfigError(f"{path!r} is a {kind}; kvvideo streams into qwen2_5_vl models")
     return config.text_config
 
 
@@ -31,8 +35,9 @@ def model_config(path: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        # Said, for transformers would ask at the terminal whether to run what is in the folder.
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"cannot load model {path!r}: {reason}") from error
 

@@ -57,7 +57,7 @@ def predict(config: EngineConfig, planned: Plan, chunk_seconds: float, fps: floa
     if planned.chunks is None or planned.frames is None:
         raise ConfigError("the length of the video is unknown; say where to end")
     path = model_path(config.model)
-    settings, tokenizer = model_config(path), AutoTokenizer.from_pretrained(path)
+    settings, tokenizer = model_config(path), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     per_chunk = 2 * round(chunk_seconds * fps / 2)
     sizes = [per_chunk] * (planned.chunks - 1) + [planned.frames - per_chunk * (planned.chunks - 1)]
     tokens = position = len(tokenizer(OPENING).input_ids)

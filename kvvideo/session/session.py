@@ -314,7 +314,14 @@ class VideoSession(Session):
 
     def _check_question(self, tokens: int) -> None:
         # A fork carries one block more than the session: the mark of a fork.
-        self._check_length("the question", tokens + (self.engine.block_size if self._id else 0))
+        size = self.engine.block_size
+        self._check_length("the question", tokens + (size if self._id else 0))
+        room = (self.engine.blocks - self.stats().blocks - 1) * size
+        if tokens > room:
+            raise EngineError(
+                f"the question ({tokens} tokens, with what was said before) is longer than the {room} tokens that the "
+                "pool has room for beside the video; ask in fewer words"
+            )
 
     def _check_length(self, name: str, tokens: int) -> None:
         held, limit = self.stats().live, self.engine.config.max_model_len

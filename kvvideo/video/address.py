@@ -71,7 +71,7 @@ class Address:
         """The name as people may see it: without a password."""
         if self.path == STDIN:
             return "standard input"
-        return re.sub(r"^([^/]*//[^/@:]*):[^/@]*@", r"\1:***@", self.path) if self.kind == "url" else self.path
+        return re.sub(r"^([^/]*//[^/@:]*):[^/]*@", r"\1:***@", self.path) if self.kind == "url" else self.path
 
     @property
     def waits(self) -> bool:

@@ -17,7 +17,7 @@ import av  # noqa: TID253  reached only through lazy imports
 from kvvideo.errors import VideoError
 from kvvideo.video.address import PROTOCOLS, STDIN, Address
 from kvvideo.video.decoder import check_file, reason
-from kvvideo.video.pyav import DEFAULT_FPS, READ_ERRORS, choose
+from kvvideo.video.pyav import BOUNDED, READ_ERRORS, choose, frame_seconds
 
 CALL_SECONDS = 15.0
 """How long one call of FFmpeg may wait for data at most."""
@@ -191,7 +191,7 @@ def connect(address: Address, feed: Feed | None, seconds: float) -> Link:
         VideoError: if trying again is of no use.
     """
     begun = time.monotonic()
-    common: dict[str, Any] = {"metadata_errors": "replace", "timeout": (seconds, seconds)}
+    common: dict[str, Any] = {"metadata_errors": "replace", "options": BOUNDED, "timeout": (seconds, seconds)}
     try:
         if feed is not None:
             # No protocol at all: a playlist must not reach for files or hosts.
@@ -236,7 +236,7 @@ def _described(container: Any, stream: Any, whole: bool) -> Link:
         codec=stream.codec_context,
         index=stream.index,
         kind=kind,
-        span=1 / float(rate) if rate else 1 / DEFAULT_FPS,
+        span=frame_seconds(rate),
         rate=float(rate) if rate else None,
         pixel_ratio=float(stream.sample_aspect_ratio or 1),
         repeats=math.inf if ends or length else HLS_REPEATS if kind == "hls" else 0.0,

@@ -13,11 +13,11 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from kvvideo.errors import ConfigError, VideoError
+from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.times import format_time
 from kvvideo.types import Chunk
 from kvvideo.video.address import unknown_scheme
-from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, frame_size
+from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, check_picture, frame_size
 from kvvideo.video.plan import VideoInfo
 from kvvideo.video.sampling import Grid, assemble
 
@@ -77,12 +77,15 @@ class Decoder(ABC):
 
     def still(self, grid: Grid) -> Iterator[Chunk]:
         """One chunk of one frame: the picture at the first moment of ``grid``, as large as it is displayed."""
+        check_picture(self.info.height, self.info.width, self.info.path)
         for time, frame in self.sample(grid, self.info.height, self.info.width):
             yield Chunk(frame[None], (time,), grid.time(0), grid.time(1), grid.fps)
             return
         raise self.failure or self._nothing(grid)
 
-    def _nothing(self, grid: Grid) -> ConfigError:
+    def _nothing(self, grid: Grid) -> KvvideoError:
+        if grid.time(0) == 0:
+            return VideoError(f"{self.info.path!r} has no frame that can be shown; the file is damaged or incomplete")
         length = "" if self.info.duration is None else f", which lasts {format_time(self.info.duration)}"
         return ConfigError(
             f"there is nothing to see from {format_time(grid.time(0))} on in {self.info.path!r}{length}; start earlier"

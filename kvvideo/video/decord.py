@@ -55,9 +55,9 @@ class DecordDecoder(Decoder):
             self.failure = self._failed(ValueError("it gives times that cannot be right"))
             return
         count = grid.count_before(self.info.duration or 0.0)
-        moments = [grid.time(i) for i in range(count if grid.count is None else min(count, grid.count))]
-        for first in range(0, len(moments), grid.per_chunk):
-            batch = moments[first : first + grid.per_chunk]
+        count = count if grid.count is None else min(count, grid.count)
+        for first in range(0, count, grid.per_chunk):
+            batch = [grid.time(i) for i in range(first, min(first + grid.per_chunk, count))]
             self._progress(batch[0])
             index = np.searchsorted(times, np.asarray(batch) + CLOCK_SLACK, side="right") - 1
             try:

@@ -14,6 +14,8 @@ MIN_PIXELS = 128 * FACTOR**2
 """Smallest frame qwen-vl-utils makes by default: 128 tokens."""
 MAX_PIXELS = 768 * FACTOR**2
 """Largest frame qwen-vl-utils makes by default: 768 tokens."""
+MAX_PICTURE = 2**26
+"""Largest picture that is decoded: 8192 x 8192 stored pixels. A few bytes can claim far larger ones."""
 MAX_RATIO = 200
 """Longest frame the model's processor accepts: the ratio of its sides."""
 
@@ -25,6 +27,15 @@ def displayed_size(height: int, width: int, pixel_ratio: float = 1.0) -> tuple[i
         pixel_ratio: width of a stored pixel over its height (the sample aspect ratio).
     """
     return height, max(1, round(width * pixel_ratio))
+
+
+def check_picture(height: int, width: int, name: str) -> None:
+    """Raises VideoError, naming the video, if its pictures are larger than can be decoded in bounded memory."""
+    if height * width > MAX_PICTURE:
+        raise VideoError(
+            f"{name!r} has pictures of {width}x{height} pixels, and up to {MAX_PICTURE / 1e6:.0f} million are decoded; "
+            "scale it down"
+        )
 
 
 def check_pixels(min_pixels: int, max_pixels: int) -> None:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import av
@@ -22,7 +23,7 @@ from kvvideo.errors import VideoError
 from kvvideo.times import format_time
 from kvvideo.video.bitstream import can_restart
 from kvvideo.video.decoder import Decoder, Progress, check_file, reason
-from kvvideo.video.geometry import displayed_size
+from kvvideo.video.geometry import MAX_PICTURE, check_picture, displayed_size
 from kvvideo.video.plan import VideoInfo
 from kvvideo.video.sampling import CLOCK_SLACK, Grid, pick
 from kvvideo.video.selection import REORDER, Coded, Step, select
@@ -33,6 +34,10 @@ UNTIMED = frozenset({"avi"})
 """Containers whose times give the order of storage, not of display."""
 PICTURES = frozenset({"image2", "tty"})
 """Formats FFmpeg reads as video that are not: still images (also ``*_pipe``) and text."""
+LISTS = frozenset({"concat", "dash", "hls", "imf", "rtsp", "sdp", "vobsub", "webm_dash_manifest"})
+"""Formats that name other files or hosts. A file that a stranger calls a video must not reach for those."""
+BOUNDED = {"max_pixels": str(MAX_PICTURE)}
+"""Settings of every codec."""
 DEFAULT_FPS = 25.0
 """Frame rate where a stream without times does not tell its own; FFmpeg assumes the same."""
 PEEK = 500
@@ -44,7 +49,13 @@ LOST_SECONDS, LOST_PACKETS = 30.0, 100
 LATE_SECONDS = 5.0
 """A frame this long before more others than reordering allows: the clock was set back."""
 JUMP_SECONDS = 3600.0
-"""A frame this long after the one before has a damaged time."""
+"""A frame this long after the one before has a damaged time, one shown this long a damaged duration."""
+LONGEST_SECONDS = 30 * 86400.0
+"""A video that says it is longer than this is damaged, and how long it is is not known."""
+SAME_TIME = 16
+"""Packets that may belong to one moment."""
+PACKET_BYTES = 1024
+"""What a packet takes in memory besides its data."""
 SHORT_SECONDS, SHORT_SHARE = 1.0, 0.02
 """How much earlier than its container says a video may end before it counts as cut short."""
 
@@ -67,6 +78,7 @@ class PyavDecoder(Decoder):
         self._complete = False  # whether everything was read
         self._broken: str | None = None  # why it could not be
         self._errors = self._marked = 0
+        self._origin = 0.0
         self._open()
         try:
             self._head, first = self._peek()
@@ -102,8 +114,11 @@ class PyavDecoder(Decoder):
             self._container: Any = av.open(
                 f"file:{self._path}",
                 metadata_errors="replace",
-                container_options={"protocol_whitelist": "file"},
+                options=BOUNDED,
+                container_options={"protocol_whitelist": "file", "format_whitelist": _formats()},
             )
+        except av.error.ArgumentError:
+            raise VideoError(f"{self._path!r} is a list of other files, or damaged; name a video file") from None
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoError(
                 f"{self._path!r} is not a video that FFmpeg can read ({reason(error)}); "
@@ -116,9 +131,10 @@ class PyavDecoder(Decoder):
             raise
         self._decode_with(self._stream.codec_context)
         self._tick = float(self._stream.time_base)
-        self._origin = (self._container.start_time or 0) / av.time_base
+        if self._container.start_time is not None:
+            self._origin = self._container.start_time / av.time_base
         rate = self._stream.guessed_rate or self._stream.average_rate
-        self._span = 1 / float(rate) if rate else 1 / DEFAULT_FPS  # of a frame that tells no duration
+        self._span = frame_seconds(rate)
         self._packets = self._read()
 
     def _decode_with(self, codec: Any) -> None:
@@ -149,6 +165,9 @@ class PyavDecoder(Decoder):
         if self._turned:
             height, width = width, height
         kind = container.format.name
+        packet = next(p for p in self._head if self._is_video(p))
+        if container.start_time is None and packet.pts is not None:
+            self._origin = packet.pts * self._tick
         duration: float | None = None
         if stream.duration is not None:
             duration = (stream.duration + (stream.start_time or 0)) * self._tick - self._origin
@@ -156,7 +175,6 @@ class PyavDecoder(Decoder):
             # Matroska states the time at which the last frame ends, not how long the file plays.
             ends_at = self._origin if kind.startswith("matroska") else 0.0
             duration = container.duration / av.time_base - ends_at
-        packet = next(p for p in self._head if self._is_video(p))
         timed = packet.pts is not None and kind not in UNTIMED
         if not timed:
             logger.warning("%r carries no display times: frames are spaced evenly", self._path)
@@ -166,7 +184,7 @@ class PyavDecoder(Decoder):
             path=self._path,
             width=width,
             height=height,
-            duration=duration if duration and duration > 0 else None,
+            duration=duration if duration and 0 < duration <= LONGEST_SECONDS else None,
             fps=float(rate) if rate else None,
             codec=stream.codec_context.codec.canonical_name,
             container=kind,
@@ -196,7 +214,8 @@ class PyavDecoder(Decoder):
 
     def _steps(self, grid: Grid) -> Iterator[Step[list[Any]]]:
         if self.info.timed:
-            return select(self._coded(self._from(grid.time(0))), grid)
+            start = grid.time(0)
+            return select(self._coded(self._from(start), start), grid)
         return (Step(coded, whole=True, fresh=False) for coded in self._spaced())
 
     def _finish(self) -> float:
@@ -208,7 +227,7 @@ class PyavDecoder(Decoder):
             return self._fail(self._end, self._broken)
         total = (self._container.duration or 0) / av.time_base
         reached = self._reached + max(0.0, self._origin)  # duration counts from either beginning
-        if self._complete and total - reached > max(SHORT_SECONDS, SHORT_SHARE * total):
+        if self._complete and LONGEST_SECONDS > total > reached + max(SHORT_SECONDS, SHORT_SHARE * total):
             return self._fail(self._end, "the file is cut short; get a complete copy")
         end = self._end
         if self.info.duration is not None and self._newest < self.info.duration:
@@ -254,7 +273,7 @@ class PyavDecoder(Decoder):
             try:
                 target = (start - margin + self._origin) / self._tick
                 self._container.seek(int(target), stream=self._stream)
-            except av.error.FFmpegError:
+            except (av.error.FFmpegError, OverflowError):
                 break
             packets = self._read()
             for packet in packets:
@@ -268,15 +287,22 @@ class PyavDecoder(Decoder):
         self._open()
         return self._packets
 
-    def _coded(self, packets: Iterable[Any]) -> Iterator[Coded[list[Any]]]:
-        """The video's packets; one without a time is the second field of the frame before it."""
+    def _coded(self, packets: Iterable[Any], start: float) -> Iterator[Coded[list[Any]]]:
+        """The video's packets; one without a time is the second field of the frame before it.
+
+        Where times leap ahead of ``start`` and all that was read, frames are decoded for others, and not shown.
+        """
         pending: Coded[list[Any]] | None = None
+        leaps = 0
         before: deque[float] = deque(maxlen=REORDER + 1)
         for packet in packets:
             if not self._is_video(packet):
                 continue
             if pending is not None:
                 if packet.pts is None or self._time(packet) == pending.time:
+                    if len(pending.payload) == SAME_TIME:
+                        yield pending
+                        pending = Coded([], pending.time, PACKET_BYTES)
                     pending.payload.append(packet)
                     continue
                 if len(before) > REORDER and self._time(packet) < min(before) - LATE_SECONDS:
@@ -286,12 +312,23 @@ class PyavDecoder(Decoder):
             elif packet.pts is None:
                 continue
             time = self._time(packet)
+            newest = max(self._newest, start)
+            leaps = leaps + 1 if time > newest + JUMP_SECONDS else 0
+            if leaps > REORDER:
+                break
+            size = packet.size + PACKET_BYTES
+            if leaps:
+                self._marked += 1
+                pending = Coded([packet], newest, size, hidden=True)
+                continue
             self._progress(time)
             before.append(time)
             if not packet.is_discard:
                 self._newest = max(self._newest, time)
-                self._end = max(self._end, time + ((packet.duration or 0) * self._tick or self._span))
-            pending = Coded([packet], time, packet.size, self._restarts(packet), packet.is_discard)
+                self._end = max(self._end, time + self._length(packet))
+            pending = Coded([packet], time, size, self._restarts(packet), packet.is_discard)
+        if leaps:
+            self._broken = f"its clock leaps ahead by {format_time(time - newest)}; remux it"
         if pending is not None:
             yield pending
 
@@ -300,11 +337,13 @@ class PyavDecoder(Decoder):
         for packet in itertools.chain(self._head, self._packets):
             if self._is_video(packet):
                 time = self._end if packet.dts is None else packet.dts * self._tick
+                if time > self._end + JUMP_SECONDS:
+                    time = self._end
                 self._progress(time)
                 self._newest = time
-                self._end = max(self._end, time + ((packet.duration or 0) * self._tick or self._span))
+                self._end = max(self._end, time + self._length(packet))
                 self._clock.append(time)
-                yield Coded([packet], time, packet.size)
+                yield Coded([packet], time, packet.size + PACKET_BYTES)
 
     def _timed(self, frames: Iterable[Any]) -> Iterator[tuple[float, Any]]:
         """Frames with their times, without those that go back or leap far ahead."""
@@ -315,7 +354,7 @@ class PyavDecoder(Decoder):
                 time = self._last + self._span
             else:
                 time = self._time(frame)
-            if time <= self._last or (math.isfinite(self._last) and time > self._last + JUMP_SECONDS):
+            if time <= self._last or time > self._newest + JUMP_SECONDS:
                 logger.debug("%r: a frame at %s after %s is ignored", self._path, time, self._last)
                 continue
             self._marked += frame.is_corrupt
@@ -343,6 +382,11 @@ class PyavDecoder(Decoder):
         """When a packet or a frame is shown. Not ``frame.time``: PyAV leaves it out of drained frames."""
         seconds: float = timed.pts * self._tick - self._origin
         return round(seconds, 6) + 0.0  # no -0.0
+
+    def _length(self, packet: Any) -> float:
+        """How long a packet's frame is shown, if it says something possible."""
+        length: float = (packet.duration or 0) * self._tick
+        return length if 0 < length <= JUMP_SECONDS else self._span
 
     def _is_video(self, packet: Any) -> bool:
         return bool(packet.stream_index == self._stream.index)
@@ -386,7 +430,20 @@ def choose(container: Any, name: str) -> Any:
     stream = max(videos, key=lambda s: s.codec_context is not None and s.width * s.height)
     if stream.codec_context is None:
         raise VideoError(f"{name!r} uses a codec this FFmpeg cannot decode; convert it to H.264")
+    check_picture(stream.height, stream.width, name)
+    stream.codec_context.options = BOUNDED
     return stream
+
+
+def frame_seconds(rate: Any) -> float:
+    """How long a frame that tells no duration is shown, at ``rate`` a second; it may be unknown, or impossible."""
+    return 1 / float(rate) if rate and rate * JUMP_SECONDS >= 1 else 1 / DEFAULT_FPS
+
+
+@cache
+def _formats() -> str:
+    """The formats a file may have, for FFmpeg."""
+    return ",".join(sorted(av.formats_available - LISTS))
 
 
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import queue
 import signal
@@ -31,6 +32,8 @@ from kvvideo.video.sampling import Grid
 
 logger = logging.getLogger("kvvideo.video")
 
+_TELL_SECONDS = 10.0
+"""Delay of live video, in seconds, that is told of."""
 STALL_SECONDS = 60.0
 """How long a decoder may be silent while it is waited for."""
 
@@ -128,6 +131,9 @@ class VideoReader(Iterator[Chunk]):
         stdin = _own_stdin() if self.path == STDIN else None
         self._stall = stall_seconds
         self._pulse = _Pulse(time.monotonic(), grid.time(0))
+        # What is late must be told, and only what comes as it happens can be.
+        self._tell_at = _TELL_SECONDS if live is not None and not Address.of(self.path).waits else math.inf
+        self._told_at_end = False
         self._items: queue.Queue[_Item] = queue.Queue(queue_chunks)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  close() closes it
         notes, notes_end = (None, None) if live is None else os.pipe()
@@ -142,8 +148,8 @@ class VideoReader(Iterator[Chunk]):
         self._streams: list[IO[bytes]] = [self._process.stdout]
         if notes is not None:
             self._streams.append(os.fdopen(notes, "rb"))
-        drop = live is not None and live.when_behind == "drop"
-        take: Callable[[_Item], None] = partial(_drop_or_put if drop else _put, self._items, self._pulse)
+        self._drops = live is not None and live.when_behind == "drop"
+        take: Callable[[_Item], None] = partial(_drop_or_put if self._drops else _put, self._items, self._pulse)
         name = f"kvvideo-video-{self._process.pid}"
         self._threads = [
             threading.Thread(target=_listen, args=(stream, self._pulse, put), name=name, daemon=True)
@@ -189,6 +195,7 @@ class VideoReader(Iterator[Chunk]):
             self.close()
             raise StopIteration
         self.position = item.end
+        self._tell_of_delay()
         return item
 
     @property
@@ -206,6 +213,9 @@ class VideoReader(Iterator[Chunk]):
     def close(self) -> None:
         """Ends the worker and frees all it held; safe to call twice, and from another thread."""
         self._unused()
+        if (dropped := self.live.dropped) and not self._told_at_end:
+            self._told_at_end = True
+            logger.warning("%s of %r was dropped: it came faster than it was seen", format_time(dropped), self._name)
         while any(thread.is_alive() for thread in self._threads):  # one may be waiting for room in the queue
             try:
                 self._items.get(timeout=0.01)
@@ -218,6 +228,13 @@ class VideoReader(Iterator[Chunk]):
         for stream in (self._process.stdin, *self._streams, self._errors):
             if stream is not None:
                 _close_quietly(stream)
+
+    def _tell_of_delay(self) -> None:
+        """Says that the video is behind, and again each time that it is behind by twice as much."""
+        if (behind := self.live.behind) >= self._tell_at:
+            self._tell_at = 2 * behind
+            hint = "" if self._drops else "; when_behind=drop would skip what is old"
+            logger.warning("%r is seen %.0f s late%s", self._name, behind, hint)
 
     def _ask(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -249,8 +266,8 @@ class VideoReader(Iterator[Chunk]):
 
     def _died(self) -> VideoError:
         code = self._process.wait()
-        self._errors.seek(0)
-        logger.debug("the decoder's last words: %s", self._errors.read()[-4000:].decode(errors="replace"))
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4000))
+        logger.debug("the decoder's last words: %s", self._errors.read(4000).decode(errors="replace"))
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended (exit code {code})"
         return VideoError(
             f"the decoder {how} at {format_time(self._pulse.at)} of {self._name!r}; "
@@ -299,7 +316,8 @@ def _start_worker(errors: IO[bytes], keep: list[int]) -> "subprocess.Popen[bytes
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        env={**os.environ, "PYTHONPATH": path},
+        # It multiplies no matrices: the threads for that would only cost memory.
+        env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         pass_fds=keep,
         process_group=0,  # out of reach of the terminal's Ctrl-C, which is for us to act on
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvvideo.errors import ConfigError
-from kvvideo.times import format_time, is_time
+from kvvideo.times import LATEST, format_time, is_time
 from kvvideo.types import Chunk
 from kvvideo.video.geometry import FRAMES_PER_TOKEN
 
@@ -69,7 +69,9 @@ class Grid:
             )
         start = 0.0 if start is None else start
         if not is_time(start):
-            raise ConfigError(f"the video cannot be read from {start:g} s; times begin at 0")
+            raise ConfigError(
+                f"the video cannot be read from {start:g} s; times begin at 0, and are below {LATEST:g} s"
+            )
         if end is not None and not (is_time(end) and end > start):
             raise ConfigError(
                 f"there is nothing from {format_time(start)} to {format_time(end) if is_time(end) else end}; "

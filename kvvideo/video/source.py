@@ -1,6 +1,5 @@
 """``Source``: a video and how it is looked at, as a value that can be written down and opened again."""
 
-import math
 import os
 import stat
 from dataclasses import asdict, dataclass, fields
@@ -106,6 +105,7 @@ def _checked(cls: type[Source] | type[Live], data: object, what: str) -> dict[st
         words, allowed = _KINDS[kinds[key]]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise ConfigError(f"{key} of {what} must be {words}, not {value!r:.100}")
-        if isinstance(value, int | float) and not math.isfinite(value):
-            raise ConfigError(f"{key} of {what} must be {words}, not {value}")
+        # Larger numbers are no settings, and whole ones of hundreds of digits break arithmetic.
+        if isinstance(value, int | float) and not abs(value) < 2**53:
+            raise ConfigError(f"{key} of {what} must be {words}, not {value!r:.100}")
     return dict(data)

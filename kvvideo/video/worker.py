@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import select
 import signal
 import sys
@@ -28,6 +29,8 @@ from kvvideo.video.sampling import Grid
 
 BEAT_SECONDS = 0.5
 """How often a working decoder says so."""
+MEMORY_BYTES = 4 << 30
+"""What decoding may take: enough for 8K, and an end to what a few damaged bytes may ask for."""
 
 
 def main() -> int:
@@ -36,6 +39,7 @@ def main() -> int:
     os.dup2(2, 1)  # native code that prints must not write between messages
     request = json.loads(sys.stdin.buffer.readline())
     _die_with_parent()
+    _bound()
     name = Address.of(request["path"]).name
     notes = Notes(out if request["notes"] is None else os.fdopen(request["notes"], "wb"))
     _forward_logs(notes)
@@ -47,7 +51,13 @@ def main() -> int:
     except KvvideoError as error:
         _fail(out, error)
     except MemoryError:
-        _fail(out, VideoError(f"{name!r} needs more memory than there is; use smaller frames"))
+        _fail(
+            out,
+            VideoError(
+                f"{name!r} needs more memory than the {MEMORY_BYTES >> 30} GiB a decoder gets, or than there is; "
+                "use smaller frames or shorter chunks, or scale the video down"
+            ),
+        )
     except Exception as error:
         logging.getLogger("kvvideo.video").debug("%s", traceback.format_exc())
         _fail(out, VideoError(f"decoder {request['decoder']} failed on {name!r}: {error!r}"))
@@ -121,6 +131,14 @@ def _die_with_parent() -> None:
     fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([0], [], [], 0)[0]:  # it was closed before the signal was asked for
         os._exit(1)
+
+
+def _bound() -> None:
+    """Limits the memory of this process. If it crashes all the same, it leaves no image of that on the disk."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most == resource.RLIM_INFINITY or most > MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 def _forward_logs(notes: Notes) -> None:

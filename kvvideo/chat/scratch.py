@@ -1,0 +1,37 @@
+"""A place on the disk for as long as a chat lasts."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "kvvideo-chat-"
+_LOCK = "lock"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty directory, deleted afterwards; those of chats that were killed are deleted now."""
+    _remove_left(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+        directory = Path(name)
+        # Under its name only once it is held, so that nobody takes this for left behind.
+        with open(directory / f"{_LOCK}.new", "w") as lock:
+            with suppress(OSError):  # some network file systems have no locks; there, what is left stays
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.replace(lock.name, directory / _LOCK)
+            memories = directory / "memories"
+            memories.mkdir()
+            yield memories
+
+
+def _remove_left(where: Path) -> None:
+    for directory in where.glob(f"{_PREFIX}*"):
+        with suppress(OSError), open(directory / _LOCK) as lock:
+            if directory.is_symlink() or os.fstat(lock.fileno()).st_uid != os.geteuid():
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
