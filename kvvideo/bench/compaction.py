@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kvvideo.bench import kernels
-from kvvideo.bench.frames import Frames
-from kvvideo.bench.machine import describe
+from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.profile import COMPACTING, STATE, WATCHING, ingest_cycle, watch
 from kvvideo.compression import load
 from kvvideo.session import BASELINES, Engine, EngineConfig, VideoSession
@@ -59,20 +58,10 @@ def run(
         engine.use(replace(cache, spare_rows=spare_rows(cache, [first])))
         costs.append(_measure(engine, cache.strategy, cycles, frames))
         on_strategy(costs[-1])
-    schedule = config.cache.schedule(engine.block_size)
-    assert schedule is not None
-    report = {
-        "bench": "compaction",
-        "machine": describe(),
-        "model": config.model,
-        "max_tokens": schedule.max_tokens,
-        "budget": schedule.budget,
-        "frames": frames.count,
-        "size": list(frames.size),
-        "strategies": [asdict(cost) for cost in costs],
-    }
+    report = heading("compaction", config, engine.block_size, frames)
+    del report["strategy"]
     engine.close()
-    return {**report, "kernels": kernels.run(config)}
+    return {**report, "strategies": [asdict(cost) for cost in costs], "kernels": kernels.run(config)}
 
 
 def _measure(engine: Engine, strategy: str, cycles: int, frames: Frames) -> Cost:

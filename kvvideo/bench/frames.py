@@ -1,7 +1,10 @@
 """Made-up chunks, all different, made beforehand so that making them is no part of a measurement."""
 
+from typing import Any
+
 import numpy as np
 
+from kvvideo.bench.machine import describe
 from kvvideo.session import EngineConfig
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.types import Chunk
@@ -49,3 +52,18 @@ class Frames:
         start = number * self.seconds
         times = tuple(start + i / self.fps for i in range(self.count))
         return Chunk(frames, times, start, start + self.seconds, self.fps)
+
+
+def heading(bench: str, config: EngineConfig, block_size: int, frames: Frames) -> dict[str, Any]:
+    """How the report of a bench begins: what ran where, on what frames."""
+    schedule = config.cache.schedule(block_size)
+    return {
+        "bench": bench,
+        "machine": describe(),
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "max_tokens": schedule.max_tokens if schedule else None,
+        "budget": schedule.budget if schedule else None,
+        "frames": frames.count,
+        "size": list(frames.size),
+    }

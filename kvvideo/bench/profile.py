@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kvvideo.bench.frames import Frames
-from kvvideo.bench.machine import describe
+from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.spans import Spans
 from kvvideo.session import Engine, EngineConfig, VideoSession
 
@@ -98,15 +97,8 @@ def run(
     whole = 1000 * statistics.fmean(watched)
     parts = {name: 1000 * seconds / len(watched) for name, seconds in spans.seconds.items()}
     parts[REST] = whole - sum(parts.values())
-    schedule = config.cache.schedule(engine.block_size)
     report = {
-        "bench": "profile",
-        "machine": describe(),
-        "model": config.model,
-        "strategy": config.cache.strategy,
-        "max_tokens": schedule.max_tokens if schedule else None,
-        "frames": frames.count,
-        "size": list(frames.size),
+        **heading("profile", config, engine.block_size, frames),
         "chunks": len(watched),
         "ms": round(1000 * statistics.fmean(plain), 3),
         "ms_watched": round(whole, 3),

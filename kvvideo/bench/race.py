@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kvvideo.bench.frames import Frames
-from kvvideo.bench.machine import describe
+from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.rivals import RIVALS, Over, Rival, open_rivals
 from kvvideo.session import EngineConfig
 
@@ -91,15 +90,8 @@ def run(
                 for rival in racing
             ]
         about = {rival.name: rival.about for rival in took}
-    schedule = config.cache.schedule(1)
     return {
-        "bench": "ask" if questions else "ingest",
-        "machine": describe(),
-        "model": config.model,
-        "strategy": config.cache.strategy,
-        "max_tokens": schedule.max_tokens if schedule else None,
-        "frames": frames.count,
-        "size": list(frames.size),
+        **heading("ask" if questions else "ingest", config, 1, frames),
         "questions": questions,
         "rivals": about,
         "rows": [asdict(row) for row in rows],

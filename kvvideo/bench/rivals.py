@@ -151,13 +151,29 @@ class Plain:
         del self.llm, self.core, self.scheduler
 
 
-class VllmSession(Rival):
-    name = "vllm-session"
-    about = "vLLM's own streaming session (a resumable request): nothing is ever dropped; a question joins the stream"
+class Uncompressed(Rival):
+    """A stream of which nothing is dropped, in vLLM as it comes."""
 
     def __init__(self, plain: Plain) -> None:
         super().__init__()
         self.plain = plain
+
+    def check(self, coming: int) -> None:
+        """Raises Over if ``coming`` more tokens are more than the model takes."""
+        if self.seen + coming >= self.plain.limit:
+            raise Over(f"{self.plain.limit} tokens are all that the model takes")
+
+    @property
+    def held_bytes(self) -> int:
+        return self.seen * self.plain.token_bytes
+
+
+class VllmSession(Uncompressed):
+    name = "vllm-session"
+    about = "vLLM's own streaming session (a resumable request): nothing is ever dropped; a question joins the stream"
+
+    def __init__(self, plain: Plain) -> None:
+        super().__init__(plain)
         self._id: str | None = None
 
     def ingest(self, chunk: Chunk) -> None:
@@ -172,24 +188,18 @@ class VllmSession(Rival):
         plain = self.plain
         text = text if self._id else OPENING + text
         request = plain.request(self._id or plain.new_id(), text, chunks, self.name, resumable=True)
-        if self.seen + len(request.prompt_token_ids) >= plain.limit:
-            raise Over(f"{plain.limit} tokens are all that the model takes")
+        self.check(len(request.prompt_token_ids))
         self._id = request.request_id
         plain.run(request)
         self.seen += len(request.prompt_token_ids)
 
-    @property
-    def held_bytes(self) -> int:
-        return self.seen * self.plain.token_bytes
 
-
-class Resend(Rival):
+class Resend(Uncompressed):
     name = "resend"
     about = "the whole prompt again for each chunk and question, to vLLM with prefix caching"
 
     def __init__(self, plain: Plain) -> None:
-        super().__init__()
-        self.plain = plain
+        super().__init__(plain)
         self._text = OPENING
         self._chunks: list[Chunk] = []
 
@@ -204,16 +214,11 @@ class Resend(Rival):
         return time.perf_counter() - began
 
     def _send(self, text: str) -> int:
-        if self.seen + SPARE >= self.plain.limit:
-            raise Over(f"{self.plain.limit} tokens are all that the model takes")
+        self.check(SPARE)
         request = self.plain.request(self.plain.new_id(), text, self._chunks, self.name, resumable=False)
         self.plain.run(request)
         count: int = len(request.prompt_token_ids)
         return count
-
-    @property
-    def held_bytes(self) -> int:
-        return self.seen * self.plain.token_bytes
 
 
 SPARE = 1024

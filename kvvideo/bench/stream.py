@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from kvvideo.bench.frames import SMALL, Frames
-from kvvideo.bench.machine import describe, gpu_mb, host_bytes
+from kvvideo.bench.frames import SMALL, Frames, heading
+from kvvideo.bench.machine import gpu_mb, host_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
 
 
@@ -72,17 +72,9 @@ def run(
             later += took if len(rows) > 1 else []
             took, peak = [], 0
     session.close()
-    schedule = config.cache.schedule(engine.block_size)
     report: dict[str, object] = {
-        "bench": "stream",
-        "machine": describe(),
-        "model": config.model,
-        "strategy": config.cache.strategy,
-        "max_tokens": schedule.max_tokens if schedule else None,
-        "budget": schedule.budget if schedule else None,
+        **heading("stream", config, engine.block_size, frames),
         "max_model_len": config.max_model_len,
-        "frames": frames.count,
-        "size": list(frames.size),
         "pool_bytes": engine.blocks * engine.scheduler.block_bytes,
         "windows": [asdict(row) for row in rows],
     }

@@ -19,7 +19,10 @@ app = App(no_args_is_help=True, help="Measure speed and memory on this machine."
 Shape = Annotated[
     str | None,
     typer.Option(
-        "--shape", help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.", rich_help_panel=options.MODEL
+        "--shape",
+        help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.",
+        rich_help_panel=options.MODEL,
+        autocompletion=complete.one_of("3b", "7b"),
     ),
 ]
 
@@ -163,7 +166,13 @@ def ask(
 @app.command("compaction")
 def compaction(
     strategies: Annotated[
-        str | None, typer.Option("--strategies", "-s", help="Names, with commas between; default: all that compact.")
+        str | None,
+        typer.Option(
+            "--strategies",
+            "-s",
+            help="Names, with commas between; default: all that compact.",
+            autocompletion=complete.strategies,
+        ),
     ] = None,
     cycles: Annotated[int, typer.Option("--cycles", min=1, help="Compactions to measure for each strategy.")] = 3,
     max_tokens: options.MaxTokens = options.MAX_TOKENS,

@@ -114,6 +114,7 @@ def common_arguments(config: EngineConfig) -> dict[str, Any]:
     """What ``config`` says to vLLM, the cache apart."""
     return {
         "model": model_path(config.model),
+        "trust_remote_code": False,
         "dtype": config.dtype,
         "max_model_len": config.max_model_len,
         "max_num_batched_tokens": config.step_tokens,
@@ -190,7 +191,6 @@ class Engine:
         text_config(path)
         arguments = {
             **common_arguments(config),
-            "trust_remote_code": False,
             "limit_mm_per_prompt": {"video": 1, "image": 0},
             "mm_processor_cache_gb": 0,
             **engine_args(**config.cache.as_dict()),
