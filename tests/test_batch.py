@@ -469,7 +469,7 @@ def test_a_session_that_is_lost_is_tried_again(four: Path, tmp_path: Path, engin
 
     def losing() -> Any:
         sessions = [name for name in engine.scheduler.requests if name.startswith("video")]
-        if not lost and len(lines(tmp_path / "results.jsonl")) == 4:
+        if not lost and sessions and len(lines(tmp_path / "results.jsonl")) >= 4:
             lost.append(sessions[0])
             engine.core.abort_requests([sessions[0]])
         return step()
