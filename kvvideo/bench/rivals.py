@@ -239,7 +239,9 @@ class Transformers(Rival):
         import torch
         from transformers import AutoTokenizer, DynamicCache, Qwen2_5_VLForConditionalGeneration
         from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         schedule = config.cache.schedule(block_size)
         policy = load(config.cache.strategy)
         if schedule is None or policy.observes():
@@ -258,7 +260,7 @@ class Transformers(Rival):
             self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype).to(self.device)
         self.model.eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.video = Qwen2VLVideoProcessor.from_pretrained(path, do_resize=False)
+        self.video = Qwen2VLVideoProcessor.from_pretrained(path, do_resize=False, cap_pixels_per_frame=False)
         self.config = self.model.config
         self.cache: Any = DynamicCache(config=self.config.text_config)
         self.schedule, heads = schedule, int(text.num_key_value_heads)

@@ -40,7 +40,7 @@ def choose(scores: Tensor, budget: int, sink: int, recent: int) -> Tensor:
         scores: ``[heads, n]``; ``n`` up to ``LIMIT``.
         budget, sink, recent: in tokens.
     """
-    heads, n = scores.shape
+    (heads, n), scores = scores.shape, scores.contiguous()
     kept = torch.empty(heads, budget, dtype=torch.int64, device=scores.device)
     size = triton.next_power_of_2(n)
     _choose[(heads,)](
