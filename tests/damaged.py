@@ -96,7 +96,7 @@ def _fault(message: str) -> str:
     """What is wrong with an error for people; empty if nothing is."""
     if "\n" in message or not message.isprintable():
         return "more than one line"
-    if "failed on" in message:
+    if message.startswith("decoder ") and "failed on" in message:
         return f"an exception nobody thought of: {message}"
     if "gave no frame" in message:
         return f"it hung: {message}"

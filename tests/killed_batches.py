@@ -22,7 +22,7 @@ from typing import Any
 Record = dict[str, Any]
 
 WORDS = (
-    "--model", "tiny", "--dtype", "float32", "--max-tokens", "320", "--sink", "16", "--max-answer-tokens", "8",
+    "--model", "tiny", "--dtype", "float32", "--max-tokens", "192", "--sink", "16", "--max-answer-tokens", "8",
     "--at-once", "3", "--checkpoint-every", "8s",
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ class Report:
     differences: list[str] = field(default_factory=list)
 
 
-def make_jobs(directory: Path, clips: int = 4, seconds: float = 40.0) -> Path:
+def make_jobs(directory: Path, clips: int = 4, seconds: float = 24.0) -> Path:
     """A job file of ``clips`` synthetic clips with four questions each, and of one video that is none."""
     from kvvideo.tiny import samples
 
@@ -187,7 +187,7 @@ def _load_engine() -> None:
     from kvvideo.config import CacheConfig
     from kvvideo.session import EngineConfig
 
-    cache = CacheConfig(max_tokens=320, sink=16)
+    cache = CacheConfig(max_tokens=192, sink=16)
     config = EngineConfig(model="tiny", dtype="float32", cache=cache, sessions=3, max_model_len=4096)
     engine = batch_run.open_engine(config, [cache])
     # The threads of its process groups are not in the forks, so nobody there may end them.

@@ -64,7 +64,7 @@ def test_a_person_watches_and_presses_ctrl_c(tmp_path: Path):
         words[0], words[1:], encoding="utf-8", timeout=240, dimensions=(40, 120),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    terminal.expect(r"job 0 +distinct +0:\d\d / 2:00 +\d+/320 +[1-4]/4")
+    terminal.expect(r"job 0 +distinct +0:\d\d / 2:00 +\d+/192 +[1-4]/4")
     terminal.expect(r"\d/3 videos, \d/9 questions, 0:\d\d")
     terminal.sendintr()
     terminal.expect("finishing this chunk; press Ctrl-C again to stop at once")

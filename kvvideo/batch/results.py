@@ -31,6 +31,11 @@ def key_of(want: Want) -> Key:
     return want.job.id, want.asking.question.at, want.asking.question.text
 
 
+def differs(record: Record, task: Task) -> bool:
+    """Whether ``record`` was made with other settings than ``task`` has, or of another file, if there is one now."""
+    return record["settings"] != task.settings or task.fingerprint not in (None, record["fingerprint"])
+
+
 class Results:
     """The records of a batch in ``directory``, which no other process writes to meanwhile.
 
@@ -76,22 +81,20 @@ class Results:
         return self.answered.get(key) or self.failed.get(key)
 
     def check(self, task: Task) -> None:
-        """See that what is there of ``task`` was made with the same settings, of the same file.
+        """See that the answers to ``task`` that are there were given with the same settings, of the same file.
 
         Raises:
-            ConfigError: if it was not.
+            ConfigError: if they were not.
         """
         for want in (want for wants in task.wants.values() for want in wants):
-            record = self.of(want)
-            if record is None:
+            record = self.answered.get(key_of(want))
+            if record is None or not differs(record, task):
                 continue
             what = f"{str(self.directory)!r} has answers to {want.job.id!r}"
-            advice = "choose another directory with -o, or throw them away with --restart"
+            advice = "choose another directory with -o, or throw all answers away with --restart"
             if record["settings"] != task.settings:
                 raise ConfigError(f"{what} that were made with other settings; {advice}")
-            # A video that is gone is needed for what was not answered only.
-            if task.fingerprint is not None and record["fingerprint"] not in (None, task.fingerprint):
-                raise ConfigError(f"{what}, and {task.source.path!r} has changed since; {advice}")
+            raise ConfigError(f"{what}, and {task.source.path!r} has changed since; {advice}")
 
     def check_model(self, fingerprint: str) -> None:
         """Say which model answers, as soon as it is loaded.

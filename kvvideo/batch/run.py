@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from kvvideo import records
 from kvvideo.analyze import Asked
-from kvvideo.batch.results import Record, Results
+from kvvideo.batch.results import Record, Results, differs
 from kvvideo.batch.streams import Answered, Ended, Event, Streams
 from kvvideo.batch.tasks import Defaults, Task, Want
 from kvvideo.config import CacheConfig
@@ -166,12 +166,10 @@ class Batch:
         """What is to be done. Videos that are not there are written down as failed."""
         found = []
         for task in self.tasks:
-            wants = [want for some in task.wants.values() for want in some if self._is_due(want)]
-            if not wants:
-                continue
-            if self.only_failed:
+            wants = [want for some in task.wants.values() for want in some if self._is_due(want, task)]
+            if wants:
                 self.results.retry(wants)
-            found.append(task.only(wants))
+                found.append(task.only(wants))
         there = [task for task in found if task.fingerprint is not None]
         self.progress.tasks = len(found)
         for task in found:
@@ -217,9 +215,12 @@ class Batch:
     def _wants(self) -> list[Want]:
         return [want for task in self.tasks for wants in task.wants.values() for want in wants]
 
-    def _is_due(self, want: Want) -> bool:
+    def _is_due(self, want: Want, task: Task) -> bool:
         record = self.results.of(want)
-        return record is None if not self.only_failed else record is not None and record["type"] == "failed"
+        if record is None:
+            return not self.only_failed
+        # What failed of a file that has been mended since says nothing any more.
+        return record["type"] == "failed" and (self.only_failed or differs(record, task))
 
     def _take(self, event: Event) -> Task | None:
         """Write down what happened; returns a task to try again."""

@@ -8,7 +8,7 @@ from kvvideo.cli import complete
 from kvvideo.config import CHOICES, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT
-from kvvideo.outputs.choice import TEMPLATE
+from kvvideo.outputs.choice import TEMPLATE, listed
 from kvvideo.session import EngineConfig
 from kvvideo.times import parse_time
 
@@ -118,12 +118,24 @@ WhenBehind = Annotated[
 MaxAnswerTokens = Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")]
 
 
+def _formats(context: typer.Context, option: typer.CallbackParam, value: list[str] | None) -> list[str] | None:
+    """``value``, which is looked at before anything else is done, so that it can be said where it was set."""
+    try:
+        listed(value or ())
+    except ConfigError as error:
+        if is_typed(context, str(option.name)):
+            raise
+        raise typer.BadParameter(str(error).removeprefix("format: ")) from None
+    return value
+
+
 Formats = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
         "-f",
         metavar="NAME,…",
+        callback=_formats,
         help=f"{', '.join((TEXT, *FORMATS))}. Several, or HTML, go to files; text is on stdout then. Repeatable.",
         autocompletion=lambda: [(TEXT, "for people, on stdout"), *((name, f.help) for name, f in FORMATS.items())],
         rich_help_panel=OUTPUT,

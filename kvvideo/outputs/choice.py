@@ -43,7 +43,7 @@ def choose(formats: Sequence[str], output: str | None = None, strategies: int = 
     Raises:
         ConfigError: if there is no such format, or it cannot go where it should.
     """
-    named = _listed(formats)
+    named = listed(formats)
     wanted = tuple(name for name in named if name != TEXT)
     if output == STDOUT:
         if len(named) > 1:
@@ -59,8 +59,12 @@ def choose(formats: Sequence[str], output: str | None = None, strategies: int = 
     return Choice(files=wanted)
 
 
-def _listed(formats: Sequence[str]) -> list[str]:
-    """The formats that are named, each once."""
+def listed(formats: Sequence[str]) -> list[str]:
+    """The formats that are named, in any number of lists with commas, each once.
+
+    Raises:
+        ConfigError: if there is no such format.
+    """
     named = [name.strip().lower() for some in formats for name in some.split(",")]
     for name in named:
         if name != TEXT and name not in FORMATS:
