@@ -1,6 +1,7 @@
 """Real engines, started once each and shared by all tests that use the same configuration."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ settings.load_profile("kvvideo")
 # Triton's float32 is tf32 otherwise, with an error of 3e-4.
 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 torch.backends.cudnn.allow_tf32 = False
+# Whoever runs the tests in the background has them ignore Ctrl-C, and with them all that they start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What interrupted runs leave must not lie about in the home of whoever runs the tests.
 os.environ.setdefault("KVVIDEO_STATE_DIR", tempfile.mkdtemp(prefix="kvvideo-tests-"))
 # Nor may what they have set for themselves change what is tested.

@@ -60,10 +60,7 @@ def test_a_person_watches_and_presses_ctrl_c(tmp_path: Path):
     """On a real terminal: where each video is, how full its cache is, what is answered; then the chunk is finished."""
     jobs, results = make_jobs(tmp_path, clips=2, seconds=120.0), tmp_path / "results"
     words = command("batch", str(jobs), "-o", str(results), *WORDS)
-    terminal = pexpect.spawn(
-        words[0], words[1:], encoding="utf-8", timeout=240, dimensions=(40, 120),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    terminal = pexpect.spawn(words[0], words[1:], encoding="utf-8", timeout=240, dimensions=(40, 120))
     terminal.expect(r"job 0 +distinct +0:\d\d / 2:00 +\d+/192 +[1-4]/4")
     terminal.expect(r"\d/3 videos, \d/9 questions, 0:\d\d")
     terminal.sendintr()

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -312,8 +311,6 @@ class Terminal:
         self.process: Any = pexpect.spawn(
             "/bin/sh", ["-c", f"{shell} exec {line}"], cwd=str(directory), env=environment, encoding="utf-8",
             dimensions=(40, 120),
-            # Whoever runs the tests in the background has them ignore Ctrl-C, and what they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.screen = pyte.Screen(120, 40)
         # Answers to questions that are asked of a terminal, such as where its cursor is.
