@@ -1,11 +1,9 @@
 """What ``kvvideo batch`` shows a person: a table of the videos at hand while it runs, and of what came of them."""
 
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -16,36 +14,17 @@ from kvvideo.cli import render
 from kvvideo.outputs import clean
 from kvvideo.times import format_time
 
-RATE_SECONDS = 10.0
-"""Over how long speed is measured."""
 
-
-class Board:
-    """A live table on stderr; nothing at all unless that is a terminal."""
+class Board(render.Transient):
+    """A live table of the videos at hand."""
 
     def __init__(self, progress: Progress, done: int) -> None:
-        self._live = Live(console=render.err, transient=True, refresh_per_second=4) if render.err.is_terminal else None
+        super().__init__()
         self._progress, self._done = progress, done
         self._began = time.monotonic()
         self._at: dict[str, Moved] = {}
         self._tasks: dict[str, Task] = {}
         self._answers: dict[str, int] = {}
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Show ``text`` until there is something to show."""
-        if self._live:
-            self._live.update(Text(clean.line(text), style="dim"))
 
     def show(self, event: Event) -> None:
         """Take in what happened."""

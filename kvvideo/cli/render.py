@@ -202,8 +202,8 @@ def _cache_line(cache: dict[str, Any]) -> str:
     )
 
 
-class Progress:
-    """One line that shows where the stream is; nothing at all unless stderr is a terminal."""
+class Transient:
+    """What is shown on stderr for as long as it is entered; nothing at all unless that is a terminal."""
 
     def __init__(self) -> None:
         self._live = Live(console=err, transient=True, refresh_per_second=8) if err.is_terminal else None
@@ -223,6 +223,10 @@ class Progress:
         """Show ``text`` until the next update."""
         if self._live:
             self._live.update(Text(clean(text), style="dim"))
+
+
+class Progress(Transient):
+    """One line that shows where the stream is."""
 
     def chunk(
         self, at: float, end: float | None, fps: float, cache: dict[str, Any], behind: float = 0.0, dropped: float = 0.0
