@@ -72,7 +72,8 @@ def _isolated(name: str, check: Check) -> list[Finding]:
 def _apart(name: str, model: str) -> Iterator[Finding]:
     """Run the check called ``name`` in a process of its own."""
     root = str(Path(kvvideo.__file__).parents[1])
-    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    # Last: a checkout has metadata of its own, which must not hide what is installed.
+    path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), root) if p)
     try:
         # -P: what lies in the folder where somebody happens to be must not be imported.
         ended = subprocess.run(
