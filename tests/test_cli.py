@@ -47,6 +47,12 @@ def test_help_and_version_load_nothing_heavy() -> None:
     assert kvvideo("--version").stdout.startswith("kvvideo ")
 
 
+def test_what_vllm_logs_goes_to_stderr(clip: Path) -> None:
+    result = kvvideo("-v", *ANALYZE, str(clip), "--to", "0:08", "-f", "jsonl", "-q", "What now?")
+    assert [record["type"] for record in records(result.stdout)] == ["answer", "done"]
+    assert "INFO" in result.stderr
+
+
 def test_questions_are_answered_at_their_moments(clip: Path) -> None:
     """The main job: every record is complete, in order, and what is predicted is what happens."""
     result = kvvideo(

@@ -54,6 +54,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     found = Places(folder, user, monkeypatch)
     found.clear()
     monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")  # which -v sets, for this process and all that it starts
     return found
 
 

@@ -111,7 +111,9 @@ def all_gone(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("serve") / "log"
-    started = start(log, *CACHE, "--dtype", "float32", *(ON_GPU if engines.ON_GPU else ()))
+    # On a busy machine its processes may need longer to end than the five seconds after which they are killed.
+    patient = ("--shutdown-timeout", "45")
+    started = start(log, *CACHE, *patient, "--dtype", "float32", *(ON_GPU if engines.ON_GPU else ()))
     try:
         started.wait()
         yield started
