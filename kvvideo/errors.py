@@ -43,3 +43,8 @@ class EngineError(KvvideoError):
 
 INTERRUPTED = 130
 """Exit code after the first Ctrl-C: the chunk was finished and what there is was printed."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -23,7 +23,7 @@ from kvvideo.batch.run import Local, Queue
 from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Task
 from kvvideo.config import CacheConfig
-from kvvideo.errors import ConfigError, EngineError, KvvideoError, VideoError
+from kvvideo.errors import ConfigError, EngineError, KvvideoError, VideoError, first_line
 from kvvideo.session import Engine, EngineConfig, open_engine
 
 logger = logging.getLogger("kvvideo.batch")
@@ -436,8 +436,8 @@ def connected(address: str | None = None) -> Iterator[Any]:
                 ray.init(address or "local", **options)
         except Exception as error:
             if address is not None:
-                raise _no_cluster(address, _first_line(error)) from error
-            raise EngineError(f"Ray cannot start on this machine: {_first_line(error)}") from error
+                raise _no_cluster(address, first_line(error)) from error
+            raise EngineError(f"Ray cannot start on this machine: {first_line(error)}") from error
         try:
             yield ray
         finally:
@@ -514,11 +514,7 @@ def _environment(gpus: int, cpus: int) -> dict[str, str]:
 
 def _why(error: Exception) -> str:
     """The first sentence of what Ray says."""
-    return _first_line(error).partition(". ")[0].rstrip(".")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return first_line(error).partition(". ")[0].rstrip(".")
 
 
 def _last_line(error: Exception) -> str:

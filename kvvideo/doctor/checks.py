@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import kvvideo
-from kvvideo.doctor.finding import Finding, broken, first_line
-from kvvideo.errors import ConfigError
+from kvvideo.doctor.finding import Finding, broken
+from kvvideo.errors import ConfigError, first_line
 
 Check = Callable[[], Iterable[Finding]]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kvvideo.doctor.finding import Finding, broken, first_line, ok, warning
-from kvvideo.errors import KvvideoError
+from kvvideo.doctor.finding import Finding, broken, ok, warning
+from kvvideo.errors import KvvideoError, first_line
 from kvvideo.video import DECODERS, VideoReader
 
 FPS, FRAMES, SIDE = 8, 16, 112

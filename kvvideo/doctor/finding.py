@@ -36,8 +36,3 @@ def warning(check: str, says: str, mend: str) -> Finding:
 def broken(check: str, says: str, mend: str) -> Finding:
     """Nothing will work before this is mended."""
     return Finding(check, "broken", says, mend)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -6,7 +6,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 from kvvideo import _compat
 from kvvideo.bench.machine import installed_version
-from kvvideo.doctor.finding import Finding, broken, first_line, ok
+from kvvideo.doctor.finding import Finding, broken, ok
+from kvvideo.errors import first_line
 
 VLLM_VERSION = "0.32.0"
 """The release whose inside the plug-in knows."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kvvideo import __version__
 from kvvideo.bench.machine import installed_version
-from kvvideo.doctor.finding import Finding, broken, first_line, ok, warning
+from kvvideo.doctor.finding import Finding, broken, ok, warning
+from kvvideo.errors import first_line
 from kvvideo.sizes import format_size
 
 PYTHONS = ((3, 11), (3, 12))

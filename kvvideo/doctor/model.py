@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kvvideo.doctor.finding import Finding, broken, first_line, ok, warning
+from kvvideo.doctor.finding import Finding, broken, ok, warning
 from kvvideo.doctor.places import free_room
+from kvvideo.errors import first_line
 from kvvideo.session.engine import model_path
 from kvvideo.sizes import format_size
 

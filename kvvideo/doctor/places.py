@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from kvvideo.doctor.finding import Finding, broken, first_line, ok, warning
-from kvvideo.errors import ConfigError
+from kvvideo.doctor.finding import Finding, broken, ok, warning
+from kvvideo.errors import ConfigError, first_line
 from kvvideo.sizes import format_size
 
 LITTLE_ROOM = 2_000_000_000

@@ -19,7 +19,7 @@ import numpy as np
 from kvvideo import _compat
 from kvvideo.compression.schedule import Schedule
 from kvvideo.config import KEY, CacheConfig
-from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError
+from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, first_line
 from kvvideo.types import Chunk
 
 Item = TypeVar("Item")
@@ -309,7 +309,7 @@ class Engine:
                 supported_tasks=self.llm.get_supported_tasks(), resumable=resumable,
             )  # fmt: skip
         except (ValueError, VLLMClientError) as error:
-            raise EngineError(f"vLLM refuses this prompt: {_first_line(error)}") from error
+            raise EngineError(f"vLLM refuses this prompt: {first_line(error)}") from error
 
     def step(self) -> Sequence[Any]:
         """One step of the scheduler and the model; returns what was generated for questions.
@@ -324,8 +324,8 @@ class Engine:
             outputs: Sequence[Any] = self.llm.step()
         except Exception as error:
             if _is_out_of_memory(error):
-                raise OutOfMemoryError(f"out of memory while computing: {_first_line(error)}") from error
-            raise EngineError(f"vLLM failed: {_first_line(error)}") from error
+                raise OutOfMemoryError(f"out of memory while computing: {first_line(error)}") from error
+            raise EngineError(f"vLLM failed: {first_line(error)}") from error
         self._fruitless = 0 if self.scheduler.scheduled_tokens else self._fruitless + 1
         self._latest.update((o.request_id, o) for o in outputs if o.request_id in self._latest)
         return outputs
@@ -499,18 +499,14 @@ def _start_error(error: Exception, config: EngineConfig) -> Exception:
     text = str(error)
     blocks = "memory" in text.lower() and any(word in text.lower() for word in ("kv", "cache blocks", "cuda"))
     if blocks or _is_out_of_memory(error):
-        return OutOfMemoryError(f"{config.model} does not fit: {_first_line(error)}")
+        return OutOfMemoryError(f"{config.model} does not fit: {first_line(error)}")
     damaged = type(error).__name__ == "SafetensorError"
     if isinstance(error, OSError) or damaged or "is not a local folder" in text or "Repo id" in text:
-        return ConfigError(f"cannot load model {config.model!r}: {_first_line(error)}")
-    return EngineError(f"vLLM could not start with {config.model!r}: {_first_line(error)}")
+        return ConfigError(f"cannot load model {config.model!r}: {first_line(error)}")
+    return EngineError(f"vLLM could not start with {config.model!r}: {first_line(error)}")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: Python's, torch's on a GPU or on the host, or the system's."""
     signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

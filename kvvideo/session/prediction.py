@@ -70,11 +70,10 @@ def predict(config: EngineConfig, planned: Plan, chunk_seconds: float, fps: floa
     per_block = block_bytes(path, config, size)
     schedule = config.cache.schedule(size)
     compacts = config.cache.strategy not in BASELINES
-    compacted = schedule.compacted_upto(tokens) if schedule and compacts else 0
     peak = min(tokens, schedule.max_tokens) if schedule else tokens
     return Prediction(
         tokens=tokens,
-        compactions=1 + (compacted - schedule.max_tokens) // schedule.interval if schedule and compacted else 0,
+        compactions=schedule.compactions(tokens) if schedule and compacts else 0,
         peak_tokens=peak,
         bytes=-(-peak // size) * per_block,
         full_bytes=-(-tokens // size) * per_block,
