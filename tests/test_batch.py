@@ -334,6 +334,11 @@ def test_parts_of_a_batch(four: Path, tmp_path: Path, kvvideo: Callable[..., Any
         code, out, _ = kvvideo("batch", four, "-o", tmp_path, *WORDS, "--json", "--shard", part)
         assert (code, json.loads(out)["answered"]) == (0, 6)
         shards.append(lines(tmp_path / f"results.{part.replace('/', '-of-')}.jsonl"))
+    # To begin one of them anew takes nothing from the others.
+    before = [(tmp_path / name).read_bytes() for name in ("results.jsonl", "results.1-of-2.jsonl")]
+    code, out, _ = kvvideo("batch", four, "-o", tmp_path, *WORDS, "--json", "--shard", "2/2", "--restart")
+    assert (code, json.loads(out)["answered"], json.loads(out)["now"]["ingests"]) == (0, 6, 2)
+    assert [(tmp_path / name).read_bytes() for name in ("results.jsonl", "results.1-of-2.jsonl")] == before
     # What was done before shards began is done.
     first = lines(tmp_path / "results.jsonl")
     assert sorted(r["id"] for r in [*first, *shards[0], *shards[1]]) == sorted(

@@ -3,7 +3,7 @@
 results.jsonl: one record for each question that was answered
 failed.jsonl: one for each that could not be
 summary.json: what came of it all
-.kvvideo/: the lock, which model it was, and checkpoints of what is at hand; removed when nothing is left to do
+.kvvideo/: the lock, which model it was, and checkpoints of what is at hand
 
 A shard of a batch has files of its own, with its name in theirs, so that several machines can share a directory.
 """
@@ -42,7 +42,7 @@ class Results:
     Args:
         directory: made if need be.
         shard: name of the part of the batch that this is; empty for all of it.
-        restart: throw away what is there.
+        restart: throw away what is there; of a shard, what it wrote itself.
 
     Attributes:
         answered, failed: what is on the disk, of other shards too.
@@ -174,8 +174,10 @@ class Results:
 
     def _clear(self) -> None:
         try:
-            for path in (*self._files("results"), *self._files("failed"), *self.directory.glob("summary*.json")):
-                path.unlink()
+            whole = (*self._files("results"), *self._files("failed"), *self.directory.glob("summary*.json"))
+            mine = (self.path("results"), self.path("failed"), self.path("summary", "json"))
+            for path in mine if self._shard else whole:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise self._unusable(error) from error
         self._forget_checkpoints()
