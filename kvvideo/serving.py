@@ -94,6 +94,10 @@ def _serve(serving: Serving, arguments: list[str]) -> None:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")  # for the reason that the Engine has
+    # vLLM ends its engine by a signal, often before that has taken its shared memory down. Python then does so, and
+    # need not warn a person who pressed Ctrl-C of it.
+    own = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), own)))
     from kvvideo.session.engine import model_path
     from kvvideo.session.memory import text_config
 

@@ -94,6 +94,12 @@ def group(process: subprocess.Popen[bytes]) -> list[int]:
     return found
 
 
+def shared_memory(pid: int) -> list[Path]:
+    """Files of the shared memory that a process has mapped and that have a name."""
+    found = re.findall(r" (/dev/shm/\S+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)
+    return [Path(path) for path in found if Path(path).exists()]
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     for pid in group(process):
         with suppress(ProcessLookupError):
@@ -287,12 +293,14 @@ def test_bad_requests_are_refused_and_it_lives_on(server: Server):
 
 
 def test_ctrl_c_ends_it_and_all_it_started(server: Server):
+    shared = {path for one in group(server.process) for path in shared_memory(one)}
     assert len(group(server.process)) >= 2
     said = len(server.log.read_text())
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.process.wait(timeout=60) == 0
-    assert not re.search("^Traceback|leaked", server.log.read_text()[said:], re.MULTILINE)
     all_gone(server.process)
+    assert not re.search("^Traceback|leaked", server.log.read_text()[said:], re.MULTILINE)
+    assert not [path for path in shared if path.exists()]
 
 
 def test_ctrl_c_while_loading(tmp_path: Path):
