@@ -11,7 +11,7 @@ from kvvideo.compression.kernels import distance, selection
 from kvvideo.compression.policy import LiveCache, attention
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.rows import ROWS
-from kvvideo.compression.strategies.distinct import distance_to_newer
+from kvvideo.compression.strategies.distinct import distance_to_newer, in_steps
 from kvvideo.plugin.kernels import Pages
 
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -48,8 +48,8 @@ def test_attention_received(n: int, count: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("n", [1, 63, 64, 200])
 def test_distance_to_the_nearest_newer_key(n: int) -> None:
-    x = random(2, n, 16) + 100.0
-    near(distance.nearest_newer(x, exact=True), distance_to_newer(x), 1e-4)
+    steps = in_steps(random(2, n, 16) + 100.0)
+    assert torch.equal(distance.nearest_newer(steps), distance_to_newer(steps))
 
 
 def test_keys_are_turned_back() -> None:

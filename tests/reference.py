@@ -399,8 +399,10 @@ def expected_attention(held: Held) -> Tensor:
 
 
 def nearest_newer_key(held: Held) -> Tensor:
-    """Distance of each key, before rotation, to the nearest of a later token."""
-    apart = torch.cdist(held.plain, held.plain, compute_mode="donot_use_mm_for_euclid_dist")
+    """Distance of each key, before rotation and to 127 steps off its head's mean, to the nearest of a later token."""
+    off = held.plain - held.plain.mean(dim=1, keepdim=True)
+    steps = (127 * off / off.abs().amax(dim=(1, 2), keepdim=True)).round().double()
+    apart = torch.cdist(steps, steps, compute_mode="donot_use_mm_for_euclid_dist")
     n = apart.shape[-1]
     earlier = torch.arange(n)[None, :] <= torch.arange(n)[:, None]
     return apart.masked_fill(earlier, torch.inf).min(dim=-1).values

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kvvideo import compression
 from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
+from kvvideo.compression.strategies.distinct import distance_to_newer, in_steps
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 
@@ -103,3 +104,24 @@ def test_each_built_in_strategy_describes_itself():
 def test_an_unknown_strategy_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"no 'nothing'; choose one of .*streaming.*window"):
         compression.load("nothing")
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(("n", "size"), [(1, 4), (2, 4), (40, 256), (512, 8), (513, 8), (1300, 3)])
+def test_distances_to_newer_keys_are_exact(n: int, size: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a processor multiplies, and wherever tiles begin and end."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: small)
+    steps = torch.randint(-127, 128, (2, n, size), generator=torch.Generator().manual_seed(n), dtype=torch.int8)
+    steps[0, -1], steps[0, 0] = 127, -127
+    exact = (steps.long()[:, :, None] - steps.long()[:, None]).square().sum(dim=-1)
+    earlier = torch.ones(n, n, dtype=torch.bool).tril()
+    assert torch.equal(distance_to_newer(steps), exact.float().masked_fill(earlier, torch.inf).amin(dim=-1))
+
+
+def test_keys_in_steps_keep_their_distances() -> None:
+    x = torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 300.0])[:, None, None]
+    steps, step = in_steps(x + 1000), (x - x.mean(dim=1, keepdim=True)).abs().amax(dim=(1, 2)) / 127
+    assert steps.abs().amax(dim=(1, 2)).tolist() == [127, 127]
+    off = torch.cdist(steps.float(), steps.float()) * step[:, None, None] - torch.cdist(x, x)
+    assert (off.abs() <= step[:, None, None] * 16**0.5).all()
+    assert not in_steps(torch.ones(1, 3, 4)).any()

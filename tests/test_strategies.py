@@ -316,7 +316,12 @@ def choose_expected(plain: Plain, head: int) -> list[int]:
 def choose_unrepeated(plain: Plain, head: int) -> list[int]:
     stream, held = plain.stream, plain.held[head]
     keys = {t: rotate(stream.keys[t, head], tuple(-a for a in stream.axes[t])) for t in held}
-    scores = {t: min((float(np.linalg.norm(keys[t] - keys[o])) for o in held if o > t), default=math.inf) for t in held}
+    mean = np.mean([keys[t] for t in held], axis=0)
+    step = max(float(np.abs(keys[t] - mean).max()) for t in held) / 127
+    steps = {t: np.rint((keys[t] - mean) / step) for t in held}
+    scores = {
+        t: min((float(np.linalg.norm(steps[t] - steps[o])) for o in held if o > t), default=math.inf) for t in held
+    }
     return plain.best(head, scores, plain.options.get("window", BUDGET // 10))
 
 

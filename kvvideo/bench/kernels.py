@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from kvvideo.compression.policy import LiveCache, attention_received
 from kvvideo.compression.rotary import Rotary
-from kvvideo.compression.strategies.distinct import distance_to_newer
+from kvvideo.compression.strategies.distinct import distance_to_newer, in_steps
 from kvvideo.session import EngineConfig
 from kvvideo.session.engine import _block_size, model_path
 from kvvideo.session.memory import text_config
@@ -55,12 +55,10 @@ class Work(NamedTuple):
 
 def run(config: EngineConfig) -> dict[str, Any]:
     """Measure all on random data of the shape that ``config``'s model and cache have."""
-    import torch
-
     layer = _Layer(config)
     work = [*(_on_gpu(layer) if layer.device.type == "cuda" else _on_cpu(layer))]
     bandwidth = _bandwidth(layer.device)
-    rates = {unit: _rate(layer.device, unit) for unit in (layer.dtype, torch.float32)}
+    rates = {unit: _rate(layer.device, unit) for unit in dict.fromkeys(item.unit for item in work)}
     found = []
     for name, action, reference, moved, operations, unit in work:
         limit = 1000 * max(moved / bandwidth, operations / rates[unit])
@@ -94,7 +92,7 @@ class _Layer:
         keys, values = self.noise(2, self.heads, self.n, self.size)
         self.live = LiveCache(keys, values, positions, torch.zeros_like(positions), {}, 0, self.size**-0.5, rotary)
         self.queries = self.noise(QUERIES, self.q_heads, self.size)
-        self.plain = keys.float()
+        self.steps = in_steps(keys.float())
 
     def noise(self, *shape: int) -> Any:
         import torch
@@ -116,7 +114,7 @@ class _Layer:
 def _on_cpu(layer: _Layer) -> Iterator[Work]:
     import torch
 
-    yield Work(NEAREST, lambda: distance_to_newer(layer.plain), None, *layer.distances, torch.float32)
+    yield Work(NEAREST, lambda: distance_to_newer(layer.steps), None, *layer.distances, torch.int8)
     yield Work(RECEIVED, lambda: attention_received(layer.queries, layer.live), None, *layer.attention, layer.dtype)
 
 
@@ -160,8 +158,8 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
         heads * n * size * (layer.width + 4), 3 * heads * n * size, torch.float32,
     )  # fmt: skip
     yield Work(
-        NEAREST, lambda: distance.nearest_newer(layer.plain, exact=False), lambda: distance_to_newer(layer.plain),
-        *layer.distances, torch.float32,
+        NEAREST, lambda: distance.nearest_newer(layer.steps), lambda: distance_to_newer(layer.steps),
+        *layer.distances, torch.float16,
     )  # fmt: skip
     yield Work(
         "choose the best", lambda: selection.choose(scores, budget, sink, recent), best,
@@ -215,6 +213,9 @@ def _rate(device: Any, dtype: Any) -> float:
     import torch
 
     side = 8192 if device.type == "cuda" else 1024
+    if dtype == torch.int8:
+        a = torch.randint(-127, 128, (side, side), dtype=dtype, device=device)
+        return 2 * side**3 / (_time(lambda: torch._int_mm(a, a)) / 1000)
     a, b = torch.randn(2, side, side, device=device).to(dtype)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.nn.functional import pad
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.attention.backend import AttentionCGSupport
@@ -56,6 +57,35 @@ class RequestStep:
 
 
 @dataclass(frozen=True)
+class Caches:
+    """What stays the same from step to step.
+
+    Attributes:
+        layers: names of the layers, from the first to the last.
+        pages: what works on several layers at once; None where each must do its own.
+        words: ``side_words`` of each layer, by its name.
+        lanes: how many words each word of a token's side state lies after the first, ``int64 [rows * kv_heads]``.
+    """
+
+    layers: tuple[str, ...]
+    pages: "Pages | None"
+    words: dict[str, torch.Tensor]
+    lanes: torch.Tensor
+
+    @classmethod
+    def of(cls, layers: tuple[str, ...], tensors: list[torch.Tensor], spec: BoundedSpec) -> "Caches":
+        """Of ``layers``, whose keys and values are in ``tensors``."""
+        pages, size = None, spec.head_size
+        if tensors[0].is_cuda and not size & (size - 1):
+            from kvvideo.plugin.kernels import Pages
+
+            pages = Pages(tensors, [side_state(tensor, spec) for tensor in tensors])
+        words = {name: side_words(tensor, spec) for name, tensor in zip(layers, tensors, strict=True)}
+        lanes = torch.arange(spec.state_rows * spec.num_kv_heads, device=tensors[0].device) * spec.block_size
+        return cls(layers, pages, words, lanes)
+
+
+@dataclass(frozen=True)
 class Step:
     """What the layers need to know of a step beyond the kernel's own metadata."""
 
@@ -63,43 +93,49 @@ class Step:
     slots: torch.Tensor
     ordinals: torch.Tensor
     requests: tuple[RequestStep, ...]
-    layers: tuple[str, ...]
-    """Names of the layers, from the first to the last."""
-    pages: "Pages | None"
-    """What works on several layers at once; None where each must do its own."""
+    caches: Caches
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
 
     @cached_property
-    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Block and offset of each of the step's tokens."""
-        return self.slots // self.spec.block_size, self.slots % self.spec.block_size
+    def rows(self) -> torch.Tensor:
+        """The step's tokens' first rows of side state, ``int32 [tokens, ROWS]``: positions and places."""
+        if current_tokens is None:
+            return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)
+        return current_tokens[:, : len(self.slots)].T.to(torch.int32)
 
     @cached_property
-    def rows(self) -> torch.Tensor:
-        """The step's tokens' first rows of side state, ``int32 [tokens, ROWS, 1]``: positions and places."""
-        if current_tokens is None:
-            return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)[..., None]
-        return current_tokens[:, : len(self.slots)].T.to(torch.int32)[..., None]
+    def words(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where ``side_words`` has the step's tokens' side state, ``int64 [tokens, rows, kv_heads]``, and that
+        state, for one head."""
+        spec, count = self.spec, len(self.slots)
+        # From one page to the next lies more than its slots.
+        apart = spec.page_size_bytes // 4 - spec.block_size
+        first = torch.add(self.slots, self.slots // spec.block_size, alpha=apart)
+        state = self.rows if spec.state_rows == ROWS else pad(self.rows, (0, spec.state_rows - ROWS))
+        return (first[:, None] + self.caches.lanes).view(count, spec.state_rows, -1), state[..., None]
+
+
+def side_words(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
+    """``kv_cache`` as ``int32`` numbers, from the first page's side state on."""
+    words = torch.empty(0, dtype=torch.int32, device=kv_cache.device).set_(kv_cache.untyped_storage())
+    return words[(kv_cache.storage_offset() * kv_cache.element_size() + spec.state_offset) // 4 :]
 
 
 def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
     """The side state behind each page of ``kv_cache``, ``int32 [blocks, rows, kv_heads, block_size]``."""
-    words = torch.empty(0, dtype=torch.int32, device=kv_cache.device).set_(kv_cache.untyped_storage())
-    size = kv_cache.element_size()
-    start = kv_cache.storage_offset() * size + spec.state_offset
-    heads, slots = spec.num_kv_heads, spec.block_size
+    words, heads, slots = side_words(kv_cache, spec), spec.num_kv_heads, spec.block_size
     return words.as_strided(
         (kv_cache.shape[0], spec.state_rows, heads, slots),
-        (kv_cache.stride(0) * size // 4, heads * slots, slots, 1),
-        start // 4,
+        (kv_cache.stride(0) * kv_cache.element_size() // 4, heads * slots, slots, 1),
+        words.storage_offset(),
     )
 
 
 def put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:
     """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
     size = state.shape[-1]
-    whole = torch.nn.functional.pad(rows, (0, len(blocks) * size - rows.shape[-1]))
+    whole = pad(rows, (0, len(blocks) * size - rows.shape[-1]))
     state[blocks, : len(rows)] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
 
 
@@ -114,7 +150,7 @@ class BoundedBuilder:
     kv_cache_spec: Any
     vllm_config: Any
     layer_names: list[str]
-    _paged: "tuple[int, Pages] | None" = None
+    _found: tuple[int, Caches] | None = None
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
@@ -129,7 +165,7 @@ class BoundedBuilder:
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
         global current_tokens
         current_tokens = None
-        packed, step = _pack(common_attn_metadata, spec, self._observes, self._layers, self._pages())
+        packed, step = _pack(common_attn_metadata, spec, self._observes, self._caches)
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
         return metadata
@@ -138,19 +174,14 @@ class BoundedBuilder:
     def _layers(self) -> tuple[str, ...]:
         return tuple(sorted(self.layer_names, key=extract_layer_index))
 
-    def _pages(self) -> "Pages | None":
-        """Those of all layers, on a GPU and with heads whose size is a power of two."""
+    @property
+    def _caches(self) -> Caches:
         context = self.vllm_config.compilation_config.static_forward_context
-        caches = [context[name].kv_cache for name in self._layers]
-        size = self.kv_cache_spec.head_size
-        if not caches[0].is_cuda or size & (size - 1):
-            return None
-        where = caches[0].data_ptr()
-        if self._paged is None or self._paged[0] != where:
-            from kvvideo.plugin.kernels import Pages
-
-            self._paged = where, Pages(caches, [side_state(cache, self.kv_cache_spec) for cache in caches])
-        return self._paged[1]
+        where = context[self._layers[0]].kv_cache.data_ptr()
+        if self._found is None or self._found[0] != where:
+            tensors = [context[name].kv_cache for name in self._layers]
+            self._found = where, Caches.of(self._layers, tensors, self.kv_cache_spec)
+        return self._found[1]
 
     @cached_property
     def _observes(self) -> bool:
@@ -163,9 +194,7 @@ class BoundedBuilder:
         self._observes = load(config.strategy).observes()
 
 
-def _pack(
-    batch: Any, spec: BoundedSpec, observes: bool, layers: tuple[str, ...], pages: "Pages | None"
-) -> tuple[Any, Step]:
+def _pack(batch: Any, spec: BoundedSpec, observes: bool, caches: Caches) -> tuple[Any, Step]:
     """Close up the block tables of a batch; returns its metadata as the kernel should see it."""
     lengths = batch.seq_lens if batch.seq_lens_cpu_upper_bound is None else batch.seq_lens_cpu_upper_bound
     ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
@@ -199,8 +228,7 @@ def _pack(
         batch.slot_mapping[: starts[batch.num_reqs]],
         torch.cat(ordinals).to(table.device, torch.int32),
         tuple(requests),
-        layers,
-        pages,
+        caches,
     )
     return batch.replace(block_table_tensor=packed, seq_lens=seq_lens, max_seq_len=longest), step
 
@@ -259,14 +287,15 @@ class BoundedImpl:
 
     def after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
         """Note the step's tokens in the side state, and do what is due for its requests."""
-        if step.pages is None:
-            self._note(side_state(kv_cache, step.spec), step)
-        elif layer.layer_name == step.layers[0]:
-            step.pages.note(step.slots, step.rows[..., 0])
+        if step.caches.pages is None:
+            where, state = step.words
+            step.caches.words[layer.layer_name].index_put_((where,), state)
+        elif layer.layer_name == step.caches.layers[0]:
+            step.caches.pages.note(step.slots, step.rows)
         if not step.requests:
             return
         state, policy = side_state(kv_cache, step.spec), self._policy(step.spec)
-        together = step.pages is not None and policy.heads_alike
+        together = step.caches.pages is not None and policy.heads_alike
         for request in step.requests:
             if request.fresh:
                 self.streams[request.name] = {}
@@ -274,15 +303,8 @@ class BoundedImpl:
                 self.watch(layer, query[request.queries], kv_cache, state, step, request, policy)
             if request.evictable and not together:
                 self.compact(layer, kv_cache, state, step, request, policy)
-            if request.evictable and together and layer.layer_name == step.layers[-1]:
+            if request.evictable and together and layer.layer_name == step.caches.layers[-1]:
                 self.compact_together(step, request, policy)
-
-    def _note(self, state: torch.Tensor, step: Step) -> None:
-        """Write the step's tokens' side state."""
-        blocks, offsets = step.places
-        if step.spec.state_rows > ROWS:
-            state[blocks, ROWS:, :, offsets] = 0
-        state[blocks, :ROWS, :, offsets] = step.rows
 
     def watch(
         self, layer: Any, queries: torch.Tensor, kv_cache: torch.Tensor, state: torch.Tensor, step: Step,
@@ -333,13 +355,13 @@ class BoundedImpl:
 
     def compact_together(self, step: Step, request: RequestStep, policy: Policy) -> None:
         """``compact`` for all layers, a few at a time, the heads of these as if they were those of one."""
-        assert step.pages is not None
+        assert step.caches.pages is not None
         sources, targets = self._blocks(step, request, policy)
-        for layers in step.pages.parts(request.evictable):
-            read = step.pages.read(layers, sources, request.evictable)
+        for layers in step.caches.pages.parts(request.evictable):
+            read = step.caches.pages.read(layers, sources, request.evictable)
             live = self._live(*read, layers.start, {})
             kept, moves = self._choose(policy, live)
-            step.pages.write(layers, targets, kept, *read, moves, live.rotary.frequencies, ROWS)
+            step.caches.pages.write(layers, targets, kept, *read, moves, live.rotary.frequencies, ROWS)
 
     def _blocks(self, step: Step, request: RequestStep, policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
         """The blocks of the tokens to choose from, and those that the survivors go to."""
@@ -362,9 +384,9 @@ class BoundedImpl:
         values: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
         """Keys, values (none unless they are wanted) and side state of the ``length`` live tokens in ``blocks``."""
-        if step.pages is not None:
-            number = step.layers.index(layer.layer_name)
-            return step.pages.read(range(number, number + 1), blocks, length, values)
+        if step.caches.pages is not None:
+            number = step.caches.layers.index(layer.layer_name)
+            return step.caches.pages.read(range(number, number + 1), blocks, length, values)
         keys = self.read_blocks(layer, kv_cache, blocks, 0)[:, :length]
         held = self.read_blocks(layer, kv_cache, blocks, 1)[:, :length] if values else keys[:, :0]
         return keys, held, state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
@@ -374,10 +396,10 @@ class BoundedImpl:
         live: LiveCache, rows: torch.Tensor, kept: torch.Tensor, moves: torch.Tensor | None,
     ) -> None:  # fmt: skip
         """Put the tokens that are ``kept`` of ``live`` into ``blocks``, moved by ``moves`` positions."""
-        if step.pages is not None:
-            number, frequencies = step.layers.index(layer.layer_name), live.rotary.frequencies
+        if step.caches.pages is not None:
+            number, frequencies = step.caches.layers.index(layer.layer_name), live.rotary.frequencies
             layers = range(number, number + 1)
-            step.pages.write(layers, blocks, kept, live.keys, live.values, rows, moves, frequencies, ROWS)
+            step.caches.pages.write(layers, blocks, kept, live.keys, live.values, rows, moves, frequencies, ROWS)
             return
         places = kept[..., None].expand(-1, -1, self.head_size)
         keys, values = (part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values))

@@ -4,13 +4,20 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kvvideo.compression import places
 from kvvideo.compression.kernels import usable
 from kvvideo.compression.policy import LiveCache, ScorePolicy
 
-_BLOCK = 128
-"""Tokens compared with all newer ones at a time, so that what is held of the n x n distances fits a cache."""
+STEPS = 127
+"""Steps from a head's mean to the component farthest from it, so that a number of steps fits eight bits."""
+
+_TILE = 512
+"""Tokens on each side of a tile of the n x n distances, so that one fits a cache."""
+
+_FAR = 1 << 29
+"""More than the squared distance of any two vectors of up to a thousand dimensions, in steps."""
 
 
 class Distinct(ScorePolicy):
@@ -20,6 +27,9 @@ class Distinct(ScorePolicy):
     at each time. A query tells two keys apart by no more than its own length times their distance, so an
     older token with a newer one close by is not missed. What nothing repeats outlives any amount of
     what is repeated, whatever its age. No queries are needed: nothing is computed between compactions.
+
+    Keys are rounded to eight bits for it. Sums of products of such numbers are exact, so all machines
+    find the same distances, and those that multiply small integers faster find them faster.
     """
 
     summary = "drops a token once a newer one has nearly the same key: what was shown once outlives what repeats"
@@ -32,25 +42,51 @@ class Distinct(ScorePolicy):
             from kvvideo.compression.kernels.distance import nearest_newer, turned_back
 
             frequencies, axis = live.rotary.frequencies, live.rotary.axis
-            plain = turned_back(live.keys, live.positions, live.places, frequencies, axis)
-            return nearest_newer(plain, exact=live.keys.dtype == torch.float32)
+            return nearest_newer(in_steps(turned_back(live.keys, live.positions, live.places, frequencies, axis)))
         axes = places.axes(live.positions, live.places)
-        return distance_to_newer(live.rotary.turn(live.keys, -live.rotary.angles(axes)))
+        return distance_to_newer(in_steps(live.rotary.turn(live.keys, -live.rotary.angles(axes))))
 
 
-def distance_to_newer(x: Tensor) -> Tensor:
-    """Squared distance of each vector of ``[heads, n, d]`` to the nearest later one, ``[heads, n]``; last: inf."""
-    # Distances do not see the mean, but float32 does: Qwen2.5's keys have a large bias.
-    x = x - x.mean(dim=1, keepdim=True)
-    squares = x.square().sum(dim=-1, keepdim=True)
-    # Squares are one more dimension, so that the product is all but one's own square.
-    rows, columns = torch.cat([-2 * x, torch.ones_like(squares)], dim=-1), torch.cat([x, squares], dim=-1).mT
-    columns = columns.contiguous()
-    not_later = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool, device=x.device).tril()
-    parts = []
-    for first in range(0, x.shape[1], _BLOCK):
-        apart = rows[:, first : first + _BLOCK] @ columns[:, :, first:]
-        own = apart.shape[1]
-        apart[:, :, :own].masked_fill_(not_later[:own, :own], torch.inf)
-        parts.append(apart.amin(dim=-1))
-    return torch.cat(parts, dim=1) + squares[..., 0]
+def in_steps(x: Tensor) -> Tensor:
+    """Vectors ``float32 [heads, n, d]`` as ``int8``: how many steps each component lies from its mean over the head.
+
+    A head's step is as large as ``STEPS`` of them reach its farthest component. Distances do not see the
+    mean, and Qwen2.5's keys have a large one.
+    """
+    mean = x.mean(dim=1, keepdim=True)
+    farthest = torch.maximum(x.amax(dim=1, keepdim=True) - mean, mean - x.amin(dim=1, keepdim=True))
+    step = farthest.amax(dim=-1, keepdim=True).clamp(min=1e-30) / STEPS
+    return ((x - mean) / step).round_().to(torch.int8)
+
+
+def distance_to_newer(steps: Tensor) -> Tensor:
+    """Squared distance of each vector of ``int8 [heads, n, d]`` to the nearest later one, ``float32 [heads, n]``.
+
+    Exact for up to 256 dimensions; infinite for the last.
+    """
+    heads, n, _ = steps.shape
+    small = steps.device.type == "cpu" and torch.cpu._is_vnni_supported()
+    x = steps if small else steps.float()
+    number = torch.int32 if small else torch.float32
+    squares = steps.to(number).square().sum(dim=-1, dtype=number)
+    # Tiles of one size: oneDNN compiles a kernel for each size it meets.
+    side = min(n, _TILE)
+    x, padded = pad(x, (0, 0, 0, -n % side)), pad(squares, (0, -n % side), value=_FAR)
+    nearest = torch.full_like(padded, _FAR)
+    apart = torch.empty(side, side, dtype=number, device=x.device)
+    not_later = torch.full_like(apart, _FAR).tril()  # added: masked_fill_ takes longer than all else
+    product = torch._int_mm if small else torch.mm
+    for head in range(heads):
+        for newer in range(0, n, side):
+            columns = x[head, newer : newer + side].T
+            for older in range(0, newer + side, side):
+                rows = x[head, older : older + side]
+                product(rows, columns, out=apart)
+                torch.add(padded[head, newer : newer + side], apart, alpha=-2, out=apart)
+                if older == newer:
+                    apart.add_(not_later)
+                best = nearest[head, older : older + side]
+                torch.minimum(best, apart.amin(dim=-1), out=best)
+    found = (nearest[:, :n] + squares).float()
+    found[:, -1] = torch.inf
+    return found
