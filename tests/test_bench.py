@@ -2,8 +2,9 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 from test_cli import kvvideo
+from torch.utils.flop_counter import FlopCounterMode
 
-from kvvideo.bench import shapes
+from kvvideo.bench import operations, shapes
 from kvvideo.bench.frames import Frames
 from kvvideo.bench.race import Row, ratios
 from kvvideo.bench.rivals import RIVALS, Kvvideo, Over, Rival, Transformers, open_rivals
+from kvvideo.bench.shapes import shaped
 from kvvideo.bench.spans import Spans
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import question_text
 from kvvideo.session import EngineConfig
+from kvvideo.session.engine import model_path
 from kvvideo.session.memory import model_config, page_bytes, text_config
 from kvvideo.types import Chunk
 
@@ -177,6 +181,7 @@ def test_bench_ask_reports() -> None:
     for row in found["rows"]:
         assert min(row["ms"], row["mean_ms"], row["frames_per_second"], row["first_token_ms"], row["held_bytes"]) > 0
     assert [*found["ratios"]] == ["transformers"]
+    assert found["limit"]["ratios"]["transformers"] > 1
 
 
 def test_bench_compaction_reports_in_words() -> None:
@@ -195,14 +200,56 @@ def test_bench_profile_accounts_for_all_time() -> None:
     assert {"vision tower", "attention", "compaction", "watching queries", "all else"} <= found["parts"].keys()
     assert all(ms >= 0 for ms in found["parts"].values())
     assert 0 < found["ours_share"] < 1
+    assert all(0 < least <= found["parts"][name] for name, least in found["least_ms"].items())
+    assert len(found["least_ms"]) == 3
 
 
 def test_bench_decode_reports() -> None:
-    found = report("decode", "--seconds", "40", "--size", "320x180", "--repeats", "1")
+    found = report(
+        "decode", "--seconds", "40", "--size", "320x180", "--repeats", "1", "--ingest", "--max-tokens", "512"
+    )
     assert [row["decoder"] for row in found["decoders"]] == ["pyav", "decord"]
     for row in found["decoders"]:
         assert row["times_real_time"] > 0
         assert row["peak_mb"] > 10 or not Path("/proc").exists()
+    assert [row["decoder"] for row in found["fed"]] == ["pyav", "decord"]
+    for row in found["fed"]:
+        both = row["worked_seconds"] + row["waited_seconds"]
+        assert row["busy"] == pytest.approx(row["worked_seconds"] / both, abs=0.01)
+        assert 40 / both == pytest.approx(row["times_real_time"], rel=0.02)
+        assert row["times_real_time"] <= row["engine_times_real_time"]
+
+
+def test_operations_are_those_that_are_computed() -> None:
+    """Counted by torch in transformers' model, and by the makers of the large ones (arXiv 2412.15115, table 1)."""
+    from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+
+    # Eager attention, for torch counts that alone: as products of batches, of which rotation has some too.
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(model_path("tiny"), attn_implementation="eager").eval()
+
+    def counts(action: Callable[[], object]) -> tuple[int, int]:
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            action()
+        found = counter.get_flop_counts()["Global"]
+        batched = sum(count for name, count in found.items() if "bmm" in str(name))
+        return sum(found.values()) - batched, batched
+
+    def feeding(held: int) -> tuple[int, int]:
+        cache = DynamicCache(config=model.config.text_config)
+        feed = partial(model.model.language_model, past_key_values=cache)
+        with torch.inference_mode():
+            feed(inputs_embeds=torch.zeros(1, held - 7, 256))
+        return counts(lambda: feed(inputs_embeds=torch.zeros(1, 7, 256)))
+
+    config = EngineConfig("tiny")
+    few, many = (operations.of_chunk(config, 7, 20, held) for held in (30, 50))
+    pixels = torch.zeros(80, 3 * 2 * 14 * 14)
+    assert few.vision == counts(lambda: model.model.get_video_features(pixels, torch.tensor([[2, 4, 10]])))[0]
+    assert few.language == feeding(30)[0]
+    assert many.attention - few.attention == feeding(50)[1] - feeding(30)[1]
+    for shape, parameters in (("3b", 2.77e9), ("7b", 6.53e9)):
+        language_only = operations.of_chunk(shaped(config, shape), 1, 0, 0)
+        assert language_only.all / 2 == pytest.approx(parameters, rel=0.002)
 
 
 def test_bad_options_are_explained() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from engines import ON_GPU
 
 if ON_GPU:
-    from kernels import *  # noqa: F403
+    from gpu_kernels import *  # noqa: F403
 else:
 
     def test_kernels_in_the_interpreter() -> None:
         """In a process of its own, for Triton asks once, while it is imported, whether to interpret."""
         here = Path(__file__).parent
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here / "kernels.py")]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here / "gpu_kernels.py")]
         environment = os.environ | {"TRITON_INTERPRET": "1"}
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
         assert result.returncode == 0, result.stdout + result.stderr

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvvideo.plugin.attention import side_state
 from kvvideo.plugin.backends.dense import DenseImpl
+from kvvideo.plugin.pages import side_state
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM's build for GPUs lacks the CPU's kernels")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

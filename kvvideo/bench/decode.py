@@ -1,4 +1,5 @@
-"""``bench decode``: how fast each decoder delivers chunks of a high-definition video, and what memory it takes."""
+"""``bench decode``: how fast each decoder delivers chunks of a high-definition video, what memory it takes, and whether
+the engine has to wait for it."""
 
 import statistics
 import tempfile
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from kvvideo.bench.frames import Frames
 from kvvideo.bench.machine import describe
-from kvvideo.session.prediction import FRAME_TOKENS
+from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.session.prediction import FRAME_TOKENS, frame_pixels
 from kvvideo.video import VideoReader
 from kvvideo.video.geometry import FACTOR
 
@@ -19,7 +22,8 @@ RATE = 30
 
 def run(
     decoders: Sequence[str], seconds: float = 20.0, size: tuple[int, int] = (1920, 1080), fps: float = 2.0,
-    repeats: int = 3, on_run: Callable[[str, float], None] = lambda *_: None,
+    repeats: int = 3, on_run: Callable[[str, float], None] = lambda *_: None, config: EngineConfig | None = None,
+    frame_tokens: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make an H.264 clip and read it through ``VideoReader`` with each decoder by turns; returns the report.
 
@@ -30,6 +34,8 @@ def run(
         fps: frames a second to sample.
         repeats: of the whole, of which medians are taken.
         on_run: called with a decoder's name and how many times real time it ran at.
+        config: of an engine that ingests the clip from each decoder afterwards; None for no engine.
+        frame_tokens: most tokens for a pair of its frames.
     """
     took: dict[str, list[float]] = {name: [] for name in decoders}
     first: dict[str, list[float]] = {name: [] for name in decoders}
@@ -50,6 +56,7 @@ def run(
                         peaks[name] = max(peaks[name], _peak_mb(reader.pid))
                 took[name].append(time.perf_counter() - began)
                 on_run(name, seconds / took[name][-1])
+        fed = [] if config is None else _feed(config, decoders, clip, fps, frame_tokens)
     rows = []
     for name in decoders:
         middle, begun = statistics.median(took[name]), statistics.median(first[name])
@@ -66,8 +73,51 @@ def run(
         )
     return {
         "bench": "decode", "machine": describe(), "seconds": seconds, "size": list(size), "fps": fps, "bytes": bytes_,
-        "repeats": repeats, "decoders": rows,
+        "repeats": repeats, "decoders": rows, "fed": fed,
     }  # fmt: skip
+
+
+def _feed(
+    config: EngineConfig, decoders: Sequence[str], clip: Path, fps: float, frame_tokens: int | None
+) -> list[dict[str, Any]]:  # fmt: skip
+    """How busy an engine is that ingests ``clip`` from each decoder, from its first chunk on.
+
+    Decoders run ahead, in processes of their own. ``busy`` is the part of the time that the engine works; what it
+    waits is in ``waited_seconds``. ``engine_times_real_time`` is its speed if it never had to.
+    """
+    engine = Engine(config)
+    low, high = frame_pixels(config, frame_tokens)
+    with VideoSession(engine) as session:  # warms up
+        for number in range(3):
+            session.ingest(Frames(config, frame_tokens).chunk(number))
+    found = []
+    for name in decoders:
+        worked = waited = covered = 0.0
+        with (
+            VideoReader(clip, fps, decoder=name, min_pixels=low, max_pixels=high) as reader,
+            VideoSession(engine) as session,
+        ):
+            ended = 0.0
+            for chunk in reader:
+                began = time.perf_counter()
+                waited += began - ended if ended else 0.0
+                session.ingest(chunk)
+                ended = time.perf_counter()
+                worked += ended - began
+                covered += chunk.end - chunk.start
+        found.append(
+            {
+                "decoder": name,
+                "model": config.model,
+                "busy": round(worked / (worked + waited), 3),
+                "worked_seconds": round(worked, 3),
+                "waited_seconds": round(waited, 3),
+                "times_real_time": round(covered / (worked + waited), 2),
+                "engine_times_real_time": round(covered / worked, 2),
+            }
+        )
+    engine.close()
+    return found
 
 
 def make_clip(path: Path, seconds: float, size: tuple[int, int]) -> None:

@@ -58,7 +58,7 @@ def run(config: EngineConfig) -> dict[str, Any]:
     layer = _Layer(config)
     work = [*(_on_gpu(layer) if layer.device.type == "cuda" else _on_cpu(layer))]
     bandwidth = _bandwidth(layer.device)
-    rates = {unit: _rate(layer.device, unit) for unit in dict.fromkeys(item.unit for item in work)}
+    rates = {unit: multiplying_rate(layer.device, unit) for unit in dict.fromkeys(item.unit for item in work)}
     found = []
     for name, action, reference, moved, operations, unit in work:
         limit = 1000 * max(moved / bandwidth, operations / rates[unit])
@@ -123,14 +123,14 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
 
     from kvvideo.compression.kernels import distance, selection
     from kvvideo.compression.policy import attention
-    from kvvideo.plugin.kernels import Pages
+    from kvvideo.plugin.kernels import KernelPages
 
     live, heads, n, size, budget = layer.live, layer.heads, layer.n, layer.size, layer.budget
     rotary, sink, recent = live.rotary, 32, budget // 10
     blocks = torch.randperm(n // 16, device=layer.device, generator=layer.random)
     cache = layer.noise(n // 16, heads, 16, 2 * size)
     state = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=layer.device)
-    pages, one, scores = Pages([cache], [state]), range(1), layer.noise(heads, n).float()
+    pages, one, scores = KernelPages([cache], [state]), range(1), layer.noise(heads, n).float()
     kept = selection.choose(scores, budget, sink, recent)
     moves, rows = torch.full_like(kept, 3), torch.zeros(3, heads, n, dtype=torch.int32, device=layer.device)
 
@@ -168,7 +168,7 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
     yield Work(
         "gather, rotate and scatter survivors",
         lambda: pages.write(
-            one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary.frequencies, 2
+            one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary, 2
         ),
         gather, 4 * heads * budget * size * layer.width, 3 * heads * budget * size, torch.float32,
     )  # fmt: skip
@@ -208,7 +208,7 @@ def _bandwidth(device: Any) -> float:
     return 2 * count / (_time(lambda: target.copy_(source)) / 1000)
 
 
-def _rate(device: Any, dtype: Any) -> float:
+def multiplying_rate(device: Any, dtype: Any) -> float:
     """Operations a second of a large matrix product; of float32 with the tensor cores that kernels use too."""
     import torch
 

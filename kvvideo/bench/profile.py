@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from kvvideo.bench import operations
 from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.spans import Spans
 from kvvideo.session import Engine, EngineConfig, VideoSession
@@ -49,7 +50,7 @@ def watch(engine: Engine) -> Spans:
             (ATTENTION, layer.impl, ("forward",)),
             (STATE, layer.impl, ("after_attention",)),
             (WATCHING, layer.impl, ("watch",)),
-            (COMPACTING, layer.impl, ("compact", "compact_together")),
+            (COMPACTING, layer.impl, ("compact",)),
         ]
     for name, owner, methods in parts:
         for method in methods:
@@ -73,6 +74,14 @@ def ingest_cycle(session: VideoSession, frames: Frames) -> list[float]:
     return took
 
 
+def _least(config: EngineConfig, frames: Frames, tokens: float, live: float) -> dict[str, float]:
+    """Milliseconds that the matrix products of some parts need at least, by part."""
+    work = operations.of_chunk(config, tokens, frames.tokens, live)
+    rate = operations.rate(config)
+    parts = {LANGUAGE: work.language, VISION: work.vision, ATTENTION: work.attention}
+    return {name: round(1000 * count / rate, 3) for name, count in parts.items()}
+
+
 def run(
     config: EngineConfig, cycles: int = 4, frame_tokens: int | None = None,
     on_cycle: Callable[[int], None] = lambda _: None,
@@ -80,7 +89,8 @@ def run(
     """Ingest made-up chunks over ``cycles`` compactions, with and without looking; returns the report.
 
     Chunks are watched and left alone by turns of a cycle, from one compaction to the next, so that both are
-    the same work. ``parts`` are milliseconds per chunk, mean; ``ms`` is a chunk's time when nothing is watched.
+    the same work. ``parts`` are milliseconds per chunk, mean; ``ms`` is a chunk's time when nothing is watched;
+    ``least_ms`` is what the matrix products of a part would take at the machine's rate of large ones.
     """
     engine = Engine(config)
     frames, spans = Frames(config, frame_tokens), watch(engine)
@@ -89,11 +99,15 @@ def run(
     with VideoSession(engine) as session:
         for _ in range(2):  # warms up
             ingest_cycle(session, frames)
+        began = session.stats()
         for number in range(cycles):
             plain += ingest_cycle(session, frames)
             with spans:
                 watched += ingest_cycle(session, frames)
             on_cycle(number + 1)
+        ended = session.stats()
+    schedule, tokens = config.cache.schedule(engine.block_size), (ended.seen - began.seen) / len(plain + watched)
+    ends = (schedule.budget, schedule.max_tokens) if schedule else (began.live, ended.live)
     whole = 1000 * statistics.fmean(watched)
     parts = {name: 1000 * seconds / len(watched) for name, seconds in spans.seconds.items()}
     parts[REST] = whole - sum(parts.values())
@@ -103,6 +117,7 @@ def run(
         "ms": round(1000 * statistics.fmean(plain), 3),
         "ms_watched": round(whole, 3),
         "parts": {name: round(ms, 3) for name, ms in sorted(parts.items(), key=lambda part: -part[1])},
+        "least_ms": _least(config, frames, tokens, statistics.fmean(ends)),
         "ours_share": round(sum(parts.get(name, 0.0) for name in OURS) / whole, 4),
     }
     engine.close()

@@ -72,6 +72,11 @@ class Kvvideo(Rival):
         return self.session.ask(question, max_tokens=1).first_token_seconds
 
     @property
+    def live(self) -> int:
+        """Tokens held."""
+        return self.session.stats().live
+
+    @property
     def held_bytes(self) -> int:
         return self.session.stats().bytes
 

@@ -231,9 +231,18 @@ def decode(
     size: Annotated[str, typer.Option("--size", help="Width and height of the clip.")] = "1920x1080",
     fps: options.Fps = options.FPS,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="How often to read it.")] = 3,
+    ingest: Annotated[bool, typer.Option("--ingest", help="Also ingest it: does the engine wait for frames?")] = False,
+    strategy: options.Strategy = options.STRATEGY,
+    max_tokens: options.MaxTokens = options.MAX_TOKENS,
+    ratio: options.Ratio = options.RATIO,
+    frame_tokens: options.FrameTokens = None,
+    model: options.Model = "tiny",
+    shape: Shape = None,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
     json_output: Json = False,
 ) -> None:
-    """How fast each decoder reads an H.264 clip made on the spot, and what memory it takes."""
+    """How fast each decoder reads an H.264 clip made on the spot, what memory it takes, and whether an engine waits."""
     from kvvideo.bench.decode import run
     from kvvideo.cli import bench_tables, render
 
@@ -241,11 +250,12 @@ def decode(
         width, height = (int(part) for part in size.split("x"))
     except ValueError as error:
         raise ConfigError(f"size: {size!r} is not a width and a height, such as 1920x1080") from error
+    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed) if ingest else None
     with render.Progress() as progress:
         progress.say(f"making {seconds:g} s of {size} …")
         report = run(
             [name.strip() for name in decoders.split(",")], seconds, (width, height), fps, repeats,
-            lambda name, times: progress.say(f"{name}: {times:.1f} x real time"),
+            lambda name, times: progress.say(f"{name}: {times:.1f} x real time"), config, frame_tokens,
         )  # fmt: skip
     _print(report, bench_tables.decode, json_output)
 

@@ -7,6 +7,9 @@ from rich.text import Text
 
 from kvvideo.cli.render import err, out, size, whole
 
+BUSY = 0.9
+"""Share of the time from which on an engine counts as busy."""
+
 
 def race(report: dict[str, Any]) -> None:
     """The report of ``bench ingest`` and ``bench ask``: a row for each rival and length."""
@@ -29,6 +32,12 @@ def race(report: dict[str, Any]) -> None:
     ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in report["ratios"].items())
     if ratios:
         out.print(f"kvvideo's speed: {ratios}")
+    if limit := report["limit"]:
+        fastest = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in limit["ratios"].items())
+        out.print(
+            f"with this cache the matrix products alone take {limit['ms']:.1f} ms/chunk at this machine's "
+            f"{limit['operations_per_second'] / 1e12:.2g} TFLOP/s: nothing could be more than {fastest}"
+        )
 
 
 def compaction(report: dict[str, Any]) -> None:
@@ -63,10 +72,11 @@ def compaction(report: dict[str, Any]) -> None:
 
 def profile(report: dict[str, Any]) -> None:
     """The report of ``bench profile``: a row for each part."""
-    table = Table("part", "ms/chunk", "share", box=None)
+    table = Table("part", "ms/chunk", "share", "products alone, ms", box=None)
     for name, ms in report["parts"].items():
-        table.add_row(name, f"{ms:.2f}", f"{ms / report['ms_watched']:.1%}")
-    table.add_row("in all", f"{report['ms_watched']:.2f}", "")
+        least = report["least_ms"].get(name)
+        table.add_row(name, f"{ms:.2f}", f"{ms / report['ms_watched']:.1%}", "" if least is None else f"{least:.2f}")
+    table.add_row("in all", f"{report['ms_watched']:.2f}", "", f"{sum(report['least_ms'].values()):.2f}")
     whole(table)
     out.print(
         f"{report['ms']:.2f} ms per chunk when nothing is timed inside; compression is {report['ours_share']:.1%} "
@@ -88,3 +98,9 @@ def decode(report: dict[str, Any]) -> None:
         f"{report['seconds']:g} s of H.264, {width}x{height}, 30 frames/s, {size(report['bytes'])}; "
         f"{report['fps']:g} frames/s sampled; medians of {report['repeats']}"
     )
+    for fed in report["fed"]:
+        limit = "decoding" if fed["busy"] < BUSY else "the engine"
+        out.print(
+            f"ingested from {fed['decoder']}: {fed['times_real_time']:.1f} x real time, the engine busy "
+            f"{fed['busy']:.0%} of it; without waiting, {fed['engine_times_real_time']:.1f} x: {limit} is the limit"
+        )

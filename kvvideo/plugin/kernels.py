@@ -1,7 +1,7 @@
 """Reading and writing pages of ``[block, kv_head, slot, key ‖ value]`` and side state, as Triton kernels for GPUs.
 
-Each works on several layers at once, one program a KV head of one of them, for launching takes longer than the
-work. The reference of each is what ``plugin.attention`` does in torch on all other pages.
+One program each for a KV head of a layer. The reference is ``PlainPages``, which does the same in torch on all other
+pages.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 import torch
 import triton
 import triton.language as tl
+
+from kvvideo.compression.rotary import Rotary
+from kvvideo.plugin.pages import Pages
 
 _TILE = 32
 
@@ -93,8 +96,8 @@ def _note(
             tl.store(at + row * state_row + head * slots, word, mask=inside)
 
 
-class Pages:
-    """The pages of layers that are all alike.
+class KernelPages(Pages):
+    """Pages of ``[block, kv_head, slot, key ‖ value]`` on a GPU.
 
     Args:
         caches: of each layer, ``[blocks, heads, slots, 2 * d]``; ``d`` is a power of two. They must outlive this.
@@ -112,7 +115,6 @@ class Pages:
         self._strides = (*self._cache.stride()[:3], *self._state.stride()[:2])
 
     def parts(self, n: int) -> Iterator[range]:
-        """All layers, as many at a time as there should be room for if ``n`` tokens are read of each."""
         _, heads, _, size = self._cache.shape
         count = max(1, _PART // (heads * n * size * self._cache.element_size()))
         layers = len(self._caches)
@@ -122,14 +124,6 @@ class Pages:
     def read(
         self, layers: range, blocks: torch.Tensor, n: int, values: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Keys and values (``[heads, n, d]``) and side state (``int32 [rows, heads, n]``) of tokens.
-
-        Args:
-            layers: numbers of the layers, whose heads follow each other.
-            blocks: ``int64``, in order.
-            n: tokens to read from there.
-            values: whether to read values; without, there are none.
-        """
         (_, heads, slots, size), rows = self._cache.shape, self._state.shape[1]
         whole = len(layers) * heads
         keys = self._cache.new_empty(whole, n, size // 2)
@@ -143,21 +137,11 @@ class Pages:
 
     def write(
         self, layers: range, blocks: torch.Tensor, kept: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-        rows: torch.Tensor, moves: torch.Tensor | None, frequencies: torch.Tensor, moved_row: int,
+        rows: torch.Tensor, moves: torch.Tensor | None, rotary: Rotary, moved_row: int,
     ) -> None:  # fmt: skip
-        """Gather the tokens that are ``kept``, turn their keys, and put them in order into ``blocks``, all in one pass.
-
-        Args:
-            layers: as of ``read``.
-            blocks: to fill.
-            kept: ``int64 [heads, budget]``, of the ``n`` tokens that were read.
-            keys, values, rows: what ``read`` gave.
-            moves: by how many positions each survivor moves, ``[heads, budget]``; None if none does.
-            frequencies: of the rotary embedding, ``float32 [d / 2]``.
-            moved_row: the row of side state that ``moves`` are added to.
-        """
         (_, heads, slots, size), n, budget = self._cache.shape, keys.shape[1], kept.shape[1]
-        kept, moves = kept.contiguous(), moves if moves is None else moves.to(torch.int32).contiguous()
+        frequencies, kept = rotary.frequencies, kept.contiguous()
+        moves = moves if moves is None else moves.to(torch.int32).contiguous()
         _write[(triton.cdiv(budget, _TILE), heads, len(layers))](
             self._caches[layers.start :], self._states[layers.start :], blocks, kept, keys, values, rows,
             kept if moves is None else moves, frequencies, n, budget, *self._strides, size // 4, slots, len(rows),
@@ -165,10 +149,6 @@ class Pages:
         )  # fmt: skip
 
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
-        """Write side state ``words`` (``int32 [tokens, known]``) of tokens in ``slots``, alike in all layers and heads.
-
-        The rows after the known ones become 0.
-        """
         _, count, heads, size = self._state.shape
         tile = 64
         _note[(triton.cdiv(len(slots), tile), len(self._states))](

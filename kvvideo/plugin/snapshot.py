@@ -9,8 +9,8 @@ import torch
 
 from kvvideo.compression.rows import state_rows
 from kvvideo.errors import ConfigError
-from kvvideo.plugin.attention import put_rows, side_state, slots_of
 from kvvideo.plugin.inspect import bounded_layers
+from kvvideo.plugin.pages import put_rows, side_state, slots_of
 
 STREAM = "stream"
 

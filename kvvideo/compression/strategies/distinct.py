@@ -53,10 +53,10 @@ def in_steps(x: Tensor) -> Tensor:
     A head's step is as large as ``STEPS`` of them reach its farthest component. Distances do not see the
     mean, and Qwen2.5's keys have a large one.
     """
-    mean = x.mean(dim=1, keepdim=True)
-    farthest = torch.maximum(x.amax(dim=1, keepdim=True) - mean, mean - x.amin(dim=1, keepdim=True))
-    step = farthest.amax(dim=-1, keepdim=True).clamp(min=1e-30) / STEPS
-    return ((x - mean) / step).round_().to(torch.int8)
+    x = x - x.mean(dim=1, keepdim=True)
+    every = x.flatten(1)
+    step = torch.maximum(every.amax(dim=1), -every.amin(dim=1)).clamp(min=1e-30) / STEPS
+    return x.div_(step[:, None, None]).round_().to(torch.int8)
 
 
 def distance_to_newer(steps: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def distance_to_newer(steps: Tensor) -> Tensor:
     small = steps.device.type == "cpu" and torch.cpu._is_vnni_supported()
     x = steps if small else steps.float()
     number = torch.int32 if small else torch.float32
-    squares = steps.to(number).square().sum(dim=-1, dtype=number)
+    squares = steps.float().square().sum(dim=-1).to(number)
     # Tiles of one size: oneDNN compiles a kernel for each size it meets.
     side = min(n, _TILE)
     x, padded = pad(x, (0, 0, 0, -n % side)), pad(squares, (0, -n % side), value=_FAR)

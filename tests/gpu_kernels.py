@@ -12,7 +12,7 @@ from kvvideo.compression.policy import LiveCache, attention
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.rows import ROWS
 from kvvideo.compression.strategies.distinct import distance_to_newer, in_steps
-from kvvideo.plugin.kernels import Pages
+from kvvideo.plugin.kernels import KernelPages
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 HALF = torch.bfloat16 if ON_GPU else torch.float16  # the interpreter cannot multiply bfloat16
@@ -94,7 +94,7 @@ class Made:
         self.caches = [page[:, :length].unflatten(1, (heads, self.slots, 2 * size)) for page in raw]
         words = torch.arange(layers * blocks * rows * heads * self.slots, dtype=torch.int32, device=DEVICE)
         self.states = list(words.view(layers, blocks, rows, heads, self.slots).unbind())
-        self.pages = Pages(self.caches, self.states)
+        self.pages = KernelPages(self.caches, self.states)
 
     def read(self, layers: range, blocks: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """In torch, what ``Pages.read`` should."""
@@ -133,7 +133,7 @@ def test_survivors_are_gathered_turned_and_written(closing: bool, layers: range)
     read = made.pages.read(layers, blocks, n)
     keys, values, rows = (part.clone() for part in read)
     before, state_before = [torch.stack(parts) for parts in (made.caches, made.states)]
-    made.pages.write(layers, blocks[:2], kept, *read, moves, rotary.frequencies, moved_row=ROWS)
+    made.pages.write(layers, blocks[:2], kept, *read, moves, rotary, moved_row=ROWS)
     places_kept = kept[..., None].expand(-1, -1, made.size)
     wanted_keys, wanted_values = keys.gather(1, places_kept), values.gather(1, places_kept)
     wanted_rows = rows.gather(2, kept.expand(3, -1, -1)).clone()

@@ -1,0 +1,156 @@
+"""Reading and writing what lies in pages: keys, values, and the side state behind them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from kvvideo.compression.rotary import Rotary
+from kvvideo.plugin.spec import BoundedSpec
+
+
+def side_words(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
+    """``kv_cache`` as ``int32`` numbers, from the first page's side state on."""
+    words = torch.empty(0, dtype=torch.int32, device=kv_cache.device).set_(kv_cache.untyped_storage())
+    return words[(kv_cache.storage_offset() * kv_cache.element_size() + spec.state_offset) // 4 :]
+
+
+def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
+    """The side state behind each page of ``kv_cache``, ``int32 [blocks, rows, kv_heads, block_size]``."""
+    words, heads, slots = side_words(kv_cache, spec), spec.num_kv_heads, spec.block_size
+    return words.as_strided(
+        (kv_cache.shape[0], spec.state_rows, heads, slots),
+        (kv_cache.stride(0) * kv_cache.element_size() // 4, heads * slots, slots, 1),
+        words.storage_offset(),
+    )
+
+
+def put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:
+    """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
+    size = state.shape[-1]
+    whole = pad(rows, (0, len(blocks) * size - rows.shape[-1]))
+    state[blocks, : len(rows)] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
+
+
+def slots_of(blocks: torch.Tensor, size: int) -> torch.Tensor:
+    """Physical slots of ``blocks`` (``int64 [n]``) of ``size`` slots each, in order."""
+    return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
+
+
+class Pages(ABC):
+    """The pages of a model's layers, which are all alike. Several are worked on at once, the heads of these as if they
+    were those of one: each operation takes some time to begin, whatever it works on."""
+
+    @abstractmethod
+    def parts(self, n: int) -> Iterator[range]:
+        """All layers, as many at a time as should be read at once if ``n`` tokens are read of each."""
+
+    @abstractmethod
+    def read(
+        self, layers: range, blocks: torch.Tensor, n: int, values: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keys and values (``[heads, n, d]``) and side state (``int32 [rows, heads, n]``) of tokens.
+
+        Args:
+            layers: numbers of the layers, whose heads follow each other.
+            blocks: ``int64``, in order.
+            n: tokens to read from there.
+            values: whether to read values; without, there are none.
+        """
+
+    @abstractmethod
+    def write(
+        self, layers: range, blocks: torch.Tensor, kept: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        rows: torch.Tensor, moves: torch.Tensor | None, rotary: Rotary, moved_row: int,
+    ) -> None:  # fmt: skip
+        """Gather the tokens that are ``kept``, turn their keys, and put them in order into ``blocks``.
+
+        Args:
+            layers: as of ``read``.
+            blocks: to fill.
+            kept: ``int64 [heads, budget]``, of the ``n`` tokens that were read.
+            keys, values, rows: what ``read`` gave.
+            moves: by how many positions each survivor moves, ``[heads, budget]``; None if none does.
+            rotary: how keys turn when they move.
+            moved_row: the row of side state that ``moves`` are added to.
+        """
+
+    @abstractmethod
+    def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
+        """Write side state ``words`` (``int32 [tokens, known]``) of tokens in ``slots``, alike in all layers and heads.
+
+        The rows after the known ones become 0.
+        """
+
+
+_PART = 1 << 21
+"""Bytes of keys that are read at a time, if it is more than one layer: what is made of them should fit a cache."""
+
+
+class PlainPages(Pages):
+    """In torch, for any backend.
+
+    Args:
+        layers: vLLM's, with a ``BoundedImpl`` each.
+        spec: of their pages.
+    """
+
+    def __init__(self, layers: Sequence[Any], spec: BoundedSpec) -> None:
+        self._layers, self._spec = layers, spec
+        caches = [layer.kv_cache for layer in layers]
+        self._words = [side_words(cache, spec) for cache in caches]
+        self._states = [side_state(cache, spec) for cache in caches]
+        _, rows, self._heads, self._slots = self._states[0].shape
+        # From the first word of a token's side state to all of them.
+        self._lanes = torch.arange(rows * self._heads, device=caches[0].device) * self._slots
+
+    def parts(self, n: int) -> Iterator[range]:
+        layers, width = len(self._layers), self._layers[0].kv_cache.element_size()
+        count = max(1, _PART // (self._heads * n * self._spec.head_size * width))
+        for first in range(0, layers, count):
+            yield range(first, min(first + count, layers))
+
+    def read(
+        self, layers: range, blocks: torch.Tensor, n: int, values: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        keys = self._side(layers, blocks, n, 0)
+        held = self._side(layers, blocks, n, 1) if values else keys[:, :0]
+        rows = [self._states[number][blocks].permute(1, 2, 0, 3).flatten(2)[..., :n] for number in layers]
+        return keys, held, rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+    def _side(self, layers: range, blocks: torch.Tensor, n: int, side: int) -> torch.Tensor:
+        parts = []
+        for layer in self._layers[layers.start : layers.stop]:
+            parts.append(layer.impl.read_blocks(layer, layer.kv_cache, blocks, side)[:, :n])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def write(
+        self, layers: range, blocks: torch.Tensor, kept: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        rows: torch.Tensor, moves: torch.Tensor | None, rotary: Rotary, moved_row: int,
+    ) -> None:  # fmt: skip
+        whole, n, size = keys.shape
+        survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
+        if moves is not None:
+            survivors[moved_row] += moves
+        # Whole vectors of all heads, token by token: what lies together is copied together.
+        index = (kept + torch.arange(0, whole * n, n, device=kept.device)[:, None]).T.flatten()
+        slots = slots_of(blocks, self._slots)
+        parts = [part.reshape(-1, size).index_select(0, index).view(-1, whole, size) for part in (keys, values)]
+        if moves is not None:
+            parts[0] = rotary.turn(parts[0], rotary.far(moves.T)).to(keys.dtype)
+        for number, heads in zip(layers, range(0, whole, self._heads), strict=True):
+            layer = self._layers[number]
+            own = (part[:, heads : heads + self._heads].contiguous() for part in parts)
+            layer.impl.write_slots(layer, layer.kv_cache, slots, *own)
+            put_rows(self._states[number], blocks, survivors[:, heads : heads + self._heads])
+
+    def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
+        count, state = words.shape[1], self._states[0]
+        # From one page to the next lies more than its slots.
+        first = torch.add(slots, slots // self._slots, alpha=state.stride(0) - self._slots)
+        where = (first[:, None] + self._lanes).view(len(slots), -1, self._heads)
+        whole = words if count == where.shape[1] else pad(words, (0, where.shape[1] - count))
+        for own in self._words:
+            own.index_put_((where,), whole[..., None])
