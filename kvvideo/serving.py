@@ -167,7 +167,8 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
     if current_platform.is_cpu() and args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         config = EngineConfig(serving.model, serving.cache, args.dtype)
         blocks = args.max_num_seqs * (schedule.max_tokens // args.block_size + 1) + 1 if schedule else None
-        args.kv_cache_memory_bytes = blocks * block_bytes(path, config, args.block_size) if blocks else 1 << 30
+        per_block = block_bytes(path, config, args.block_size, args.tensor_parallel_size)
+        args.kv_cache_memory_bytes = blocks * per_block if blocks else 1 << 30
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -146,18 +146,23 @@ class SessionScheduler(Scheduler):
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block over all layers, side state included."""
+        """Bytes of one block over all layers and ranks, side state included."""
         group = self.kv_cache_config.kv_cache_groups[0]
-        return int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names)
+        return int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names) * self._ranks
+
+    @property
+    def _ranks(self) -> int:
+        return int(self.vllm_config.parallel_config.tensor_parallel_size)
 
     @property
     def stream_bytes(self) -> int:
-        """Bytes that the strategy remembers of each stream over all layers, beside what blocks hold."""
+        """Bytes that the strategy remembers of each stream over all layers and ranks, beside what blocks hold."""
         if self.config is None:
             return 0
         model, group = self.vllm_config.model_config, self.kv_cache_config.kv_cache_groups[0]
         heads = model.get_num_attention_heads(self.vllm_config.parallel_config)
-        return load(self.config.strategy).stream_bytes(heads, model.get_head_size()) * len(group.layer_names)
+        bytes_ = load(self.config.strategy).stream_bytes(heads, model.get_head_size())
+        return bytes_ * len(group.layer_names) * self._ranks
 
     def live_block_ids(self, request_id: str) -> list[int]:
         """Physical ids of the request's live blocks, oldest first."""

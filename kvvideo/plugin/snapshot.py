@@ -1,11 +1,14 @@
 """Carries what a session holds out of the paged cache and back: run inside each worker through ``collective_rpc``.
 
-Tokens leave in their order, as plain keys and values, so that a snapshot fits any blocks and any backend.
+Tokens leave in their order, as plain keys and values of all heads, so that a snapshot fits any blocks, any backend and
+any number of ranks.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
 from kvvideo.compression.rows import state_rows
 from kvvideo.errors import ConfigError
@@ -13,6 +16,9 @@ from kvvideo.plugin.inspect import bounded_layers
 from kvvideo.plugin.pages import put_rows, side_state, slots_of
 
 STREAM = "stream"
+
+HEADS = {"keys": 1, "values": 1, "state": 2}
+"""Which dimension of a tensor is that of KV heads. What belongs to a stream has its query heads first, if any."""
 
 
 def read(worker: Any, block_ids: list[int], length: int) -> dict[str, torch.Tensor]:
@@ -39,8 +45,34 @@ def read(worker: Any, block_ids: list[int], length: int) -> dict[str, torch.Tens
     return tensors
 
 
+def joined(parts: Sequence[dict[str, torch.Tensor]], kv_heads: int) -> dict[str, torch.Tensor]:
+    """What all ranks ``read``, in their order, as one rank that has all of the model's ``kv_heads`` would."""
+    own = parts[:: _alike(len(parts), parts[0]["keys"].shape[HEADS["keys"]], kv_heads)]
+    whole = {name: torch.cat([part[name] for part in own], dim) for name, dim in HEADS.items()}
+    for name, first in parts[0].items():
+        if name not in HEADS:
+            whole[name] = torch.cat([part[name] for part in parts]) if first.ndim else first
+    return whole
+
+
+def _shared_out(tensors: dict[str, torch.Tensor], heads: int, kv_heads: int) -> dict[str, torch.Tensor]:
+    """What of ``joined`` tensors is this rank's, which has ``heads`` of ``kv_heads``."""
+    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
+    first = rank // _alike(ranks, heads, kv_heads) * heads
+    own = {name: tensors[name].narrow(dim, first, heads) for name, dim in HEADS.items()}
+    for name, tensor in tensors.items():
+        if name.startswith(f"{STREAM}."):
+            own[name] = tensor.chunk(ranks)[rank] if tensor.ndim else tensor
+    return own
+
+
+def _alike(ranks: int, heads: int, kv_heads: int) -> int:
+    """How many neighbouring ranks have the same KV heads, because there are fewer of these than ranks."""
+    return ranks * heads // kv_heads
+
+
 def write(worker: Any, block_ids: list[int], tensors: dict[str, torch.Tensor]) -> None:
-    """Put what ``read`` gave into these blocks, which are all the session's.
+    """Put what ``joined`` gave into these blocks, which are all the session's: of each rank, its own heads.
 
     Raises:
         ConfigError: if the tensors are of another shape or dtype than this model's cache.
@@ -48,24 +80,25 @@ def write(worker: Any, block_ids: list[int], tensors: dict[str, torch.Tensor]) -
     spec = worker.model_runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec
     layers = list(bounded_layers(worker))
     keys, state = tensors["keys"], tensors["state"]
-    length = keys.shape[2]
-    wanted = (len(layers), spec.num_kv_heads, length, spec.head_size)
-    rows = (len(layers), state_rows(layers[0].impl.config, spare=False), spec.num_kv_heads, length)
+    length, kv_heads = keys.shape[2], worker.model_config.get_total_num_kv_heads()
+    wanted = (len(layers), kv_heads, length, spec.head_size)
+    rows = (len(layers), state_rows(layers[0].impl.config, spare=False), kv_heads, length)
     dtype = layers[0].kv_cache.dtype
     if keys.shape != wanted or tensors["values"].shape != wanted or state.shape != rows or keys.dtype != dtype:
         raise ConfigError(
             f"the memory holds keys {tuple(keys.shape)} {keys.dtype} and state {tuple(state.shape)} where this model's "
             f"cache needs {wanted} {dtype} and {rows}; load it with the model, dtype and strategy it was made with"
         )
+    own = _shared_out(tensors, spec.num_kv_heads, kv_heads)
     for index, layer in enumerate(layers):
         impl, cache = layer.impl, layer.kv_cache
         blocks = torch.tensor(block_ids, dtype=torch.int64, device=cache.device)
-        parts = (tensors[name][index].to(cache.device).transpose(0, 1).contiguous() for name in ("keys", "values"))
+        parts = (own[name][index].to(cache.device).transpose(0, 1).contiguous() for name in ("keys", "values"))
         impl.write_slots(layer, cache, slots_of(blocks, spec.block_size)[:length], *parts)
-        put_rows(side_state(cache, spec), blocks, state[index].to(cache.device))
+        put_rows(side_state(cache, spec), blocks, own["state"][index].to(cache.device))
         prefix = f"{STREAM}.{index}."
         impl.streams[block_ids[0]] = {
             name.removeprefix(prefix): tensor.to(cache.device)
-            for name, tensor in tensors.items()
+            for name, tensor in own.items()
             if name.startswith(prefix)
         }

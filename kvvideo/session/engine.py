@@ -68,7 +68,7 @@ class EngineConfig:
         questions: questions that may be asked at once.
         question_tokens: tokens that the KV pool has room for beside each session's, for every question: its text, the
             last frames and the answer.
-        kv_bytes: size of the KV pool; by default what the sessions need, or, for ``full``, what
+        kv_bytes: size of the KV pool, on each GPU; by default what the sessions need, or, for ``full``, what
             vLLM finds.
         seed: seed of everything random.
         load_format: vLLM's; ``dummy`` makes weights up, for measuring at a model's true shape.
@@ -452,7 +452,7 @@ def _block_size() -> int:
 
 
 def pool_bytes(config: EngineConfig, size: int = 32) -> int | None:
-    """Bytes of a KV pool that just holds the sessions and their questions, in blocks of ``size`` tokens.
+    """Bytes of a KV pool that just holds the sessions and their questions, in blocks of ``size`` tokens: of each GPU's.
 
     None for a cache without bound.
     """
@@ -462,8 +462,13 @@ def pool_bytes(config: EngineConfig, size: int = 32) -> int | None:
     from kvvideo.session.memory import block_bytes
 
     blocks = config.sessions * _session_blocks(schedule, size) + _other_blocks(config, size)
-    total: int = blocks * block_bytes(model_path(config.model), config, size)
+    total: int = blocks * block_bytes(model_path(config.model), config, size, _ranks(config))
     return total
+
+
+def _ranks(config: EngineConfig) -> int:
+    """GPUs that share the model out, each with its own pool (tensor parallelism)."""
+    return int(config.options.get("tensor_parallel_size", 1))
 
 
 def sessions_in(kv_bytes: int, config: EngineConfig, size: int = 32) -> int:
@@ -473,7 +478,7 @@ def sessions_in(kv_bytes: int, config: EngineConfig, size: int = 32) -> int:
         return 1
     from kvvideo.session.memory import block_bytes
 
-    blocks = kv_bytes // block_bytes(model_path(config.model), config, size)
+    blocks = kv_bytes // block_bytes(model_path(config.model), config, size, _ranks(config))
     return max(0, (blocks - _other_blocks(config, size)) // _session_blocks(schedule, size))
 
 

@@ -42,10 +42,12 @@ def model_config(path: str) -> Any:
         raise ConfigError(f"cannot load model {path!r}: {reason}") from error
 
 
-def block_bytes(path: str, config: Any, block_size: int) -> int:
-    """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool."""
+def block_bytes(path: str, config: Any, block_size: int, ranks: int = 1) -> int:
+    """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool. Of several
+    ``ranks`` of tensor parallelism, on each of them."""
     text, rows = text_config(path), state_rows(config.cache)
-    return page_bytes(text, block_size, computed_in(path, config).itemsize, rows) * int(text.num_hidden_layers)
+    page = page_bytes(text, block_size, computed_in(path, config).itemsize, rows, ranks)
+    return page * int(text.num_hidden_layers)
 
 
 def computed_in(path: str, config: Any) -> Any:
@@ -68,9 +70,9 @@ def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
     return max(0, most - state_rows(cache, spare=False))
 
 
-def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int) -> int:
-    """Bytes of one layer's page of ``block_size`` tokens."""
-    heads = int(text.num_key_value_heads)
+def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int, ranks: int = 1) -> int:
+    """Bytes of one layer's page of ``block_size`` tokens on each of ``ranks``, which share the KV heads out."""
+    heads = max(1, int(text.num_key_value_heads) // ranks)
     head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     size = heads * block_size * (2 * head_dim * itemsize + 4 * state_rows)
     return -(-size // 256) * 256

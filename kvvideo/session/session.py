@@ -231,13 +231,12 @@ class VideoSession(Session):
         past = scheduler.fold(self._id)
         stats = self.stats()
         results = engine.llm.collective_rpc(snapshot.read, args=(scheduler.live_block_ids(self._id), stats.live))
-        if len(results) != 1:
-            raise ConfigError("tensor parallelism: memories of several ranks cannot be saved yet; use one GPU")
+        tensors = snapshot.joined(results, scheduler.vllm_config.model_config.get_total_num_kv_heads())
         return Memory(
             model=engine.config.model, fingerprint=engine.fingerprint, cache=replace(engine.config.cache, spare_rows=0),
             opening=self._opening, position=past.position, live=stats.live, evicted=past.evicted,
             compactions=past.compactions, chunks=self.chunks, frames=self.frames, end=self.end,
-            tensors={**results[0], "log": torch.tensor(self._log, dtype=torch.float64)},
+            tensors={**tensors, "log": torch.tensor(self._log, dtype=torch.float64)},
         )  # fmt: skip
 
     @classmethod
@@ -299,8 +298,7 @@ class VideoSession(Session):
 
         blocks = self.engine.scheduler.live_block_ids(self._id)
         arguments = (blocks, self.stats().live)
-        (positions,) = self.engine.llm.collective_rpc(live_positions, args=arguments)[:1]
-        return np.asarray(positions)
+        return np.concatenate(self.engine.llm.collective_rpc(live_positions, args=arguments), axis=1)
 
     def _check_part(self, tokens: int, chunk: Chunk | None) -> None:
         name = "the dialogue" if chunk is None else f"one chunk of {len(chunk.frames)} frames"
