@@ -59,3 +59,8 @@ def rate(config: EngineConfig) -> float:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return multiplying_rate(device, computed_in(model_path(config.model), config))
+
+
+def dtype(config: EngineConfig) -> str:
+    """Name of the dtype that the model is computed in."""
+    return str(computed_in(model_path(config.model), config)).removeprefix("torch.")

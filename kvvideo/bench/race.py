@@ -134,7 +134,8 @@ def _limit(
     ms = 1000 * work.all / rate
     last = [row for row in rows if row.chunks == lengths[-1]]
     return {
-        "operations": asdict(work), "operations_per_second": round(rate), "ms": round(ms, 2),
+        "operations": asdict(work), "operations_per_second": round(rate), "dtype": operations.dtype(config),
+        "ms": round(ms, 2),
         "ratios": {row.rival: round(row.mean_ms / ms, 2) for row in last},
     }  # fmt: skip
 

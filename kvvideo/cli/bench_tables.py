@@ -36,7 +36,8 @@ def race(report: dict[str, Any]) -> None:
         fastest = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in limit["ratios"].items())
         out.print(
             f"with this cache the matrix products alone take {limit['ms']:.1f} ms/chunk at this machine's "
-            f"{limit['operations_per_second'] / 1e12:.2g} TFLOP/s: nothing could be more than {fastest}"
+            f"{limit['operations_per_second'] / 1e12:.2g} TFLOP/s in {limit['dtype']}: "
+            f"nothing could be more than {fastest}"
         )
 
 
