@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kvvideo.config import KEY, CacheConfig
-from kvvideo.errors import INTERRUPTED, ConfigError, EngineError, KvvideoError
+from kvvideo.errors import INTERRUPTED, ConfigError, EngineError, KvvideoError, first_line
 
 HOST = "127.0.0.1"
 """Where the server listens unless told otherwise: nobody but this machine can ask it."""
@@ -215,4 +215,4 @@ def _reason(error: Exception) -> str:
     """What went wrong in a line; of pydantic's errors, without its frame."""
     if callable(found := getattr(error, "errors", None)):
         return "; ".join(str(one["msg"]) for one in found())
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -85,11 +85,11 @@ def _feed(
     Decoders run ahead, in processes of their own. ``busy`` is the part of the time that the engine works; what it
     waits is in ``waited_seconds``. ``engine_times_real_time`` is its speed if it never had to.
     """
-    engine = Engine(config)
+    engine, frames = Engine(config), Frames(config, frame_tokens)
     low, high = frame_pixels(config, frame_tokens)
     with VideoSession(engine) as session:  # warms up
         for number in range(3):
-            session.ingest(Frames(config, frame_tokens).chunk(number))
+            session.ingest(frames.chunk(number))
     found = []
     for name in decoders:
         worked = waited = covered = 0.0
