@@ -351,6 +351,10 @@ class Terminal:
     def ctrl_c(self) -> None:
         self.process.sendintr()
 
+    def hang_up(self) -> None:
+        """Closes the window, and does no more to what runs in it than that does."""
+        self.process.ptyproc.fileobj.close()
+
     def leave(self) -> int:
         self.process.sendeof()
         return self.wait()

@@ -128,7 +128,7 @@ def test_lines_are_typed_at_the_terminal_while_the_video_comes_through_a_pipe(
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}$")
     # The window is closed: nothing is left behind.
     assert [*terminal.temporary.glob("kvvideo-chat-*")]
-    terminal.process.close(force=True)
+    terminal.hang_up()
     until = time.monotonic() + 60
     while [*terminal.temporary.glob("kvvideo-chat-*")]:
         assert time.monotonic() < until

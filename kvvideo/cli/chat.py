@@ -150,6 +150,8 @@ def _leave_on_signals() -> None:
     """What ends a program, such as the terminal that is closed, ends a chat as /bye does: nothing is left behind."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        # A shell that ends with its window passes on a signal that the window sent already.
+        signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
