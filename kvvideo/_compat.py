@@ -12,6 +12,8 @@ import sys
 from functools import cache
 from typing import Any
 
+from kvvideo.errors import first_line
+
 logger = logging.getLogger("kvvideo.compat")
 
 _OPERATORS = (
@@ -44,7 +46,7 @@ def import_error(name: str) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         for module in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
             del sys.modules[module]
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return None
 
 

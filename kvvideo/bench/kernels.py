@@ -65,9 +65,9 @@ def run(config: EngineConfig) -> dict[str, Any]:
         ms, reference_ms = _time(action), None if reference is None else round(_time(reference), 4)
         found.append(Kernel(name, round(ms, 4), reference_ms, moved, operations, round(limit, 4), round(limit / ms, 3)))
     return {
-        "tokens": layer.n, "kv_heads": layer.heads, "head_dim": layer.size, "dtype": _name(layer.dtype),
+        "tokens": layer.n, "kv_heads": layer.heads, "head_dim": layer.size, "dtype": name_of(layer.dtype),
         "gigabytes_per_second": round(bandwidth / 1e9), "kernels": [asdict(kernel) for kernel in found],
-        "teraflops": {_name(unit): round(rate / 1e12, 2) for unit, rate in rates.items()},
+        "teraflops": {name_of(unit): round(rate / 1e12, 2) for unit, rate in rates.items()},
     }  # fmt: skip
 
 
@@ -178,7 +178,8 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
     )  # fmt: skip
 
 
-def _name(dtype: Any) -> str:
+def name_of(dtype: Any) -> str:
+    """Of a ``torch.dtype``, without torch's own."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kvvideo.bench.kernels import multiplying_rate
+from kvvideo.bench.kernels import multiplying_rate, name_of
 from kvvideo.session import EngineConfig
 from kvvideo.session.engine import model_path
 from kvvideo.session.memory import computed_in, model_config
@@ -63,4 +63,4 @@ def rate(config: EngineConfig) -> float:
 
 def dtype(config: EngineConfig) -> str:
     """Name of the dtype that the model is computed in."""
-    return str(computed_in(model_path(config.model), config)).removeprefix("torch.")
+    return name_of(computed_in(model_path(config.model), config))

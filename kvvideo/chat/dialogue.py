@@ -1,25 +1,18 @@
 """What was said about a video, told to the model again or written to a file."""
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from kvvideo.errors import ConfigError
+from kvvideo.outputs import clean
+from kvvideo.outputs.subtitles import as_srt, cues
 from kvvideo.prompt import Turn, dialogue_text
 from kvvideo.records import SCHEMA
 from kvvideo.times import format_time
 
 KINDS = ("md", "json", "srt")
 """What a dialogue can be exported as."""
-
-# How long a subtitle stays, in milliseconds; at 15 characters a second it can be read.
-_SHORTEST, _LONGEST, _PER_CHARACTER = 3000, 7000, 1000 / 15
-# What it gets where others leave it no room.
-_LEAST = 1000
-
-# No "-->", and nothing that players take for markup.
-_SRT_SAFE = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")"})
 
 
 @dataclass(frozen=True)
@@ -115,14 +108,14 @@ class Dialogue:
             case "json":
                 return json.dumps([_record(said) for said in self.said], indent=2) + "\n"
             case "srt":
-                return "".join(_cues(self.said))
+                return as_srt(cues((said.at, said.question, said.answer) for said in self.said))
         raise ConfigError(f"export: no {kind!r}; choose one of {', '.join(KINDS)}")
 
     def _markdown(self, title: str) -> str:
-        parts = [f"# {_line(title)}\n"]
+        parts = [f"# {clean.line(title)}\n"]
         for said in self.said:
-            answer = "\n".join(f"> {line}".rstrip() for line in _lines(said.answer)) or "> (no answer)"
-            parts.append(f"## {format_time(said.at)} {_line(said.question)}\n\n{answer}\n")
+            answer = "\n".join(f"> {line}".rstrip() for line in clean.lines(said.answer)) or "> (no answer)"
+            parts.append(f"## {format_time(said.at)} {clean.line(said.question)}\n\n{answer}\n")
         return "\n".join(parts)
 
 
@@ -136,44 +129,3 @@ def _record(said: Said) -> dict[str, object]:
         "remembered": said.remembered,
         "seconds": round(said.seconds, 4),
     }
-
-
-def _cues(all_said: list[Said]) -> Iterator[str]:
-    """A subtitle for each exchange, in the order of their moments.
-
-    It begins at its moment and ends before the next one. Those of one moment follow each other and share the time.
-    One that would get less than a second gets it nevertheless, and what comes later waits for it.
-    """
-    ordered = sorted(all_said, key=_millis)
-    moments = [(moment, [*same]) for moment, same in groupby(ordered, key=_millis)]
-    number, free = 1, 0
-    for index, (moment, same) in enumerate(moments):
-        texts = [f"{_line(said.question)}\n{_line(said.answer) or '(no answer)'}".strip() for said in same]
-        texts = [text.translate(_SRT_SAFE) for text in texts]
-        lasting = [min(max(_SHORTEST, int(len(text) * _PER_CHARACTER)), _LONGEST) for text in texts]
-        free = max(free, moment)
-        room = moments[index + 1][0] - free if index + 1 < len(moments) else sum(lasting)
-        shrink = min(1.0, room / sum(lasting))
-        for text, natural in zip(texts, lasting, strict=True):
-            end = free + max(int(natural * shrink), _LEAST)
-            yield f"{number}\n{_srt_time(free)} --> {_srt_time(end)}\n{text}\n\n"
-            number, free = number + 1, end
-
-
-def _millis(said: Said) -> int:
-    return max(round(said.at * 1000), 0)
-
-
-def _srt_time(millis: int) -> str:
-    seconds, millis = divmod(millis, 1000)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d},{millis:03d}"
-
-
-def _line(text: str) -> str:
-    """``text`` as one line without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _lines(text: str) -> list[str]:
-    """The lines of ``text`` without control characters, none of them empty at the beginning or the end."""
-    return ["".join(c if c.isprintable() else " " for c in line) for line in text.strip().splitlines()]

@@ -247,8 +247,9 @@ class BoundedImpl:
             if request.evictable and not policy.heads_alike:
                 self.compact(range(number, number + 1), step, request, policy)
             elif request.evictable and number == count - 1:
-                for layers in step.pages.parts(request.evictable):
-                    self.compact(layers, step, request, policy)
+                at_once = step.pages.at_once(request.evictable)
+                for first in range(0, count, at_once):
+                    self.compact(range(first, min(first + at_once, count)), step, request, policy)
 
     def watch(
         self, number: int, queries: torch.Tensor, kv_cache: torch.Tensor, step: Step, request: RequestStep,

@@ -4,7 +4,7 @@ One program each for a KV head of a layer. The reference is ``PlainPages``, whic
 pages.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -114,12 +114,10 @@ class KernelPages(Pages):
         )
         self._strides = (*self._cache.stride()[:3], *self._state.stride()[:2])
 
-    def parts(self, n: int) -> Iterator[range]:
-        _, heads, _, size = self._cache.shape
-        count = max(1, _PART // (heads * n * size * self._cache.element_size()))
-        layers = len(self._caches)
-        for first in range(0, layers, count):
-            yield range(first, min(first + count, layers))
+    def at_once(self, n: int) -> int:
+        _, heads, _, width = self._cache.shape
+        size: int = heads * n * width * self._cache.element_size()
+        return max(1, _PART // size)
 
     def read(
         self, layers: range, blocks: torch.Tensor, n: int, values: bool = True

@@ -1,7 +1,7 @@
 """Reading and writing what lies in pages: keys, values, and the side state behind them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,8 +44,8 @@ class Pages(ABC):
     were those of one: each operation takes some time to begin, whatever it works on."""
 
     @abstractmethod
-    def parts(self, n: int) -> Iterator[range]:
-        """All layers, as many at a time as should be read at once if ``n`` tokens are read of each."""
+    def at_once(self, n: int) -> int:
+        """How many layers should be read at once if ``n`` tokens are read of each."""
 
     @abstractmethod
     def read(
@@ -106,11 +106,9 @@ class PlainPages(Pages):
         # From the first word of a token's side state to all of them.
         self._lanes = torch.arange(rows * self._heads, device=caches[0].device) * self._slots
 
-    def parts(self, n: int) -> Iterator[range]:
-        layers, width = len(self._layers), self._layers[0].kv_cache.element_size()
-        count = max(1, _PART // (self._heads * n * self._spec.head_size * width))
-        for first in range(0, layers, count):
-            yield range(first, min(first + count, layers))
+    def at_once(self, n: int) -> int:
+        size: int = self._heads * n * self._spec.head_size * self._layers[0].kv_cache.element_size()
+        return max(1, _PART // size)
 
     def read(
         self, layers: range, blocks: torch.Tensor, n: int, values: bool = True

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvvideo.compression.rows import state_rows
 from kvvideo.config import CacheConfig
-from kvvideo.errors import ConfigError
+from kvvideo.errors import ConfigError, first_line
 
 _ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
@@ -38,8 +38,7 @@ def model_config(path: str) -> Any:
         # Said, for transformers would ask at the terminal whether to run what is in the folder.
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"cannot load model {path!r}: {reason}") from error
+        raise ConfigError(f"cannot load model {path!r}: {first_line(error)}") from error
 
 
 def block_bytes(path: str, config: Any, block_size: int, ranks: int = 1) -> int:
