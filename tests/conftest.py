@@ -26,8 +26,9 @@ os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 torch.backends.cudnn.allow_tf32 = False
 # Whoever runs the tests in the background has them ignore Ctrl-C, and with them all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# What interrupted runs leave must not lie about in the home of whoever runs the tests.
-os.environ.setdefault("KVVIDEO_STATE_DIR", tempfile.mkdtemp(prefix="kvvideo-tests-"))
+# What interrupted runs leave must not lie about in the home of whoever runs the tests, nor where the other tests that
+# run at the same time would find it.
+os.environ["KVVIDEO_STATE_DIR"] = tempfile.mkdtemp(prefix="kvvideo-tests-")
 # Nor may what they have set for themselves change what is tested.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="kvvideo-tests-")
 # The model is tiny and the machine may be shared: more threads would only wait for each other.

@@ -175,6 +175,7 @@ def report(*arguments: str) -> dict[str, Any]:
 
 def test_bench_ask_reports() -> None:
     found = report("ask", "-n", "2,5", "--questions", "2", "--against", "kvvideo,transformers", "--max-tokens", "128")
+    assert (found["frames"], found["chunk_seconds"]) == (8, 4.0)
     assert [(row["rival"], row["chunks"]) for row in found["rows"]] == [
         ("kvvideo", 2), ("transformers", 2), ("kvvideo", 5), ("transformers", 5)
     ]  # fmt: skip
@@ -195,7 +196,8 @@ def test_bench_compaction_reports_in_words() -> None:
 
 
 def test_bench_profile_accounts_for_all_time() -> None:
-    found = report("profile", "--cycles", "1", "--max-tokens", "256", "-s", "snapkv")
+    found = report("profile", "--cycles", "1", "--max-tokens", "256", "-s", "snapkv", "--chunk", "6")
+    assert (found["frames"], found["chunk_seconds"]) == (12, 6.0)
     assert sum(found["parts"].values()) == pytest.approx(found["ms_watched"], abs=0.02)
     assert {"vision tower", "attention", "compaction", "watching queries", "all else"} <= found["parts"].keys()
     assert all(ms >= 0 for ms in found["parts"].values())
@@ -255,7 +257,7 @@ def test_operations_are_those_that_are_computed() -> None:
 def test_bad_options_are_explained() -> None:
     for arguments, words in (
         (("ingest", "-n", "many"), "lengths: 'many'"), (("decode", "--size", "big"), "size: 'big'"),
-        (("profile", "--shape", "70b"), "shape: no '70b'"),
+        (("profile", "--shape", "70b"), "shape: no '70b'"), (("ask", "--chunk", "3.3"), "use chunks of 3 or 4 s"),
     ):  # fmt: skip
         result = kvvideo("bench", *arguments)
         assert result.returncode == 2

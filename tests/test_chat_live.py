@@ -57,6 +57,16 @@ def test_a_chat_about_a_stream(clip: Path, expected: dict[float, str], tmp_path:
     assert re.findall(r"^  (.*)$", result.stdout, re.MULTILINE) == [expected[60.0], answers[1]]
 
 
+def test_a_script_need_not_wait_for_the_end_of_a_broadcast(tmp_path: Path):
+    """Which may never come: here it is 50 s away."""
+    with Server(rtsp(Play(speed=0.2))) as server:
+        live = (*SETTINGS, "--fps", "20", "--chunk", "0.5")
+        result = chat(tmp_path, f"rtsp://127.0.0.1:{server.port}/a", *live, lines=f"{LETTER}\n")
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(rf"\[0:0[0-8](\.5)?\] {re.escape(LETTER)}\n  \S+\n", result.stdout)
+    assert "the video has ended" not in result.stderr
+
+
 def test_a_pipe_is_a_video(clip: Path, expected: dict[float, str], tmp_path: Path):
     """For analyze and for ingest; a chat has to be typed somewhere else then."""
     asked = ("-q", f"@0:22 {LETTER}", "-q", f"@0:47 {COLOUR}", "-q", LETTER)

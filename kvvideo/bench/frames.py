@@ -9,8 +9,12 @@ from kvvideo.session import EngineConfig
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.types import Chunk
 from kvvideo.video import frame_size, tokens
+from kvvideo.video.sampling import Grid
 
 VARIETY = 16
+
+LARGE = (1024, 2048)
+"""Height and width of pictures that are resized to 224 x 448, 128 tokens a pair, for models that name nothing."""
 
 SMALL = (144, 256)
 """Height and width of a picture as the bundled model's clips have it."""
@@ -22,14 +26,18 @@ class Frames:
     Args:
         config: of the model that shall see them.
         frame_tokens: most tokens for a pair of frames; by default what the model names.
-        source: as above; the default becomes 224 x 448, 128 tokens a pair, for models that name nothing.
+        source: as above.
         fps, seconds: as above.
+
+    Raises:
+        ConfigError: if that is no even number of frames.
     """
 
     def __init__(
-        self, config: EngineConfig, frame_tokens: int | None = None, source: tuple[int, int] = (1024, 2048),
+        self, config: EngineConfig, frame_tokens: int | None = None, source: tuple[int, int] = LARGE,
         fps: float = 2.0, seconds: float = 4.0,
     ) -> None:  # fmt: skip
+        Grid.of(fps, seconds, None, None)
         self.name = config.model
         self.fps, self.seconds = fps, seconds
         self.count = round(fps * seconds)
@@ -65,5 +73,6 @@ def heading(bench: str, config: EngineConfig, block_size: int, frames: Frames) -
         "max_tokens": schedule.max_tokens if schedule else None,
         "budget": schedule.budget if schedule else None,
         "frames": frames.count,
+        "chunk_seconds": frames.seconds,
         "size": list(frames.size),
     }

@@ -83,7 +83,7 @@ def _least(config: EngineConfig, frames: Frames, tokens: float, live: float) -> 
 
 
 def run(
-    config: EngineConfig, cycles: int = 4, frame_tokens: int | None = None,
+    config: EngineConfig, cycles: int = 4, frame_tokens: int | None = None, chunk_seconds: float = 4.0,
     on_cycle: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Ingest made-up chunks over ``cycles`` compactions, with and without looking; returns the report.
@@ -93,7 +93,7 @@ def run(
     ``least_ms`` is what the matrix products of a part would take at the machine's rate of large ones.
     """
     engine = Engine(config)
-    frames, spans = Frames(config, frame_tokens), watch(engine)
+    frames, spans = Frames(config, frame_tokens, seconds=chunk_seconds), watch(engine)
     plain: list[float] = []
     watched: list[float] = []
     with VideoSession(engine) as session:

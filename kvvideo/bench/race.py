@@ -48,7 +48,7 @@ class Row:
 
 def run(
     config: EngineConfig, lengths: Sequence[int], rivals: Sequence[str] = RIVALS, questions: int = 0,
-    frame_tokens: int | None = None, on_chunk: Callable[[int], None] = lambda _: None,
+    frame_tokens: int | None = None, chunk_seconds: float = 4.0, on_chunk: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Let ``rivals`` follow one stream side by side, chunk by chunk in an order of chance; returns the report.
 
@@ -60,9 +60,10 @@ def run(
         rivals: of ``RIVALS``.
         questions: asked of each at each length.
         frame_tokens: most tokens for a pair of frames.
+        chunk_seconds: of video that all of them are shown at a time.
         on_chunk: called with the number of each chunk that all have seen.
     """
-    chance, frames = random.Random(config.seed), Frames(config, frame_tokens)
+    chance, frames = random.Random(config.seed), Frames(config, frame_tokens, seconds=chunk_seconds)
     lengths = sorted(set(lengths))
     rows: list[Row] = []
     ended: dict[str, str] = {}

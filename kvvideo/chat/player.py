@@ -143,6 +143,12 @@ class Player:
             if not self._thread.is_alive():
                 return
 
+    def wait_begun(self) -> None:
+        """Returns when a chunk was ingested, or there is nothing to ingest."""
+        while not self.status.stats.seen and not self._idle.wait(timeout=0.2):
+            if not self._thread.is_alive():
+                return
+
     def close(self) -> None:
         """End the playback and the thread. A model that is still being loaded is not waited for."""
         self._closing.set()

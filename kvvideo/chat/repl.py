@@ -48,14 +48,18 @@ class PipeScreen:
             self.notice("there is no terminal to keep a panel on; /stats prints it once")
 
 
-def run_pipe(chat: Chat, lines: Iterable[str]) -> int:
+def run_pipe(chat: Chat, lines: Iterable[str], endless: bool = False) -> int:
     """Work through ``lines``; returns the exit code of the first that failed, or 0.
 
     Each line waits until there is nothing to ingest, at the end of the video or where it was paused, so that what
-    comes out does not depend on how fast the machine is. Ctrl-C while it waits ends the chat.
+    comes out does not depend on how fast the machine is. Of a source that may be ``endless`` it waits for the first
+    chunk only. Ctrl-C while it waits ends the chat.
     """
     for line in joined(lines):
-        chat.player.wait_idle()
+        if endless:
+            chat.player.wait_begun()
+        else:
+            chat.player.wait_idle()
         chat.handle(line)
         if chat.leaving:
             break

@@ -29,7 +29,7 @@ Shape = Annotated[
 
 @app.command("stream")
 def stream(
-    chunks: Annotated[int, typer.Option("--chunks", "-n", min=1, help="Chunks of 4 s to stream.")] = 500,
+    chunks: Annotated[int, typer.Option("--chunks", "-n", min=1, help="Chunks to stream.")] = 500,
     strategy: options.Strategy = options.STRATEGY,
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
     ratio: options.Ratio = options.RATIO,
@@ -40,6 +40,7 @@ def stream(
     score_norm: options.ScoreNorm = options.SCORE_NORM,
     positions: options.Positions = options.POSITIONS,
     frame_tokens: options.FrameTokens = None,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: options.Model = "tiny",
     shape: Shape = None,
     dtype: options.Dtype = "auto",
@@ -48,7 +49,7 @@ def stream(
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Time per chunk, and memory, along one long stream of made-up frames."""
-    from kvvideo.bench.frames import Frames
+    from kvvideo.bench.frames import LARGE, SMALL, Frames
     from kvvideo.bench.shapes import shaped
     from kvvideo.bench.stream import run
     from kvvideo.cli import render
@@ -56,7 +57,8 @@ def stream(
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = shaped(EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed), shape)
     # Small pictures for the bundled model, as always: figures can be compared with earlier ones.
-    frames = None if shape is None and frame_tokens is None else Frames(config, frame_tokens)
+    source = SMALL if shape is None and frame_tokens is None else LARGE
+    frames = Frames(config, frame_tokens, source, seconds=chunk)
     with render.Progress() as progress:
         progress.say(f"loading {model} …")
         report = run(config, chunks, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"), frames=frames)
@@ -118,7 +120,7 @@ def checkpoint(
         render.checkpoint_report(report)
 
 
-Lengths = Annotated[str, typer.Option("--lengths", "-n", help="Lengths of the stream to compare at, in chunks of 4 s.")]
+Lengths = Annotated[str, typer.Option("--lengths", "-n", help="Lengths of the stream to compare at, in chunks.")]
 Against = Annotated[str, typer.Option("--against", help="Who takes part, with commas between.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 LENGTHS, AGAINST = "10,30,100,300", "kvvideo,vllm-session,resend,transformers"
@@ -132,6 +134,7 @@ def ingest(
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
     ratio: options.Ratio = options.RATIO,
     frame_tokens: options.FrameTokens = None,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: options.Model = "tiny",
     shape: Shape = None,
     dtype: options.Dtype = "auto",
@@ -140,7 +143,7 @@ def ingest(
 ) -> None:
     """Speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
     config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
-    _race(config, lengths, against, 0, frame_tokens, json_output)
+    _race(config, lengths, against, 0, frame_tokens, chunk, json_output)
 
 
 @app.command("ask")
@@ -152,6 +155,7 @@ def ask(
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
     ratio: options.Ratio = options.RATIO,
     frame_tokens: options.FrameTokens = None,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: options.Model = "tiny",
     shape: Shape = None,
     dtype: options.Dtype = "auto",
@@ -160,7 +164,7 @@ def ask(
 ) -> None:
     """Time to the first token of an answer against the length of the stream, beside the same others."""
     config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
-    _race(config, lengths, against, questions, frame_tokens, json_output)
+    _race(config, lengths, against, questions, frame_tokens, chunk, json_output)
 
 
 @app.command("compaction")
@@ -207,6 +211,7 @@ def profile(
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
     ratio: options.Ratio = options.RATIO,
     frame_tokens: options.FrameTokens = None,
+    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: options.Model = "tiny",
     shape: Shape = None,
     dtype: options.Dtype = "auto",
@@ -220,7 +225,7 @@ def profile(
     config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
     with render.Progress() as progress:
         progress.say(f"loading {config.model} …")
-        report = run(config, cycles, frame_tokens, lambda number: progress.say(f"cycle {number} of {cycles}"))
+        report = run(config, cycles, frame_tokens, chunk, lambda number: progress.say(f"cycle {number} of {cycles}"))
     _print(report, bench_tables.profile, json_output)
 
 
@@ -270,8 +275,9 @@ def _config(
 
 
 def _race(
-    config: EngineConfig, lengths: str, against: str, questions: int, frame_tokens: int | None, json_output: bool
-) -> None:
+    config: EngineConfig, lengths: str, against: str, questions: int, frame_tokens: int | None, chunk: float,
+    json_output: bool,
+) -> None:  # fmt: skip
     from kvvideo.bench.race import run
     from kvvideo.cli import bench_tables, render
 
@@ -285,7 +291,7 @@ def _race(
     with render.Progress() as progress:
         progress.say(f"loading {config.model} …")
         report = run(
-            config, chunks, names, questions, frame_tokens, lambda n: progress.say(f"chunk {n} of {max(chunks)}")
+            config, chunks, names, questions, frame_tokens, chunk, lambda n: progress.say(f"chunk {n} of {max(chunks)}")
         )
     _print(report, bench_tables.race, json_output)
 

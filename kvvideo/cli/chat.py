@@ -72,7 +72,7 @@ def command(
 
     The video goes on while you type. Questions leave no trace in what the model remembers of it, unless --remember
     is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the
-    same answers.
+    same answers; of a camera or a broadcast, which may have no end, it is answered at once.
     """
     given = {name for name in context.params if options.is_typed(context, name)}
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
@@ -86,6 +86,7 @@ def command(
     from kvvideo.journal import state_directory
     from kvvideo.memories.file import is_memory_file
     from kvvideo.video import Source
+    from kvvideo.video.address import Address
 
     file = Path(video) if is_memory_file(video) else None
     if file is not None and (settled := [name for name in _OF_A_VIDEO if name in given]):
@@ -127,7 +128,7 @@ def command(
                 if isinstance(screen, TerminalScreen):
                     code = run_terminal(chat, screen, typed, state_directory() / "history")
                 else:
-                    code = run_pipe(chat, typed)
+                    code = run_pipe(chat, typed, endless=file is None and not Address.of(video).waits)
         finally:
             player.close()
     if at_once:
