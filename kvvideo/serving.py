@@ -9,6 +9,8 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,7 +83,32 @@ def _run(command: Any, args: argparse.Namespace) -> None:
 
     configure_logging_from_args(args)
     command.validate(args)
+    _heed_interrupts()
     command.cmd(args)
+
+
+def _heed_interrupts() -> None:
+    """Let a server that is told to end (SIGTERM) do so while its engine loads.
+
+    vLLM's own handler raises KeyboardInterrupt, and what opens the socket on which the engine reports takes that for
+    the end of its reports. Server and engine would then wait for each other, for ten minutes.
+    """
+    from vllm.v1.engine import utils
+
+    open_socket = utils.zmq_socket_ctx
+
+    @contextmanager
+    def heeding(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        interrupt = None
+        with open_socket(*args, **kwargs) as opened:
+            try:
+                yield opened
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    utils.zmq_socket_ctx = heeding
 
 
 def _serve(serving: Serving, arguments: list[str]) -> None:

@@ -319,6 +319,22 @@ def test_ctrl_c_while_loading(tmp_path: Path):
         end(loading.process)
 
 
+def test_told_to_end_while_its_engine_loads(tmp_path: Path):
+    loading = start(tmp_path / "log")
+    try:
+        until = time.monotonic() + 300
+        while not any("VLLM::Engine" in " ".join(psutil.Process(one).cmdline()) for one in group(loading.process)):
+            assert loading.process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        loading.process.terminate()
+        assert loading.process.wait(timeout=60) == 130
+        assert "Traceback" not in loading.log.read_text()
+        all_gone(loading.process)
+    finally:
+        end(loading.process)
+
+
 @pytest.fixture
 def environment() -> Iterator[None]:
     """What vLLM's command line writes into it is taken out again, and its log goes where it went."""
