@@ -46,7 +46,10 @@ def command(
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype", help="auto, float32, bfloat16 or float16. Default: as it was.", rich_help_panel=options.MODEL
+            "--dtype",
+            help="auto, float32, bfloat16 or float16. Default: as it was.",
+            rich_help_panel=options.MODEL,
+            autocompletion=complete.one_of(*options.DTYPES),
         ),
     ] = None,
     seed: options.Seed = 0,

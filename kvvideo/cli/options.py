@@ -63,11 +63,12 @@ Positions = Annotated[
         autocompletion=complete.one_of(*CHOICES["positions"]),
     ),
 ]  # fmt: skip
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 Dtype = Annotated[
     str,
     typer.Option(
         "--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL,
-        autocompletion=complete.one_of("auto", "float32", "bfloat16", "float16"),
+        autocompletion=complete.one_of(*DTYPES),
     ),
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=MODEL)]
