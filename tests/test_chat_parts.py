@@ -206,8 +206,16 @@ def dialogue(said: list[Said]) -> Dialogue:
 
 
 def harmless(line: str) -> bool:
-    """Whether nothing in it controls a terminal or turns what is around it. Joiners do not: many words need them."""
-    return not any(unicodedata.category(c) in ("Cc", "Cs") or c in "\u202a\u202b\u202d\u202e\u2066\u2067" for c in line)
+    """Whether it is one line in which nothing controls a terminal, hides, or turns what is around it.
+
+    Stricter than that would take joiners and marks of direction out, which many words need.
+    """
+    turning = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+    hidden = {"\ufeff", "\ufff9", "\ufffa", "\ufffb", *map(chr, range(0xFDD0, 0xFDF0))}
+    return not any(
+        unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in turning | hidden or ord(c) & 0xFFFE == 0xFFFE
+        for c in line
+    )
 
 
 def cues(text: str) -> list[tuple[int, int, str]]:
@@ -255,6 +263,15 @@ def test_subtitles_of_known_moments() -> None:
     # Half a second is too short to read; the next one waits.
     assert [(start, end) for start, end, _ in read[2:4]] == [(64_000, 65_000), (65_000, 68_000)]
     assert read[4] == (480_000, 483_600, "What --› is (this)?\nA ‹b›cat‹/b›. It sits on the wall.")
+
+
+def test_words_keep_their_joiners() -> None:
+    said = dialogue([Said(8, "چه می\u200cبینی؟", "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}\u202e!")])
+    for kind in ("md", "srt"):
+        text = said.export(kind, "title")
+        assert "می\u200cبینی" in text
+        assert "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}" in text
+        assert "\u202e" not in text
 
 
 def test_latest_turns_that_fit_are_told_again() -> None:
