@@ -99,14 +99,11 @@ def _heed_interrupts() -> None:
 
     @contextmanager
     def heeding(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        interrupt = None
         with open_socket(*args, **kwargs) as opened:
             try:
                 yield opened
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+            except KeyboardInterrupt:
+                raise SystemExit(INTERRUPTED) from None
 
     utils.zmq_socket_ctx = heeding
 

@@ -112,10 +112,10 @@ def test_pages_are_read(dtype: torch.dtype) -> None:
     assert made.pages.read(range(2), blocks, 33, values=False)[1].shape == (4, 0, 32)
 
 
-def test_so_many_layers_are_read_at_once() -> None:
+def test_parts_are_all_layers_in_order() -> None:
     made = Made(layers=3)
-    assert made.pages.at_once(48) > 3
-    assert made.pages.at_once(1 << 20) == 1
+    assert [*made.pages.parts(48)] == [range(3)]
+    assert [*made.pages.parts(1 << 20)] == [range(1), range(1, 2), range(2, 3)]
 
 
 @pytest.mark.parametrize("layers", [range(1), range(1, 3)])

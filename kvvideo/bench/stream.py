@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from kvvideo.bench.frames import SMALL, Frames, heading
+from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.machine import gpu_mb, host_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
 
@@ -38,15 +38,14 @@ class Window:
 
 
 def run(
-    config: EngineConfig, chunks: int, windows: int = 20, on_window: Callable[[Window], None] = lambda _: None,
-    frames: Frames | None = None,
+    config: EngineConfig, chunks: int, frames: Frames, windows: int = 20,
+    on_window: Callable[[Window], None] = lambda _: None,
 ) -> dict[str, object]:  # fmt: skip
-    """Stream ``chunks`` chunks of made-up frames through one session; returns the report.
+    """Stream ``chunks`` chunks of made-up ``frames`` through one session; returns the report.
 
     Ratios compare the last window with the second: the first pays for warming up. ``mean_ms`` is of all
     chunks but the first window's, compactions included, which medians do not show.
     """
-    frames = frames or Frames(config, source=SMALL)
     engine = Engine(config)
     session = VideoSession(engine)
     rows: list[Window] = []

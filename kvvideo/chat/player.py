@@ -137,15 +137,9 @@ class Player:
             except KeyboardInterrupt:
                 self._cancel.set()
 
-    def wait_idle(self) -> None:
-        """Returns when there is nothing to ingest: at the end, paused, or after an error."""
-        while not self._idle.wait(timeout=0.2):
-            if not self._thread.is_alive():
-                return
-
-    def wait_begun(self) -> None:
-        """Returns when a chunk was ingested, or there is nothing to ingest."""
-        while not self.status.stats.seen and not self._idle.wait(timeout=0.2):
+    def wait_idle(self, or_begun: bool = False) -> None:
+        """Returns when there is nothing to ingest: at the end, paused, or after an error; or once a chunk was."""
+        while not (or_begun and self.status.stats.seen) and not self._idle.wait(timeout=0.2):
             if not self._thread.is_alive():
                 return
 

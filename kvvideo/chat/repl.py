@@ -56,10 +56,7 @@ def run_pipe(chat: Chat, lines: Iterable[str], endless: bool = False) -> int:
     chunk only. Ctrl-C while it waits ends the chat.
     """
     for line in joined(lines):
-        if endless:
-            chat.player.wait_begun()
-        else:
-            chat.player.wait_idle()
+        chat.player.wait_idle(or_begun=endless)
         chat.handle(line)
         if chat.leaving:
             break

@@ -61,7 +61,7 @@ def stream(
     frames = Frames(config, frame_tokens, source, seconds=chunk)
     with render.Progress() as progress:
         progress.say(f"loading {model} …")
-        report = run(config, chunks, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"), frames=frames)
+        report = run(config, chunks, frames, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
     if json_output:
         print(json.dumps(report))
     else:

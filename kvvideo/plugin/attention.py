@@ -5,6 +5,7 @@ matter to attention, for RoPE is baked into the keys, as long as the step's own 
 causal mask is aligned to the end. After the kernel, each layer scores and compacts its own cache.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -179,7 +180,7 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool, layers: tuple[str, ...]
     return batch.replace(block_table_tensor=packed, seq_lens=seq_lens, max_seq_len=longest), step
 
 
-class BoundedImpl:
+class BoundedImpl(ABC):
     """Mixin over an ``AttentionImpl``; an adapter adds how its backend lays out keys and values."""
 
     settings: ClassVar[CacheConfig | None] = None
@@ -204,10 +205,11 @@ class BoundedImpl:
         # What the policy remembers of each stream.
         self.streams: dict[int, dict[str, torch.Tensor]] = {}
 
+    @abstractmethod
     def read_blocks(self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor, side: int) -> torch.Tensor:
         """Keys (``side`` 0) or values (1) of ``blocks``, ``[kv_heads, len(blocks) * block_size, head_dim]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_slots(
         self,
         layer: Any,
@@ -217,7 +219,6 @@ class BoundedImpl:
         values: torch.Tensor,
     ) -> None:
         """Store ``keys`` and ``values``, each ``[len(slots), kv_heads, head_dim]``, in ``slots``."""
-        raise NotImplementedError
 
     def forward(
         self, layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor,
@@ -247,9 +248,8 @@ class BoundedImpl:
             if request.evictable and not policy.heads_alike:
                 self.compact(range(number, number + 1), step, request, policy)
             elif request.evictable and number == count - 1:
-                at_once = step.pages.at_once(request.evictable)
-                for first in range(0, count, at_once):
-                    self.compact(range(first, min(first + at_once, count)), step, request, policy)
+                for layers in step.pages.parts(request.evictable):
+                    self.compact(layers, step, request, policy)
 
     def watch(
         self, number: int, queries: torch.Tensor, kv_cache: torch.Tensor, step: Step, request: RequestStep,

@@ -105,7 +105,7 @@ class KernelPages(Pages):
     """
 
     def __init__(self, caches: Sequence[torch.Tensor], states: Sequence[torch.Tensor]) -> None:
-        self._cache, self._state = caches[0], states[0]
+        self._cache, self._state, self.layers = caches[0], states[0], len(caches)
         device = self._cache.device
         # Addresses travel as numbers.
         self._caches, self._states = (
@@ -114,7 +114,7 @@ class KernelPages(Pages):
         )
         self._strides = (*self._cache.stride()[:3], *self._state.stride()[:2])
 
-    def at_once(self, n: int) -> int:
+    def _at_once(self, n: int) -> int:
         _, heads, _, width = self._cache.shape
         size: int = heads * n * width * self._cache.element_size()
         return max(1, _PART // size)

@@ -1,7 +1,7 @@
 """Reading and writing what lies in pages: keys, values, and the side state behind them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,9 +43,18 @@ class Pages(ABC):
     """The pages of a model's layers, which are all alike. Several are worked on at once, the heads of these as if they
     were those of one: each operation takes some time to begin, whatever it works on."""
 
+    layers: int
+    """How many there are."""
+
+    def parts(self, n: int) -> Iterator[range]:
+        """All layers, as many at a time as should be read at once if ``n`` tokens are read of each."""
+        count = self._at_once(n)
+        for first in range(0, self.layers, count):
+            yield range(first, min(first + count, self.layers))
+
     @abstractmethod
-    def at_once(self, n: int) -> int:
-        """How many layers should be read at once if ``n`` tokens are read of each."""
+    def _at_once(self, n: int) -> int:
+        """How many layers should be read at once."""
 
     @abstractmethod
     def read(
@@ -98,7 +107,7 @@ class PlainPages(Pages):
     """
 
     def __init__(self, layers: Sequence[Any], spec: BoundedSpec) -> None:
-        self._layers, self._spec = layers, spec
+        self._layers, self._spec, self.layers = layers, spec, len(layers)
         caches = [layer.kv_cache for layer in layers]
         self._words = [side_words(cache, spec) for cache in caches]
         self._states = [side_state(cache, spec) for cache in caches]
@@ -106,7 +115,7 @@ class PlainPages(Pages):
         # From the first word of a token's side state to all of them.
         self._lanes = torch.arange(rows * self._heads, device=caches[0].device) * self._slots
 
-    def at_once(self, n: int) -> int:
+    def _at_once(self, n: int) -> int:
         size: int = self._heads * n * self._spec.head_size * self._layers[0].kv_cache.element_size()
         return max(1, _PART // size)
 
