@@ -8,13 +8,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kvvideo import compression
 from kvvideo.compression import places
@@ -137,6 +136,10 @@ def kept_by(strategy: str, stream: Made, sizes: Sequence[int], **options: Any) -
     return result
 
 
+class Tied(Exception):
+    """Two tokens have the same score, and one of them is to be kept."""
+
+
 @dataclass
 class Plain:
     """The stream as the formulas see it.
@@ -169,7 +172,10 @@ class Plain:
         held = self.held[head]
         fixed = held[:sink] + held[len(held) - recent :]
         rest = sorted((t for t in held if t not in fixed), key=lambda t: -scores[t])
-        return sorted(fixed + rest[: BUDGET - len(fixed)])
+        chosen = BUDGET - len(fixed)
+        if 0 < chosen < len(rest) and scores[rest[chosen - 1]] == scores[rest[chosen]]:
+            raise Tied
+        return sorted(fixed + rest[:chosen])
 
 
 Watch = Callable[[Plain, list[int]], None]
@@ -365,15 +371,29 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-# The same examples in each run: others may hold two scores too close to tell apart in float32.
+# The same in each run: in others two scores may be too close to tell apart in float32. Not of hypothesis, whose choice,
+# derandomized too, depends on the numbers in all modules that happen to be loaded.
+EXAMPLES = [
+    (seed, [chance.randint(1, 60) for _ in range(chance.randint(1, 6))])
+    for seed in range(100, 140)
+    for chance in (Random(seed),)
+]
+
+
 @pytest.mark.parametrize(("strategy", "options"), CASES, ids=str)
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10_000), sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6))
-def test_the_tokens_kept_are_those_of_the_formula(strategy: str, options: dict[str, Any], seed: int, sizes: list[int]):
-    stream = made(seed, length=120)
-    kept = kept_by(strategy, stream, sizes, **options)
-    assert len(kept) == 6
-    assert kept == expected_of(strategy, stream, sizes, **options)
+def test_the_tokens_kept_are_those_of_the_formula(strategy: str, options: dict[str, Any]):
+    compared = 0
+    for seed, sizes in EXAMPLES:
+        stream = made(seed, length=120)
+        try:
+            expected = expected_of(strategy, stream, sizes, **options)
+        except Tied:
+            continue
+        kept = kept_by(strategy, stream, sizes, **options)
+        assert len(kept) == 6
+        assert kept == expected, (seed, sizes)
+        compared += 1
+    assert compared >= 30
 
 
 @pytest.mark.parametrize("strategy", list(FORMULAS))
