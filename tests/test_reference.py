@@ -28,6 +28,7 @@ from reference import (
     value_norm,
 )
 
+from kvvideo.bench.rivals import as_video
 from kvvideo.prompt import OPENING, VIDEO, chunk_text, question_text
 from kvvideo.session import Answer, Engine, VideoSession
 from kvvideo.types import Chunk
@@ -332,10 +333,11 @@ def test_a_bound_that_is_not_reached_changes_nothing(roomy: Engine, vanilla: Any
 
     chunk = clip(3, 0.0, frames=12, side=84)
     text = OPENING + chunk_text(0.0) + question_text("What is it?")
-    prompts: list[Any] = [{"prompt_token_ids": ids(n, n)} for n in (1, 31, 600)] + [roomy.prompt(text, chunk)]
-    results = run(roomy, prompts, tokens=60, prompt_logprobs=False)
+    words: list[Any] = [{"prompt_token_ids": ids(n, n)} for n in (1, 31, 600)]
+    results = run(roomy, [*words, roomy.prompt(text, chunk)], tokens=60, prompt_logprobs=False)
     params = SamplingParams(max_tokens=60, temperature=0, logprobs=0, ignore_eos=True)
-    for expected, result in zip(vanilla.generate(prompts, params, use_tqdm=False), results, strict=True):
+    video = {"prompt": text, "multi_modal_data": {"video": [as_video(chunk)]}}
+    for expected, result in zip(vanilla.generate([*words, video], params, use_tqdm=False), results, strict=True):
         said = expected.outputs[0]
         assert list(said.token_ids) == result.token_ids
         scores = [step[token].logprob for token, step in zip(said.token_ids, said.logprobs, strict=True)]

@@ -10,7 +10,7 @@ from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.spans import Spans
 from kvvideo.session import Engine, EngineConfig, VideoSession
 
-PREPARING = "prepare frames and text (vLLM's processor)"
+PREPARING = "prepare frames and text"
 SCHEDULING = "schedule, update, fold (scheduler)"
 INPUTS = "inputs and attention metadata (model runner)"
 VISION = "vision tower"
@@ -35,7 +35,7 @@ def watch(engine: Engine) -> Spans:
     worker = engine.core.model_executor.driver_worker.worker
     runner, spans = worker.model_runner, Spans()
     parts: list[tuple[str, Any, tuple[str, ...]]] = [
-        (PREPARING, engine, ("process",)),
+        (PREPARING, engine, ("prompt", "process")),
         (SCHEDULING, engine.scheduler, ("schedule", "update_from_output", "fold", "add_request")),
         (INPUTS, runner, ("_update_states", "_prepare_inputs", "_build_attention_metadata")),
         (EMBEDDING, runner, ("_preprocess",)),

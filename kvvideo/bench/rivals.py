@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
+import numpy as np
+
 from kvvideo.compression import load, places
 from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.prompt import OPENING, chunk_text, question_text
 from kvvideo.session import Engine, EngineConfig, VideoSession
-from kvvideo.session.engine import _block_size, _is_cpu, _set_environment, as_video, common_arguments, model_path
+from kvvideo.session.engine import _block_size, _is_cpu, _set_environment, common_arguments, model_path
 from kvvideo.session.memory import computed_in, page_bytes, text_config
 from kvvideo.types import Chunk
 
@@ -83,6 +85,20 @@ class Kvvideo(Rival):
     def close(self) -> None:
         self.session.close()
         self.engine.close()
+
+
+def as_video(chunk: Chunk) -> tuple[Any, dict[str, Any]]:
+    """The frames of ``chunk`` in the form vLLM's input processor takes: sampled already, and not to be again."""
+    count = len(chunk.frames)
+    metadata = {
+        "fps": chunk.fps,
+        "frames_indices": list(range(count)),
+        "total_num_frames": count,
+        "duration": count / chunk.fps,
+        "video_backend": "kvvideo",
+        "do_sample_frames": False,
+    }
+    return np.ascontiguousarray(chunk.frames), metadata
 
 
 class Plain:

@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from kvvideo import _compat
 from kvvideo.compression.schedule import Schedule
 from kvvideo.config import KEY, CacheConfig
@@ -152,20 +150,6 @@ def _graphs(config: EngineConfig) -> dict[str, Any]:
     }
 
 
-def as_video(chunk: Chunk) -> tuple[Any, dict[str, Any]]:
-    """The frames of ``chunk`` in the form vLLM's input processor takes: sampled already, and not to be again."""
-    count = len(chunk.frames)
-    metadata = {
-        "fps": chunk.fps,
-        "frames_indices": list(range(count)),
-        "total_num_frames": count,
-        "duration": count / chunk.fps,
-        "video_backend": "kvvideo",
-        "do_sample_frames": False,
-    }
-    return np.ascontiguousarray(chunk.frames), metadata
-
-
 class Engine:
     """A model loaded in vLLM, ready for sessions.
 
@@ -182,6 +166,7 @@ class Engine:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        from kvvideo.plugin.inputs import Inputs
         from kvvideo.session import directory
         from kvvideo.session.memory import text_config
 
@@ -195,6 +180,8 @@ class Engine:
             "mm_processor_cache_gb": 0,
             **engine_args(**config.cache.as_dict()),
             **config.options,
+            # Frames are handed over as bytes.
+            "mm_device_do_normalize": True,
         }
         # Without a bound vLLM takes what there is; on the CPU it cannot tell how much that is.
         unbounded = 1 << 30 if _is_cpu() else None
@@ -208,6 +195,7 @@ class Engine:
             raise _start_error(error, config) from error
         self.core = self.llm.engine_core.engine_core
         self.scheduler = self.core.scheduler
+        self._inputs = Inputs(self.llm.model_config.hf_config, self.llm.get_tokenizer())
         # vLLM's own finalizer would tear down what all engines of this process share.
         self.llm.engine_core._finalizer.detach()
         _open.add(id(self.core))
@@ -294,12 +282,20 @@ class Engine:
         self._count += 1
         return f"{kind}-{self._count}"
 
-    def prompt(self, text: str, chunk: Chunk | None) -> dict[str, Any]:
-        """``text`` and the frames it refers to, in the form vLLM's input processor takes."""
-        return {"prompt": text} if chunk is None else {"prompt": text, "multi_modal_data": {"video": [as_video(chunk)]}}
+    def prompt(self, text: str, chunk: Chunk | None) -> Any:
+        """What ``process`` takes, of ``text`` and the frames that it has a place for.
 
-    def process(self, request_id: str, prompt: dict[str, Any], params: Any, resumable: bool = False) -> Any:
-        """vLLM's own preprocessing of a prompt into an ``EngineCoreRequest``."""
+        Raises:
+            EngineError: if the frames cannot be cut into patches.
+        """
+        return self._inputs(text, chunk)
+
+    def process(self, request_id: str, prompt: Any, params: Any, resumable: bool = False) -> Any:
+        """vLLM's ``EngineCoreRequest`` of what ``prompt`` made.
+
+        Raises:
+            EngineError: if vLLM refuses it.
+        """
         from vllm.exceptions import VLLMClientError
 
         params.skip_clone = True

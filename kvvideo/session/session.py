@@ -248,6 +248,7 @@ class VideoSession(Session):
             EngineError: if the engine has no room for it.
         """
         from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
 
         from kvvideo.plugin import snapshot
         from kvvideo.plugin.history import HEADER_LENGTH, History, encode
@@ -259,7 +260,7 @@ class VideoSession(Session):
         session = cls(engine, memory.opening)
         placeholders = encode(History(memory.live, memory.position))
         params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
-        request = engine.process(engine.new_id("video"), {"prompt_token_ids": placeholders}, params, True)
+        request = engine.process(engine.new_id("video"), tokens_input(placeholders), params, True)
         core_request, _ = engine.core.preprocess_add_request(request)
         past = Past(memory.position, memory.evicted, memory.compactions)
         blocks = engine.scheduler.restore(core_request, past)
