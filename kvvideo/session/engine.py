@@ -429,6 +429,8 @@ def _set_environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for answers
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Ranks of tensor parallelism that are forked cannot use their GPUs once this process has asked for one.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # On the CPU oneDNN keeps a compiled kernel for every batch size it meets, 1024 by default; that is
     # memory that grows for minutes. vLLM's layers keep their latest 32 anyway.

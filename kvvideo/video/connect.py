@@ -17,7 +17,7 @@ import av  # noqa: TID253  reached only through lazy imports
 from kvvideo.errors import VideoError
 from kvvideo.video.address import PROTOCOLS, STDIN, Address
 from kvvideo.video.decoder import check_file, reason
-from kvvideo.video.pyav import BOUNDED, READ_ERRORS, choose, frame_seconds
+from kvvideo.video.pyav import BOUNDED, LENIENT, READ_ERRORS, choose, frame_seconds
 
 CALL_SECONDS = 15.0
 """How long one call of FFmpeg may wait for data at most."""
@@ -191,7 +191,7 @@ def connect(address: Address, feed: Feed | None, seconds: float) -> Link:
         VideoError: if trying again is of no use.
     """
     begun = time.monotonic()
-    common: dict[str, Any] = {"metadata_errors": "replace", "options": BOUNDED, "timeout": (seconds, seconds)}
+    common: dict[str, Any] = {"options": BOUNDED, "timeout": (seconds, seconds), **LENIENT}
     try:
         if feed is not None:
             # No protocol at all: a playlist must not reach for files or hosts.

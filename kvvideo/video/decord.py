@@ -17,7 +17,7 @@ import numpy.typing as npt
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.video.decoder import Decoder, Progress, reason
 from kvvideo.video.plan import VideoInfo
-from kvvideo.video.pyav import PyavDecoder
+from kvvideo.video.pyav import LENIENT, PyavDecoder
 from kvvideo.video.sampling import Grid
 
 CLOCK_SLACK = 0.001
@@ -104,7 +104,7 @@ def _unfit(info: VideoInfo) -> str | None:
         return f"{info.container} files"
     if info.duration is None or not info.timed:
         return "files that do not say how long they are"
-    with av.open(f"file:{info.path}", metadata_errors="replace") as container:
+    with av.open(f"file:{info.path}", **LENIENT) as container:
         stream = container.streams.best("video")
         if container.start_time or stream.start_time:
             return "files that do not begin at 0"

@@ -38,6 +38,8 @@ LISTS = frozenset({"concat", "dash", "hls", "imf", "rtsp", "sdp", "vobsub", "web
 """Formats that name other files or hosts. A file that a stranger calls a video must not reach for those."""
 BOUNDED = {"max_pixels": str(MAX_PICTURE)}
 """Settings of every codec."""
+LENIENT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+"""Settings of ``av.open`` with which a file may say what it likes about itself. PyAV 19 needs none and takes none."""
 DEFAULT_FPS = 25.0
 """Frame rate where a stream without times does not tell its own; FFmpeg assumes the same."""
 PEEK = 500
@@ -113,9 +115,9 @@ class PyavDecoder(Decoder):
             # "file:" and the whitelist keep names and playlists from reaching for other files or hosts.
             self._container: Any = av.open(
                 f"file:{self._path}",
-                metadata_errors="replace",
                 options=BOUNDED,
                 container_options={"protocol_whitelist": "file", "format_whitelist": _formats()},
+                **LENIENT,
             )
         except av.error.ArgumentError:
             raise VideoError(f"{self._path!r} is a list of other files, or damaged; name a video file") from None
