@@ -248,7 +248,7 @@ def _described(container: Any, stream: Any, whole: bool) -> Link:
 def _size(container: Any) -> int:
     """How many bytes there are in all; 0 if nothing says so."""
     try:
-        return max(0, int(container.size))
+        return max(0, int(container.size or 0))
     except (av.error.FFmpegError, ValueError):
         return 0
 
