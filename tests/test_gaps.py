@@ -75,3 +75,17 @@ def test_drift_of_keys_turned_many_times(dtype: torch.dtype, turns: int, least: 
     error = float((turned.float() - once).norm() / once.norm())
     print(f"{dtype}: {error:.5f} of a key's length after {turns} turns of {least} positions or more")
     assert low <= error < high
+
+
+@given(
+    seed=st.integers(0, 99),
+    sections=st.sampled_from([[8, 12, 12], [16, 16, 0], [32]]),
+    head=st.sampled_from([(), (3,)]),
+)
+def test_taking_rotation_off_is_turning_back(seed: int, sections: list[int], head: tuple[int, ...]):
+    """Also at positions as far as any session goes, many of them shared."""
+    rotary = Rotary.of(64, 1e6, sections)
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randn(*head, 50, 64, generator=generator).bfloat16()
+    axes = torch.randint(0, [40, 128000][seed % 2], (len(sections), *head, 50), generator=generator)
+    assert torch.equal(rotary.back(keys, axes), rotary.turn(keys, -rotary.angles(axes)))

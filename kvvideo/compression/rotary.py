@@ -36,16 +36,35 @@ class Rotary:
         own = self.axis == torch.arange(len(axes), device=self.axis.device)[:, None]
         return (axes.movedim(0, -1).double() @ (own * self.frequencies.double())).float()
 
+    def back(self, x: Tensor, axes: Tensor) -> Tensor:
+        """``x`` (``[..., head_dim]``) at positions ``[3, ...]`` with its rotation taken off, in float32.
+
+        As ``turn`` by ``-angles(axes)``, to the last bit. Many tokens share few positions, so each position's sines
+        are taken once.
+        """
+        there, index = axes.int().unique(return_inverse=True)
+        parts = self.frequencies.split(torch.bincount(self.axis, minlength=len(axes)).tolist())
+        cos, sin = [], []
+        for part, own in zip(parts, index.flatten(1), strict=True):
+            angles = there.float()[:, None] * part
+            cos.append(angles.cos().index_select(0, own))
+            sin.append(angles.sin().index_select(0, own))
+        shape = (*axes.shape[1:], -1)
+        return _turned(x, torch.cat(cos, dim=-1).view(shape), torch.cat(sin, dim=-1).neg_().view(shape))
+
     def far(self, moves: Tensor) -> Tensor:
         """Angles ``float64 [..., head_dim / 2]`` of moves by many positions, for which float32 has too few digits."""
         return moves.double()[..., None] * self.frequencies.double()
 
     def turn(self, x: Tensor, angles: Tensor) -> Tensor:
         """``x`` (``[..., head_dim]``) turned by ``angles``, in float32."""
-        low, high = x.float().chunk(2, dim=-1)
-        cos, sin = angles.cos().float(), angles.sin().float()
-        turned = torch.empty(torch.broadcast_shapes(low.shape, cos.shape)[:-1] + x.shape[-1:], device=x.device)
-        first, second = turned.chunk(2, dim=-1)
-        torch.mul(low, cos, out=first).addcmul_(high, sin, value=-1)
-        torch.mul(high, cos, out=second).addcmul_(low, sin)
-        return turned
+        return _turned(x, angles.cos().float(), angles.sin().float())
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    low, high = x.float().chunk(2, dim=-1)
+    turned = torch.empty(torch.broadcast_shapes(low.shape, cos.shape)[:-1] + x.shape[-1:], device=x.device)
+    first, second = turned.chunk(2, dim=-1)
+    torch.mul(low, cos, out=first).addcmul_(high, sin, value=-1)
+    torch.mul(high, cos, out=second).addcmul_(low, sin)
+    return turned

@@ -12,7 +12,7 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -24,6 +24,7 @@ from kvvideo.times import format_time
 from kvvideo.video.bitstream import can_restart
 from kvvideo.video.decoder import Decoder, Progress, check_file, reason
 from kvvideo.video.geometry import MAX_PICTURE, check_picture, displayed_size
+from kvvideo.video.lanes import Done, Lanes, parts
 from kvvideo.video.plan import VideoInfo
 from kvvideo.video.sampling import CLOCK_SLACK, Grid, pick
 from kvvideo.video.selection import REORDER, Coded, Step, select
@@ -58,6 +59,12 @@ SAME_TIME = 16
 """Packets that may belong to one moment."""
 PACKET_BYTES = 1024
 """What a packet takes in memory besides its data."""
+MOST_LANES = 16
+"""Groups of pictures that are decoded at once at most."""
+LANE_PICTURES = 20
+"""Pictures that a decoder holds at most, some of them handed out."""
+LANES_BYTES = 2 << 30
+"""What all of them may take."""
 SHORT_SECONDS, SHORT_SHARE = 1.0, 0.02
 """How much earlier than its container says a video may end before it counts as cut short."""
 
@@ -66,6 +73,8 @@ class PyavDecoder(Decoder):
     """Decodes whatever FFmpeg can, from files and from pipes."""
 
     name = "pyav"
+    abreast: ClassVar[bool] = True
+    """Whether groups of pictures may be decoded at once: whether the source can be opened many times."""
 
     def __init__(self, path: str, progress: Progress) -> None:
         self._path = path
@@ -86,7 +95,7 @@ class PyavDecoder(Decoder):
             self._head, first = self._peek()
             self._turned, self._mirrored, self._flipped = _orientation(first)
             self.info = self._describe(first)
-            self._picture(first, 28, 28)
+            self._picture(first, 28, 28, self._reformatter)
         except BaseException:
             self.close()
             raise
@@ -95,11 +104,15 @@ class PyavDecoder(Decoder):
         self._container.close()
 
     def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-        latest = picture = None
-        for time, frame in pick(self._frames(grid), grid):
-            if picture is None or frame is not latest:
-                latest, picture = frame, self._picture(frame, height, width)
-            yield time, picture
+        count = self._lanes()
+        if count > 1:
+            yield from pick(self._abreast(grid, count, height, width), grid)
+        else:
+            latest = picture = None
+            for time, frame in pick(self._frames(grid), grid):
+                if picture is None or frame is not latest:
+                    latest, picture = frame, self._picture(frame, height, width, self._reformatter)
+                yield time, picture
         if self._errors or self._marked:
             logger.warning(
                 "%r is damaged: %d packets could not be decoded, %d frames show faults",
@@ -110,10 +123,21 @@ class PyavDecoder(Decoder):
 
     def _open(self) -> None:
         """Opens, or opens again, the file at its beginning."""
+        self._container, self._stream = self._opened()
+        self._decode_with(self._stream.codec_context)
+        self._tick = float(self._stream.time_base)
+        if self._container.start_time is not None:
+            self._origin = self._container.start_time / av.time_base
+        rate = self._stream.guessed_rate or self._stream.average_rate
+        self._span = frame_seconds(rate)
+        self._packets = self._read()
+
+    def _opened(self) -> tuple[Any, Any]:
+        """The file, opened once more, and its video."""
         check_file(self._path)
         try:
             # "file:" and the whitelist keep names and playlists from reaching for other files or hosts.
-            self._container: Any = av.open(
+            container: Any = av.open(
                 f"file:{self._path}",
                 options=BOUNDED,
                 container_options={"protocol_whitelist": "file", "format_whitelist": _formats()},
@@ -127,17 +151,10 @@ class PyavDecoder(Decoder):
                 "it may be cut short, damaged or of another kind"
             ) from None
         try:
-            self._stream = choose(self._container, self._path)
+            return container, choose(container, self._path)
         except VideoError:
-            self._container.close()
+            container.close()
             raise
-        self._decode_with(self._stream.codec_context)
-        self._tick = float(self._stream.time_base)
-        if self._container.start_time is not None:
-            self._origin = self._container.start_time / av.time_base
-        rate = self._stream.guessed_rate or self._stream.average_rate
-        self._span = frame_seconds(rate)
-        self._packets = self._read()
 
     def _decode_with(self, codec: Any) -> None:
         self._decoder = codec
@@ -212,6 +229,38 @@ class PyavDecoder(Decoder):
             if silent > LOST_PACKETS and step.coded.time - heard > LOST_SECONDS:
                 break
         yield from self._timed(self._drain())
+        yield self._finish(), None
+
+    def _lanes(self) -> int:
+        """How many groups of pictures to decode at once."""
+        if not (self.abreast and self.info.timed and stat.S_ISREG(os.stat(self._path).st_mode)):
+            return 1
+        codec = self._stream.codec_context
+        # Up to three samples of two bytes for a pixel.
+        fitting = LANES_BYTES // (LANE_PICTURES * max(1, codec.width * codec.height * 6))
+        return min(MOST_LANES, len(os.sched_getaffinity(0)), int(fitting))
+
+    def _abreast(
+        self, grid: Grid, count: int, height: int, width: int
+    ) -> Iterator[tuple[float, npt.NDArray[np.uint8] | None]]:
+        """As ``_frames``, with pictures ``[height, width, 3]`` of all frames that may be shown."""
+        silent = 0
+        heard: float | None = None
+        with Lanes(count, grid, lambda: _Slot(self, height, width), self._progress) as lanes:
+            for part, done in lanes.decoded(parts(self._steps(grid))):
+                self._errors += done.errors
+                self._marked += done.marked
+                for time, picture in done.shown:
+                    if time > self._last:
+                        self._last = time
+                        yield time, picture
+                latest = part.steps[-1].coded.time
+                self._fed = max([self._fed, *(step.coded.time for step in part.steps if step.whole)])
+                silent = 0 if done.heard else silent + len(part.steps)
+                if done.heard or heard is None:
+                    heard = latest
+                if silent > LOST_PACKETS and latest - heard > LOST_SECONDS:
+                    break
         yield self._finish(), None
 
     def _steps(self, grid: Grid) -> Iterator[Step[list[Any]]]:
@@ -397,10 +446,10 @@ class PyavDecoder(Decoder):
         codec = packet.stream.codec_context
         return packet.is_keyframe and can_restart(codec.codec.canonical_name, codec.extradata, bytes(packet))
 
-    def _picture(self, frame: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
+    def _picture(self, frame: Any, height: int, width: int, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
         """``frame`` as displayed, ``[height, width, 3]`` RGB."""
         try:
-            scaled: Any = self._reformatter.reformat(
+            scaled: Any = reformatter.reformat(
                 frame,
                 width=height if self._turned else width,
                 height=width if self._turned else height,
@@ -417,6 +466,49 @@ class PyavDecoder(Decoder):
         if self._turned:
             stored = stored.transpose(1, 0, 2)
         return stored[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
+
+
+class _Slot:
+    """A decoder for ``Lanes``, on one thread."""
+
+    def __init__(self, of: PyavDecoder, height: int, width: int) -> None:
+        self._of, self._size = of, (height, width)
+        self._container, stream = of._opened()
+        self._codec = stream.codec_context
+        self._codec.thread_count = 1
+        self._codec.open()  # before anything is to be skipped: some decoders look at that only now
+        self._reformatter = VideoReformatter()
+        self._last = -math.inf
+
+    def decode(self, step: Step[list[Any]], done: Done) -> list[tuple[float, Any]]:
+        self._codec.skip_frame = "DEFAULT" if step.whole else "NONREF"
+        return [timed for packet in step.coded.payload for timed in self._fed(packet, done)]
+
+    def drain(self, done: Done) -> list[tuple[float, Any]]:
+        frames = self._fed(None, done)
+        self._codec.flush_buffers()
+        return frames
+
+    def picture(self, frame: Any) -> npt.NDArray[np.uint8]:
+        return self._of._picture(frame, *self._size, self._reformatter)
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _fed(self, packet: Any, done: Done) -> list[tuple[float, Any]]:
+        try:
+            frames = self._codec.decode(packet)
+        except av.error.FFmpegError as error:
+            logger.debug("%r: %r: %s", self._of._path, packet, error)
+            done.errors += 1
+            return []
+        timed = []
+        for frame in frames:
+            self._last = self._last + self._of._span if frame.pts is None else self._of._time(frame)
+            if self._last <= self._of._newest + JUMP_SECONDS:
+                done.marked += frame.is_corrupt
+                timed.append((self._last, frame))
+        return timed
 
 
 def choose(container: Any, name: str) -> Any:

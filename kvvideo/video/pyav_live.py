@@ -35,6 +35,8 @@ class LiveDecoder(PyavDecoder):
         report: told where the source stands, from another thread.
     """
 
+    abreast = False
+
     def __init__(self, path: str, progress: Progress, live: Live, stdin: int, report: Report) -> None:
         self._address = Address.of(path)
         self._live, self._stdin, self._report = live, stdin, report

@@ -90,6 +90,11 @@ class Grid:
         """How many of the moments to come lie before ``end``."""
         return max(0, math.ceil((end - self.start) * self.fps - EPSILON) - self.skip)
 
+    def shows(self, begin: float, end: float) -> bool:
+        """Whether a moment to come lies from ``begin`` up to ``end``."""
+        index = max(0, math.ceil((begin - self.start) * self.fps - EPSILON) - self.skip)
+        return self.time(index) < end
+
     def time(self, index: int) -> float:
         """Moment number ``index`` of those to come, in seconds of the source."""
         return self.start + (self.skip + index) / self.fps

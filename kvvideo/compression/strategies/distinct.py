@@ -44,7 +44,7 @@ class Distinct(ScorePolicy):
             frequencies, axis = live.rotary.frequencies, live.rotary.axis
             return nearest_newer(in_steps(turned_back(live.keys, live.positions, live.places, frequencies, axis)))
         axes = places.axes(live.positions, live.places)
-        return distance_to_newer(in_steps(live.rotary.turn(live.keys, -live.rotary.angles(axes))))
+        return distance_to_newer(in_steps(live.rotary.back(live.keys, axes)))
 
 
 def in_steps(x: Tensor) -> Tensor:

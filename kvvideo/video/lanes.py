@@ -1,0 +1,216 @@
+"""Several groups of pictures decoded at once, each by a thread of its own: one alone is slower than a GPU's engine.
+
+A group begins where decoding can begin, and nothing of it is shown before that. So it needs no other, and its pictures
+are those of decoding one group after the other, to the last bit. Nothing here knows a codec.
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kvvideo.video.sampling import CLOCK_SLACK, Grid
+from kvvideo.video.selection import Step
+
+P = TypeVar("P")
+
+LONGEST = 128
+"""Frames of a part at most: of a longer group the first pictures come before the last are read."""
+AHEAD = 2
+"""Parts for each lane that are read ahead."""
+BEAT_SECONDS = 0.2
+"""How often it is looked after the work while a part is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[P]):
+    """Steps that one lane takes one after the other.
+
+    Attributes:
+        begins: whether they need nothing before them.
+        ends: whether nothing after them needs them.
+    """
+
+    steps: list[Step[P]]
+    begins: bool
+    ends: bool
+
+
+@dataclass(slots=True)
+class Done:
+    """What came of a part.
+
+    Attributes:
+        shown: times and pictures that may be shown at a moment of the grid, in order.
+        heard: whether any frame came out.
+        errors, marked: packets that could not be decoded, and frames that show faults.
+    """
+
+    shown: list[tuple[float, npt.NDArray[np.uint8]]] = field(default_factory=list)
+    heard: bool = False
+    errors: int = 0
+    marked: int = 0
+
+
+class Slot(Protocol):
+    """A decoder and what else a lane needs for itself."""
+
+    def decode(self, step: Step[Any], done: Done) -> list[tuple[float, Any]]:
+        """Times and frames that come out when ``step`` is fed."""
+
+    def drain(self, done: Done) -> list[tuple[float, Any]]:
+        """Those that are left; the decoder can begin anew afterwards."""
+
+    def picture(self, frame: Any) -> npt.NDArray[np.uint8]:
+        """``frame`` as it is displayed."""
+
+    def close(self) -> None:
+        """Frees what it holds."""
+
+
+def parts(steps: Iterable[Step[P]], longest: int = LONGEST) -> Iterator[Part[P]]:
+    """``steps`` cut where a decoder can begin anew, and where they become too many."""
+    waiting: tuple[list[Step[P]], bool] | None = None
+    for group in _cut(steps, longest):
+        first = group[0]
+        closed = all(step.coded.time >= first.coded.time for step in group)
+        begins = waiting is None or first.fresh or (first.coded.restarts and closed)
+        if waiting is not None:
+            yield Part(*waiting, ends=begins)
+        waiting = group, begins
+    if waiting is not None:
+        yield Part(*waiting, ends=True)
+
+
+def _cut(steps: Iterable[Step[P]], longest: int) -> Iterator[list[Step[P]]]:
+    group: list[Step[P]] = []
+    for step in steps:
+        if group and (step.fresh or step.coded.restarts or len(group) == longest):
+            yield group
+            group = []
+        group.append(step)
+    if group:
+        yield group
+
+
+class Lanes:
+    """Up to ``count`` threads that decode parts for ``grid``; a context manager.
+
+    Args:
+        count: of them.
+        grid: tells which frames are shown at all.
+        slot: makes a decoder.
+        progress: told now and then, while a part is waited for, the time of what is being decoded.
+    """
+
+    def __init__(self, count: int, grid: Grid, slot: Callable[[], Slot], progress: Callable[[float], None]) -> None:
+        self._count, self._grid, self._make, self._progress = count, grid, slot, progress
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="kvvideo-lane")
+        self._slots: list[Slot] = []
+        self._idle: list[Slot] = []
+        self._free = threading.Lock()
+        self._at: float | None = None
+        self._closed = False
+
+    def __enter__(self) -> "Lanes":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closed = True
+        self._pool.shutdown(cancel_futures=True)
+        for slot in self._slots:
+            slot.close()
+
+    def decoded(self, source: Iterable[Part[Any]]) -> Iterator[tuple[Part[Any], Done]]:
+        """What comes of each part, in order, read and decoded ahead.
+
+        Raises:
+            VideoError: what a slot raised.
+        """
+        running: deque[tuple[Part[Any], Future[Done]]] = deque()
+        lane: _Lane | None = None
+        before: Future[Done] | None = None
+        for part in source:
+            if lane is None or part.begins:
+                lane, before = _Lane(self._grid, first=lane is None), None
+            before = self._pool.submit(self._run, lane, part, before)
+            running.append((part, before))
+            while len(running) > AHEAD * self._count or (running and running[0][1].done()):
+                yield self._finished(*running.popleft())
+        while running:
+            yield self._finished(*running.popleft())
+
+    def _finished(self, part: Part[Any], future: "Future[Done]") -> tuple[Part[Any], Done]:
+        told: float | None = None
+        while not wait([future], BEAT_SECONDS).done:
+            at = self._at
+            if at is not None and at != told:  # else a decoder hangs, and whoever watches this process is to see it
+                told = at
+                self._progress(told)
+        return part, future.result()
+
+    def _run(self, lane: "_Lane", part: Part[Any], before: "Future[Done] | None") -> Done:
+        # The one before was begun before, so it is never one that waits for a thread.
+        if before is not None:
+            before.result()
+        if lane.slot is None:
+            lane.slot = self._take()
+        slot, done = lane.slot, Done()
+        for step in part.steps:
+            if self._closed:
+                return done
+            self._at = step.coded.time
+            lane.take(slot.decode(step, done), done)
+        if part.ends:
+            lane.take(slot.drain(done), done)
+            lane.end(done)
+            with self._free:
+                self._idle.append(slot)
+        return done
+
+    def _take(self) -> Slot:
+        with self._free:
+            if self._idle:
+                return self._idle.pop()
+        slot = self._make()
+        with self._free:
+            self._slots.append(slot)
+        return slot
+
+
+class _Lane:
+    """Frames of a group as they come, of which those that no moment shows are let go."""
+
+    def __init__(self, grid: Grid, first: bool) -> None:
+        self.slot: Slot | None = None
+        self._grid = grid
+        self._last: tuple[float, Any] | None = None
+        self._first = first  # the first frame of a video stands for what comes before it
+
+    def take(self, frames: Iterable[tuple[float, Any]], done: Done) -> None:
+        for time, frame in frames:
+            done.heard = True
+            if self._last is not None:
+                if time <= self._last[0]:
+                    continue
+                self._keep(done, time)
+            self._last = time, frame
+
+    def end(self, done: Done) -> None:
+        if self._last is not None:
+            self._keep(done, math.inf)
+
+    def _keep(self, done: Done, until: float) -> None:
+        """Makes a picture of the latest frame, if it may be shown before ``until``."""
+        assert self._last is not None
+        assert self.slot is not None
+        time, frame = self._last
+        if self._first or until == math.inf or self._grid.shows(time - CLOCK_SLACK, until + CLOCK_SLACK):
+            done.shown.append((time, self.slot.picture(frame)))
+        self._first = False
