@@ -1,5 +1,6 @@
 """What requests are made of is what vLLM's own processor makes, to the last bit."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from kvvideo.bench.rivals import as_video
 from kvvideo.errors import EngineError
+from kvvideo.plugin.history import History, encode
 from kvvideo.prompt import OPENING, chunk_text, plain, question_text
 from kvvideo.session import Engine
 from kvvideo.types import Chunk
@@ -84,3 +86,26 @@ def test_no_two_chunks_are_taken_for_one(engine: Engine) -> None:
 def test_frames_that_are_no_whole_tokens_are_refused(engine: Engine, shape: tuple[int, ...]) -> None:
     with pytest.raises(EngineError, match="multiples of 28"):
         engine.prompt(chunk_text(0.0), Chunk(np.zeros(shape, np.uint8), (0.0,) * shape[0], 0.0, 4.0, 2.0))
+
+
+@given(
+    count=st.integers(1, 9), height=SIDES, width=SIDES, fps=st.floats(0.1, 30),
+    past=st.none() | st.tuples(st.integers(40, 200), st.integers(0, 10**6)),
+)  # fmt: skip
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_next_position_follows_from_the_grid(
+    engine: Engine, count: int, height: int, width: int, fps: float, past: tuple[int, int] | None
+) -> None:
+    """As from the positions of all tokens, which vLLM makes."""
+    from kvvideo.plugin.model import next_position
+
+    model = engine.core.model_executor.driver_worker.worker.model_runner.model
+    chunk = Chunk(np.zeros((count, height, width, 3), np.uint8), (0.0,) * count, 0.0, count / fps, fps)
+    request = made(engine, engine.prompt(OPENING + chunk_text(0.0) + "and then", chunk))
+    before = [] if past is None else encode(History(*past))
+    ids = before + request.prompt_token_ids
+    features = [replace(f, mm_position=replace(f.mm_position, offset=f.mm_position.offset + len(before)))
+                for f in request.mm_features]  # fmt: skip
+    _, delta = model.get_mrope_input_positions(ids, features)
+    assert next_position(model.config, ids, features) == len(ids) + delta
+    assert next_position(model.config, before, []) == (0 if past is None else past[1])

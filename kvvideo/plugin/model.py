@@ -63,10 +63,12 @@ class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
 
 
 def next_position(hf_config: Any, token_ids: list[int], mm_features: list[Any]) -> int:
-    """M-RoPE position of the token after ``token_ids``, by the model's own rule but without its weights."""
-    if not token_ids:
-        return 0
-    model = KvVideoQwen2_5_VL.__new__(KvVideoQwen2_5_VL)
+    """M-RoPE position of the token after ``token_ids``: where ``get_mrope_input_positions`` would go on."""
+    past = history.decode(token_ids)
+    at, position = (0, 0) if past is None else (past.length, past.position)
+    model = KvVideoQwen2_5_VL.__new__(KvVideoQwen2_5_VL)  # without its weights
     object.__setattr__(model, "config", hf_config)
-    _, delta = model.get_mrope_input_positions(token_ids, mm_features)
-    return len(token_ids) + delta
+    for offset, t, h, w, spacing in model.iter_mm_grid_thw(mm_features):
+        position += offset - at + max(int((t - 1) * spacing), h - 1, w - 1) + 1
+        at = offset + t * h * w
+    return position + len(token_ids) - at

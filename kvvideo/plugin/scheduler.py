@@ -179,6 +179,9 @@ class SessionScheduler(Scheduler):
     def _fold(self, session: Request) -> None:
         """Rewrite ``session`` as placeholders for its live tokens. Folding twice changes nothing."""
         session_id, n = session.request_id, session.num_computed_tokens
+        folded = history.decode(session.prompt_token_ids)
+        if folded is not None and folded.length == n and session_id in self._pasts:
+            return
         past = self._pasts.get(session_id, Past())
         position = _next_position(self.vllm_config, session._all_token_ids[:n], session.mm_features)
         stats = self.stats_of(session_id)
