@@ -79,7 +79,7 @@ class Sleepy:
         assert self.inside.acquire(blocking=False), "two threads in one decoder"
         if step.coded.payload < 0:
             raise VideoError("broken")
-        clock.sleep(step.coded.size / 1e6)
+        clock.sleep(step.coded.size / 1e6 if step.coded.size < 1e6 else 0)
         self.inside.release()
         return [] if step.coded.hidden else [(step.coded.time, step.coded.time)]
 
@@ -109,7 +109,7 @@ def streams(draw: st.DrawFn) -> list[Step[float]]:
 
 @given(steps=streams(), longest=st.integers(1, 9))
 def test_parts_are_cut_where_a_decoder_can_begin(steps: list[Step[float]], longest: int) -> None:
-    cut = list(parts(iter(steps), longest))
+    cut = list(parts(iter(steps), longest=longest))
     assert [step for part in cut for step in part.steps] == steps
     assert cut[0].begins
     assert cut[-1].ends
@@ -137,13 +137,13 @@ def test_what_is_shown_is_what_all_frames_would_show(
     grid, end = Grid(fps, 2, skip=skip), steps[-1].coded.time + 1
     Sleepy.made = 0
     with Lanes(count, grid, Sleepy, lambda _: None) as lanes:
-        done = [done for _, done in lanes.decoded(parts(iter(steps), 5))]
+        done = [done for _, done in lanes.decoded(parts(iter(steps), longest=5))]
     shown = [each for one in done for each in one.shown]
     every = [(step.coded.time, step.coded.time) for step in steps]
     assert list(pick([*shown, (end, None)], grid)) == list(pick([*every, (end, None)], grid))
     assert shown == sorted(set(shown))
     wanted = {time for time, _ in pick([*every, (end, None)], grid)}
-    lasts = {part.steps[-1].coded.time for part in parts(iter(steps), 5) if part.ends}
+    lasts = {part.steps[-1].coded.time for part in parts(iter(steps), longest=5) if part.ends}
     for time, until in zip([t for t, _ in every], [*[t for t, _ in every[1:]], end], strict=True):
         if (time, time) in shown and time not in wanted | lasts | {every[0][0]}:
             assert grid.shows(time - CLOCK_SLACK, until + CLOCK_SLACK)
@@ -177,6 +177,22 @@ def test_little_is_read_ahead_and_nothing_after_the_end() -> None:
     clock.sleep(0.05)
     assert read == before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kvvideo-lane")]
+
+
+@pytest.mark.parametrize(("packet", "picture"), [(20, 0), (0, 20)])
+def test_large_packets_and_pictures_are_not_held_by_number(packet: int, picture: int) -> None:
+    """Or sixteen lanes would take all that a decoder may."""
+    read = 0
+
+    def large() -> Iterator[Step[float]]:
+        nonlocal read
+        for read in range(60):
+            yield Step(Coded(0.0, float(read), packet << 20, hidden=True), whole=True, fresh=False)
+
+    with Lanes(8, Grid(1.0, 2), Sleepy, lambda _: None) as lanes:
+        for number, (part, _) in enumerate(lanes.decoded(parts(large(), picture << 20))):
+            assert len(part.steps) == 1
+            assert read - number < 16
 
 
 def test_it_is_told_how_far_a_long_part_is_and_not_of_one_that_hangs() -> None:

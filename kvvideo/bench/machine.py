@@ -29,10 +29,11 @@ def host_bytes() -> int:
 
 
 def gpu_mb() -> float | None:
-    """Most memory, in MB, that this process has had in use on the GPU; None without one."""
+    """Most memory, in MB, that this process has had in use on the GPU; None without one, or if only ranks use it."""
     import torch
 
-    return round(torch.cuda.max_memory_allocated() / 1e6, 1) if torch.cuda.is_available() else None
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return round(used / 1e6, 1) if used else None
 
 
 def _cpu() -> str:

@@ -20,10 +20,10 @@ from kvvideo.video.selection import Step
 
 P = TypeVar("P")
 
-LONGEST = 128
-"""Frames of a part at most: of a longer group the first pictures come before the last are read."""
-AHEAD = 2
-"""Parts for each lane that are read ahead."""
+LONGEST, LARGEST = 128, 16 * 2**20
+"""Frames of a part, and bytes of its packets and pictures: of a longer group the first come before the last is read."""
+AHEAD, HELD = 2, 256 * 2**20
+"""Parts for each lane that are read ahead, and bytes of all of them."""
 BEAT_SECONDS = 0.2
 """How often it is looked after the work while a part is waited for."""
 
@@ -33,11 +33,13 @@ class Part(Generic[P]):
     """Steps that one lane takes one after the other.
 
     Attributes:
+        size: bytes of their packets, and of the pictures that may come of them.
         begins: whether they need nothing before them.
         ends: whether nothing after them needs them.
     """
 
     steps: list[Step[P]]
+    size: int
     begins: bool
     ends: bool
 
@@ -74,29 +76,31 @@ class Slot(Protocol):
         """Frees what it holds."""
 
 
-def parts(steps: Iterable[Step[P]], longest: int = LONGEST) -> Iterator[Part[P]]:
-    """``steps`` cut where a decoder can begin anew, and where they become too many."""
-    waiting: tuple[list[Step[P]], bool] | None = None
-    for group in _cut(steps, longest):
+def parts(steps: Iterable[Step[P]], picture: int = 0, longest: int = LONGEST) -> Iterator[Part[P]]:
+    """``steps`` cut where a decoder can begin anew and where they become too many; ``picture`` is bytes of a picture."""
+    waiting: tuple[list[Step[P]], int, bool] | None = None
+    for group, size in _cut(steps, picture, longest):
         first = group[0]
         closed = all(step.coded.time >= first.coded.time for step in group)
         begins = waiting is None or first.fresh or (first.coded.restarts and closed)
         if waiting is not None:
             yield Part(*waiting, ends=begins)
-        waiting = group, begins
+        waiting = group, size, begins
     if waiting is not None:
         yield Part(*waiting, ends=True)
 
 
-def _cut(steps: Iterable[Step[P]], longest: int) -> Iterator[list[Step[P]]]:
+def _cut(steps: Iterable[Step[P]], picture: int, longest: int) -> Iterator[tuple[list[Step[P]], int]]:
     group: list[Step[P]] = []
+    size = 0
     for step in steps:
-        if group and (step.fresh or step.coded.restarts or len(group) == longest):
-            yield group
-            group = []
+        if group and (step.fresh or step.coded.restarts or len(group) == longest or size >= LARGEST):
+            yield group, size
+            group, size = [], 0
         group.append(step)
+        size += step.coded.size + picture * step.whole
     if group:
-        yield group
+        yield group, size
 
 
 class Lanes:
@@ -136,24 +140,28 @@ class Lanes:
         running: deque[tuple[Part[Any], Future[Done]]] = deque()
         lane: _Lane | None = None
         before: Future[Done] | None = None
+        held = 0
         for part in source:
             if lane is None or part.begins:
                 lane, before = _Lane(self._grid, first=lane is None), None
             before = self._pool.submit(self._run, lane, part, before)
             running.append((part, before))
-            while len(running) > AHEAD * self._count or (running and running[0][1].done()):
-                yield self._finished(*running.popleft())
-        while running:
-            yield self._finished(*running.popleft())
+            held += part.size
+            while running and (len(running) > AHEAD * self._count or held > HELD or running[0][1].done()):
+                oldest, future = running.popleft()
+                held -= oldest.size
+                yield oldest, self._finished(future)
+        for oldest, future in running:
+            yield oldest, self._finished(future)
 
-    def _finished(self, part: Part[Any], future: "Future[Done]") -> tuple[Part[Any], Done]:
+    def _finished(self, future: "Future[Done]") -> Done:
         told: float | None = None
         while not wait([future], BEAT_SECONDS).done:
             at = self._at
             if at is not None and at != told:  # else a decoder hangs, and whoever watches this process is to see it
                 told = at
                 self._progress(told)
-        return part, future.result()
+        return future.result()
 
     def _run(self, lane: "_Lane", part: Part[Any], before: "Future[Done] | None") -> Done:
         # The one before was begun before, so it is never one that waits for a thread.

@@ -247,7 +247,7 @@ class PyavDecoder(Decoder):
         silent = 0
         heard: float | None = None
         with Lanes(count, grid, lambda: _Slot(self, height, width), self._progress) as lanes:
-            for part, done in lanes.decoded(parts(self._steps(grid))):
+            for part, done in lanes.decoded(parts(self._steps(grid), 3 * height * width)):
                 self._errors += done.errors
                 self._marked += done.marked
                 for time, picture in done.shown:
