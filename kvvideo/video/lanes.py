@@ -77,7 +77,7 @@ class Slot(Protocol):
 
 
 def parts(steps: Iterable[Step[P]], picture: int = 0, longest: int = LONGEST) -> Iterator[Part[P]]:
-    """``steps`` cut where a decoder can begin anew and where they become too many; ``picture`` is bytes of a picture."""
+    """``steps`` cut where a decoder can begin anew and where they become many; ``picture`` is bytes of a picture."""
     waiting: tuple[list[Step[P]], int, bool] | None = None
     for group, size in _cut(steps, picture, longest):
         first = group[0]
