@@ -39,9 +39,11 @@ class Rotary:
     def back(self, x: Tensor, axes: Tensor) -> Tensor:
         """``x`` (``[..., head_dim]``) at positions ``[3, ...]`` with its rotation taken off, in float32.
 
-        As ``turn`` by ``-angles(axes)``, to the last bit. Many tokens share few positions, so each position's sines
-        are taken once.
+        As ``turn`` by ``-angles(axes)``, to the last bit. Many tokens share few positions, so on a CPU each position's
+        sines are taken once; elsewhere the host would have to wait to know how many there are.
         """
+        if x.device.type != "cpu":
+            return self.turn(x, -self.angles(axes))
         there, index = axes.int().unique(return_inverse=True)
         parts = self.frequencies.split(torch.bincount(self.axis, minlength=len(axes)).tolist())
         cos, sin = [], []
