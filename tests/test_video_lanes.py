@@ -7,10 +7,10 @@ import time as clock
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_video_source import same
 from video_clips import CLIPS, clip
 
 from kvvideo.errors import KvvideoError, VideoError
@@ -37,13 +37,6 @@ def outcome(path: str, abreast: bool, *grid: Any) -> tuple[list[Chunk], str | No
         except KvvideoError as error:
             return chunks, str(error)
     return chunks, None
-
-
-def same(some: list[Chunk], others: list[Chunk]) -> bool:
-    return len(some) == len(others) and all(
-        np.array_equal(a.frames, b.frames) and (a.times, a.start, a.end) == (b.times, b.start, b.end)
-        for a, b in zip(some, others, strict=True)
-    )
 
 
 @pytest.mark.usefixtures("four_cores")

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +93,12 @@ def _feed(
     low, high = frame_pixels(config, frame_tokens)
     found = []
     for name in decoders:
-        with (
-            VideoReader(clip, fps, decoder=name, min_pixels=low, max_pixels=high) as reader,
-            VideoSession(engine) as session,
-        ):
+        opened = partial(VideoReader, clip, fps, decoder=name, min_pixels=low, max_pixels=high)
+        with opened() as reader, VideoSession(engine) as session:
             for chunk in itertools.islice(reader, WARM_CHUNKS):
                 session.ingest(chunk)
         worked = waited = covered = 0.0
-        with (
-            VideoReader(clip, fps, decoder=name, min_pixels=low, max_pixels=high) as reader,
-            VideoSession(engine) as session,
-        ):
+        with opened() as reader, VideoSession(engine) as session:
             ended = 0.0
             for chunk in reader:
                 began = time.perf_counter()

@@ -65,7 +65,7 @@ class Inputs:
 
 
 def patches(
-    frames: npt.NDArray[np.uint8], pairs: int = 2, merge: int = 2, patch: int = 14
+    frames: npt.NDArray[np.uint8], pairs: int, merge: int, patch: int
 ) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """What a vision tower is shown of ``frames``; the model itself makes numbers around zero of its bytes.
 

@@ -212,8 +212,7 @@ class PyavDecoder(Decoder):
 
     def _frames(self, grid: Grid) -> Iterator[tuple[float, Any]]:
         """``(time, frame)`` of all frames ``grid`` needs and some more, then ``(end, None)``."""
-        silent = 0
-        heard: float | None = None  # time of the packet that last made a frame come out
+        silence = _Silence()
         for step in self._steps(grid):
             if step.fresh:
                 yield from self._timed(self._drain())
@@ -223,17 +222,14 @@ class PyavDecoder(Decoder):
                 yield from self._timed(self._decode(packet))
             if step.whole:
                 self._fed = max(self._fed, step.coded.time)
-            silent += 1
-            if heard is None or self._last > before:
-                silent, heard = 0, step.coded.time
-            if silent > LOST_PACKETS and step.coded.time - heard > LOST_SECONDS:
+            if silence.lost(1, step.coded.time, heard=self._last > before):
                 break
         yield from self._timed(self._drain())
         yield self._finish(), None
 
     def _lanes(self) -> int:
         """How many groups of pictures to decode at once."""
-        if not (self.abreast and self.info.timed and stat.S_ISREG(os.stat(self._path).st_mode)):
+        if not (self.abreast and self.info.timed and self._is_regular()):
             return 1
         codec = self._stream.codec_context
         # Up to three samples of two bytes for a pixel.
@@ -244,8 +240,7 @@ class PyavDecoder(Decoder):
         self, grid: Grid, count: int, height: int, width: int
     ) -> Iterator[tuple[float, npt.NDArray[np.uint8] | None]]:
         """As ``_frames``, with pictures ``[height, width, 3]`` of all frames that may be shown."""
-        silent = 0
-        heard: float | None = None
+        silence = _Silence()
         with Lanes(count, grid, lambda: _Slot(self, height, width), self._progress) as lanes:
             for part, done in lanes.decoded(parts(self._steps(grid), 3 * height * width)):
                 self._errors += done.errors
@@ -254,14 +249,14 @@ class PyavDecoder(Decoder):
                     if time > self._last:
                         self._last = time
                         yield time, picture
-                latest = part.steps[-1].coded.time
                 self._fed = max([self._fed, *(step.coded.time for step in part.steps if step.whole)])
-                silent = 0 if done.heard else silent + len(part.steps)
-                if done.heard or heard is None:
-                    heard = latest
-                if silent > LOST_PACKETS and latest - heard > LOST_SECONDS:
+                if silence.lost(len(part.steps), part.steps[-1].coded.time, done.heard):
                     break
         yield self._finish(), None
+
+    def _is_regular(self) -> bool:
+        """Whether the source is a file in which one can go back, and no pipe."""
+        return stat.S_ISREG(os.stat(self._path).st_mode)
 
     def _steps(self, grid: Grid) -> Iterator[Step[list[Any]]]:
         if self.info.timed:
@@ -317,7 +312,7 @@ class PyavDecoder(Decoder):
 
     def _from(self, start: float) -> Iterator[Any]:
         """Packets from a place where decoding can begin and that is shown by ``start``."""
-        if start <= 0 or not stat.S_ISREG(os.stat(self._path).st_mode):
+        if start <= 0 or not self._is_regular():
             return itertools.chain(self._head, self._packets)
         # Indexes point by time of decoding, which is earlier than that of display: look back if need be.
         for margin in (0.0, 10.0, 60.0):
@@ -413,14 +408,20 @@ class PyavDecoder(Decoder):
             yield time, frame
 
     def _decode(self, packet: Any) -> list[Any]:
-        try:
-            frames: list[Any] = self._decoder.decode(packet)
-        except av.error.FFmpegError as error:
-            logger.debug("%r: %r: %s", self._path, packet, error)
+        frames = self._decoded(self._decoder, packet)
+        if frames is None:
             self._errors += 1
             if self._clock:
                 self._clock.pop()
-            return []
+        return frames or []
+
+    def _decoded(self, codec: Any, packet: Any) -> list[Any] | None:
+        """The frames that come out of ``codec`` for ``packet``; None if it cannot be decoded."""
+        try:
+            frames: list[Any] = codec.decode(packet)
+        except av.error.FFmpegError as error:
+            logger.debug("%r: %r: %s", self._path, packet, error)
+            return None
         return frames
 
     def _drain(self) -> list[Any]:
@@ -468,6 +469,21 @@ class PyavDecoder(Decoder):
         return stored[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
 
 
+class _Silence:
+    """How long no frame has come out."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._heard: float | None = None  # time of the packet that last made a frame come out
+
+    def lost(self, steps: int, time: float, heard: bool) -> bool:
+        """Whether that is too long now, after ``steps`` more up to ``time``, of which a frame was ``heard`` or not."""
+        self._steps += steps
+        if self._heard is None or heard:
+            self._steps, self._heard = 0, time
+        return self._steps > LOST_PACKETS and time - self._heard > LOST_SECONDS
+
+
 class _Slot:
     """A decoder for ``Lanes``, on one thread."""
 
@@ -496,14 +512,10 @@ class _Slot:
         self._container.close()
 
     def _fed(self, packet: Any, done: Done) -> list[tuple[float, Any]]:
-        try:
-            frames = self._codec.decode(packet)
-        except av.error.FFmpegError as error:
-            logger.debug("%r: %r: %s", self._of._path, packet, error)
-            done.errors += 1
-            return []
+        frames = self._of._decoded(self._codec, packet)
+        done.errors += frames is None
         timed = []
-        for frame in frames:
+        for frame in frames or ():
             self._last = self._last + self._of._span if frame.pts is None else self._of._time(frame)
             if self._last <= self._of._newest + JUMP_SECONDS:
                 done.marked += frame.is_corrupt

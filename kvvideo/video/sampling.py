@@ -92,8 +92,7 @@ class Grid:
 
     def shows(self, begin: float, end: float) -> bool:
         """Whether a moment to come lies from ``begin`` up to ``end``."""
-        index = max(0, math.ceil((begin - self.start) * self.fps - EPSILON) - self.skip)
-        return self.time(index) < end
+        return self.time(self.count_before(begin)) < end
 
     def time(self, index: int) -> float:
         """Moment number ``index`` of those to come, in seconds of the source."""
