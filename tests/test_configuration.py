@@ -104,7 +104,7 @@ def passed(*arguments: str) -> dict[str, Any]:
 VALUES = {
     "max-tokens": ("max_tokens", st.integers(2, 9999), str),
     "fps": ("fps", st.sampled_from([0.5, 1.0, 2.5, 8.0]), str),
-    "decoder": ("decoder", st.sampled_from(["pyav", "decord", "other one"]), json.dumps),
+    "decoder": ("decoder", st.sampled_from(["pyav", "nvdec", "decord", "other one"]), json.dumps),
     "retry": ("retry", st.sampled_from(["30s", "1:30"]), json.dumps),
     "follow": ("follow", st.booleans(), lambda value: str(value).lower()),
 }
@@ -450,7 +450,7 @@ def test_tab_offers_values(places: Places, offered: Callable[[str], list[str]], 
     assert offered("kvvideo analyze --compare window,t") == ["window,tova"]
     assert "window,window" not in offered("kvvideo analyze --compare window,")
     assert offered("kvvideo bench memory --strategies kn") == ["knorm"]
-    assert offered("kvvideo ingest --decoder ") == ["pyav", "decord"]
+    assert offered("kvvideo ingest --decoder ") == ["pyav", "nvdec", "decord"]
     assert offered("kvvideo ingest --positions c") == ["contiguous"]
     assert offered("kvvideo ingest --when-behind ") == ["lag", "drop"]
     assert offered("kvvideo analyze --dtype f") == ["float32", "float16"]

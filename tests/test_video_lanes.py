@@ -15,7 +15,7 @@ from video_clips import CLIPS, clip
 
 from kvvideo.errors import KvvideoError, VideoError
 from kvvideo.types import Chunk
-from kvvideo.video import read_chunks
+from kvvideo.video import pyav, read_chunks
 from kvvideo.video.lanes import Done, Lanes, parts
 from kvvideo.video.pyav import PyavDecoder
 from kvvideo.video.sampling import CLOCK_SLACK, Grid, pick
@@ -56,6 +56,18 @@ def test_open_groups_are_not_cut(name: str, whole: bool) -> None:
     assert len(cut) > 3
     assert all(part.begins for part in cut) == whole
     decoder.close()
+
+
+@pytest.mark.parametrize(("cores", "most", "lanes"), [(1, 99, 1), (2, 99, 2), (8, 99, 6), (64, 99, 16), (64, 3, 3)])
+@pytest.mark.parametrize(("name", "bytes_"), [("plain.mp4", 160 * 120 * 3 // 2), ("odd.mp4", 131 * 77 * 3)])
+def test_lanes_leave_the_engine_a_core_and_fit_into_memory(
+    name: str, bytes_: int, cores: int, most: int, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of 4:2:0 and of 4:4:4 take a byte and a half, and three, for a pixel."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(pyav, "LANES_BYTES", most * pyav.LANE_PICTURES * bytes_)
+    with PyavDecoder(str(clip(name)), lambda _: None) as decoder:
+        assert decoder._lanes() == lanes
 
 
 class Sleepy:

@@ -96,7 +96,7 @@ def test_both_decoders_give_the_same_through_the_pipe() -> None:
         ({"start": -1}, "begin at 0"),
         ({"end": float("nan")}, "must be after"),
         ({"min_pixels": 10**6, "max_pixels": 10**5}, "min_pixels"),
-        ({"decoder": "vlc"}, "pyav or decord"),
+        ({"decoder": "vlc"}, "pyav or nvdec or decord"),
         ({"stall_seconds": 0}, "stall_seconds"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_source_can_be_written_down(source: Source) -> None:
         ({"end": [1]}, "number or nothing"),
         ({"max_pixels": 1.5}, "whole number"),
         ({"max_pixels": 5}, "not possible"),
-        ({"decoder": "vlc"}, "pyav or decord"),
+        ({"decoder": "vlc"}, "pyav or nvdec or decord"),
         ({"colour": "red"}, "has no 'colour'"),
         ({"live": 3}, "settings of a live source"),
         ({"live": {"retry_seconds": "1"}}, "retry_seconds of a live source must be a number"),

@@ -97,7 +97,7 @@ FrameTokens = Annotated[
 Decoder = Annotated[
     str,
     typer.Option(
-        "--decoder", help="pyav, or decord (plain H.264 mp4 only).", rich_help_panel=VIDEO,
+        "--decoder", help="pyav; nvdec, on an NVIDIA GPU; or decord (plain H.264 mp4 only).", rich_help_panel=VIDEO,
         autocompletion=complete.decoder,
     ),
 ]  # fmt: skip

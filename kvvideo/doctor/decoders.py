@@ -1,5 +1,6 @@
 """A clip made on the spot, decoded by each decoder as any video is: in a process of its own."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kvvideo.doctor.finding import Finding, broken, ok, warning
+from kvvideo.doctor.machine import gpu_is_there
 from kvvideo.errors import KvvideoError, first_line
 from kvvideo.video import DECODERS, VideoReader
 
@@ -18,24 +20,29 @@ _SLACK = 8.0
 
 _DEFAULT = "pyav"
 
+_MENDS = {
+    "pyav": "pip install --force-reinstall av",
+    "nvdec": "install a newer driver, or in a container let NVIDIA_DRIVER_CAPABILITIES include video,",
+    "decord": "pip install --force-reinstall decord",
+}
+
 
 def decoders() -> Iterator[Finding]:
     """Whether each decoder returns the frames that were put into a clip."""
-    mends = {
-        name: f"pip install --force-reinstall {package}" for name, package in (("pyav", "av"), ("decord", "decord"))
-    }
     with tempfile.TemporaryDirectory(prefix="kvvideo-") as folder:
         clip = Path(folder) / "test.mp4"
         try:
             _write(clip)
         except Exception as error:
-            yield broken("decoder pyav", f"PyAV cannot make a clip to try: {first_line(error)}", mends["pyav"])
+            yield broken("decoder pyav", f"PyAV cannot make a clip to try: {first_line(error)}", _MENDS["pyav"])
             return
         for name in DECODERS:
+            if name == "nvdec" and not gpu_is_there():
+                continue
             if problem := _problem(name, clip):
                 bad = broken if name == _DEFAULT else warning
                 use = "" if name == _DEFAULT else f" if you want --decoder {name}"
-                yield bad(f"decoder {name}", problem, mends[name] + use)
+                yield bad(f"decoder {name}", problem, _MENDS[name] + use)
             else:
                 yield ok(f"decoder {name}", f"returned the {FRAMES} frames of a test clip")
 
@@ -59,13 +66,31 @@ def _write(clip: Path) -> None:
 
 
 def _problem(name: str, clip: Path) -> str | None:
-    """What is wrong with decoder ``name``; None if it returns what it should."""
+    """What is wrong with decoder ``name``; None if it returns what it should, and has nothing to say about it."""
+    said = _Warnings()
+    logger = logging.getLogger("kvvideo.video")
+    logger.addHandler(said)
     try:
         with VideoReader(clip, fps=FPS, chunk_seconds=1.0, decoder=name, stall_seconds=30.0) as chunks:
             seen = np.concatenate([chunk.frames.mean(axis=(1, 2, 3)) for chunk in chunks])
     except KvvideoError as error:
         return first_line(error)
+    finally:
+        logger.removeHandler(said)
+    if said.texts:
+        return said.texts[0]
     if len(seen) != FRAMES:
         return f"returned {len(seen)} frames of {FRAMES}"
     wrong = np.flatnonzero(np.abs(seen - _levels()) > _SLACK)
     return f"returned other frames than were put in, from the {wrong[0] + 1}. on" if len(wrong) else None
+
+
+class _Warnings(logging.Handler):
+    """Keeps what a decoder warns of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())

@@ -2,7 +2,7 @@
 
 geometry, sampling, plan, selection, bitstream   pure arithmetic
 decoder      what a decoder is, and the table of those there are
-pyav, decord the decoders, run in
+pyav, nvdec, decord    the decoders, run in
 worker       a process of its own, which talks over
 wire         a pipe with
 reader       VideoReader, the only part most callers need

@@ -23,6 +23,7 @@ from kvvideo.video.sampling import Grid, assemble
 
 DECODERS = {
     "pyav": "kvvideo.video.pyav:PyavDecoder",
+    "nvdec": "kvvideo.video.nvdec:NvdecDecoder",
     "decord": "kvvideo.video.decord:DecordDecoder",
 }
 """Decoders by name; loaded only when used."""

@@ -61,10 +61,14 @@ PACKET_BYTES = 1024
 """What a packet takes in memory besides its data."""
 MOST_LANES = 16
 """Groups of pictures that are decoded at once at most."""
+CORES = 0.75
+"""Share of the cores that decode them: with all of sixteen a GPU's engine is no less idle, and slower (docs/gpu.md)."""
 LANE_PICTURES = 20
 """Pictures that a decoder holds at most, some of them handed out."""
 LANES_BYTES = 2 << 30
 """What all of them may take."""
+UNKNOWN_BITS = 24
+"""Of a pixel, where the format does not tell: that of pictures on a GPU. Ten bits a sample take as many."""
 SHORT_SECONDS, SHORT_SHARE = 1.0, 0.02
 """How much earlier than its container says a video may end before it counts as cut short."""
 
@@ -75,6 +79,8 @@ class PyavDecoder(Decoder):
     name = "pyav"
     abreast: ClassVar[bool] = True
     """Whether groups of pictures may be decoded at once: whether the source can be opened many times."""
+    hwaccel: Any = None
+    """What FFmpeg is to decode with, if not with the CPU."""
 
     def __init__(self, path: str, progress: Progress) -> None:
         self._path = path
@@ -93,6 +99,7 @@ class PyavDecoder(Decoder):
         self._open()
         try:
             self._head, first = self._peek()
+            self._bits = first.format.padded_bits_per_pixel or UNKNOWN_BITS
             self._turned, self._mirrored, self._flipped = _orientation(first)
             self.info = self._describe(first)
             self._picture(first, 28, 28, self._reformatter)
@@ -141,6 +148,7 @@ class PyavDecoder(Decoder):
                 f"file:{self._path}",
                 options=BOUNDED,
                 container_options={"protocol_whitelist": "file", "format_whitelist": _formats()},
+                hwaccel=self.hwaccel,
                 **LENIENT,
             )
         except av.error.ArgumentError:
@@ -232,9 +240,12 @@ class PyavDecoder(Decoder):
         if not (self.abreast and self.info.timed and self._is_regular()):
             return 1
         codec = self._stream.codec_context
-        # Up to three samples of two bytes for a pixel.
-        fitting = LANES_BYTES // (LANE_PICTURES * max(1, codec.width * codec.height * 6))
-        return min(MOST_LANES, len(os.sched_getaffinity(0)), int(fitting))
+        fitting = LANES_BYTES // (LANE_PICTURES * max(1, codec.width * codec.height * self._bits // 8))
+        return min(MOST_LANES, self._threads(), int(fitting))
+
+    def _threads(self) -> int:
+        """How many threads can decode at once and leave the engine, or whoever takes the pictures, a core."""
+        return math.ceil(len(os.sched_getaffinity(0)) * CORES)
 
     def _abreast(
         self, grid: Grid, count: int, height: int, width: int

@@ -82,7 +82,7 @@ class VideoReader(Iterator[Chunk]):
         chunk_seconds: length of a chunk; with ``fps`` it must give an even number of frames.
         start, end: the part to read, in seconds of the source; all of it by default.
         min_pixels, max_pixels: limits for the area of the resized frames.
-        decoder: ``pyav``, or ``decord`` for plain H.264 in mp4.
+        decoder: ``pyav``, ``nvdec`` on an NVIDIA GPU, or ``decord`` for plain H.264 in mp4.
         stall_seconds: silence after which the decoder is killed.
         queue_chunks: chunks decoded ahead.
         skip_chunks: chunks at the beginning of the part to leave out, because they were seen before; the rest
