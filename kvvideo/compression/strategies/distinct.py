@@ -1,5 +1,6 @@
 """kvvideo's own: what is shown again can go, what was shown once stays."""
 
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -68,13 +69,13 @@ def distance_to_newer(steps: Tensor) -> Tensor:
     small = steps.device.type == "cpu" and torch.cpu._is_vnni_supported()
     x = steps if small else steps.float()
     number = torch.int32 if small else torch.float32
-    squares = steps.float().square().sum(dim=-1).to(number)
+    squares = steps.float().square_().sum(dim=-1).to(number)
     # Tiles of one size: oneDNN compiles a kernel for each size it meets.
     side = min(n, _TILE)
     x, padded = pad(x, (0, 0, 0, -n % side)), pad(squares, (0, -n % side), value=_FAR)
     nearest = torch.full_like(padded, _FAR)
     apart = torch.empty(side, side, dtype=number, device=x.device)
-    not_later = torch.full_like(apart, _FAR).tril()  # added: masked_fill_ takes longer than all else
+    not_later = _not_later(side, number, x.device)
     product = torch._int_mm if small else torch.mm
     for head in range(heads):
         for newer in range(0, n, side):
@@ -90,3 +91,9 @@ def distance_to_newer(steps: Tensor) -> Tensor:
     found = (nearest[:, :n] + squares).float()
     found[:, -1] = torch.inf
     return found
+
+
+@cache
+def _not_later(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to a tile on the diagonal, for ``masked_fill_`` takes longer than all else."""
+    return torch.full((side, side), _FAR, dtype=dtype, device=device).tril()
