@@ -74,5 +74,7 @@ def _gpu() -> HWAccel:
         ) from None
     except (av.error.FFmpegError, NotImplementedError) as error:
         logger.debug("no GPU to decode with: %r", error)
-        raise ConfigError("there is no NVIDIA GPU here that FFmpeg can use; use --decoder pyav") from None
+        raise ConfigError(
+            "there is no NVIDIA GPU here that FFmpeg can use, or no memory left on it; use --decoder pyav"
+        ) from None
     return gpu
