@@ -19,7 +19,7 @@ EXACT = frozenset({"h264", "hevc", "vp9"})
 """Codecs that say what a picture is to the last bit. Of others, as MPEG-2 and MPEG-4, GPUs make other pictures."""
 
 ENGINES = 6
-"""Videos, or groups of pictures of one, that are decoded at once. More were no faster on an H100, which has seven."""
+"""Groups of pictures that are decoded at once. More were no faster on an H100, which has seven engines."""
 
 
 class NvdecDecoder(PyavDecoder):

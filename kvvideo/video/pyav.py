@@ -244,7 +244,7 @@ class PyavDecoder(Decoder):
         return min(MOST_LANES, self._threads(), int(fitting))
 
     def _threads(self) -> int:
-        """How many threads can decode at once and leave the engine, or whoever takes the pictures, a core."""
+        """How many threads decode at once: of many cores some are left to whoever takes the pictures."""
         return math.ceil(len(os.sched_getaffinity(0)) * CORES)
 
     def _abreast(
