@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kvvideo.memories.memory import Memory
     from kvvideo.session import Engine
     from kvvideo.types import Chunk
-    from kvvideo.video import Source
+    from kvvideo.video import Source, VideoReader
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Answering:
             return
         if self.engine is not None and self.hooks.stopped():
             self.engine.use(cache)
-            yield from self._answer(self.engine, (), None, agenda, began, None, earlier)
+            yield from self._answer(self.engine, None, agenda, began, None, earlier)
             return
         memory = self.kept.memory(cache, self._agenda(), sum(map(len, earlier)))
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
@@ -183,16 +183,16 @@ class Answering:
             self.kept.enter(memory)
             if memory is not None:
                 self._sample_again(cache.strategy, memory.end)
-            yield from self._answer(self.engine, reader, reader.info.duration, agenda, began, memory, earlier)
+            yield from self._answer(self.engine, reader, agenda, began, memory, earlier)
 
     def _answer(
-        self, engine: "Engine", chunks: "Iterable[Chunk]", length: float | None, agenda: Agenda, began: float,
-        memory: "Memory | None", earlier: "Sequence[Batch]",
+        self, engine: "Engine", reader: "VideoReader | None", agenda: Agenda, began: float, memory: "Memory | None",
+        earlier: "Sequence[Batch]",
     ) -> "Iterator[Record]":  # fmt: skip
         """Answer under the strategy that ``engine`` uses, up to the final record.
 
         Args:
-            chunks: those after ``memory``.
+            reader: of the chunks after ``memory``; None if nothing more is read.
             memory: where to go on; None for the beginning.
             earlier: answers given before an interruption.
         """
@@ -201,6 +201,7 @@ class Answering:
         from kvvideo.session import VideoSession, open_session
 
         cache, start = engine.config.cache, self.source.start or 0.0
+        length = None if reader is None else reader.info.duration
         schedule, samples = cache.schedule(engine.block_size), self.samples[cache.strategy]
         common = {"video": str(self.source.path), "model": engine.config.model, "strategy": cache.strategy}
         answers, failure = sum(map(len, earlier)), None
@@ -228,7 +229,7 @@ class Answering:
 
         try:
             for asked in batches(
-                session, self.hooks.watching(chunks), agenda, max_tokens=self.asking.max_answer_tokens,
+                session, self.hooks.watching(reader or ()), agenda, max_tokens=self.asking.max_answer_tokens,
                 seed=engine.config.seed, answered=answers, stopped=self.hooks.stopped, on_chunk=on_chunk,
             ):  # fmt: skip
                 batch = [records.answer(one, schedule=schedule, **common) for one in asked]
@@ -247,7 +248,7 @@ class Answering:
         done = records.done(
             status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule,
             answers=answers, chunks=session.chunks, frames=session.frames, start=start, end=max(session.end, start),
-            seconds=time.perf_counter() - began, **common,
+            waited=0.0 if reader is None else reader.waited, seconds=time.perf_counter() - began, **common,
         )  # fmt: skip
         if status == "complete":
             keep_samples()

@@ -114,7 +114,8 @@ def answering(
     yield records.done(
         "interrupted" if hooks.stopped() else "error" if failure else "complete", str(failure) if failure else None,
         agenda.left(), stats, answers=count, chunks=memory.chunks, frames=memory.frames,
-        start=memory.source.get("start") or 0.0, end=memory.end, seconds=time.perf_counter() - began, **common,
+        start=memory.source.get("start") or 0.0, end=memory.end, waited=0.0, seconds=time.perf_counter() - began,
+        **common,
     )  # fmt: skip
     if failure is not None:
         raise failure

@@ -42,9 +42,9 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
 def done(
     status: str, error: str | None, unasked: list[Question], stats: CacheStats | None, *, video: str,
     model: str, strategy: str, schedule: Schedule | None, answers: int, chunks: int, frames: int, start: float,
-    end: float, seconds: float,
+    end: float, waited: float, seconds: float,
 ) -> Record:  # fmt: skip
-    """The last record of a run; ``status`` is ``complete``, ``interrupted`` or ``error``."""
+    """The last record of a run; ``status`` is ``complete``, ``interrupted`` or ``error``, and ``waited`` for frames."""
     return {
         "type": "done",
         "schema": SCHEMA,
@@ -60,6 +60,7 @@ def done(
         "start": round(start, 3),
         "end": round(end, 3),
         "cache": None if stats is None else cache(stats, schedule),
+        "waited_seconds": round(waited, 3),
         "seconds": round(seconds, 3),
     }
 
@@ -67,7 +68,7 @@ def done(
 def ingest(
     status: str, error: str | None, stats: CacheStats | None, *, video: str, output: str, model: str, strategy: str,
     schedule: Schedule | None, chunks: int, frames: int, start: float, end: float, resumed_from: float | None,
-    checkpoints: int, bytes: int | None, seconds: float,
+    checkpoints: int, bytes: int | None, waited: float, seconds: float,
 ) -> Record:  # fmt: skip
     """The record of ``ingest``; ``status`` is as in ``done``, and ``bytes`` the size of the file, if there is one."""
     return {
@@ -87,6 +88,7 @@ def ingest(
         "cache": None if stats is None else cache(stats, schedule),
         "checkpoints": checkpoints,
         "bytes": bytes,
+        "waited_seconds": round(waited, 3),
         "seconds": round(seconds, 3),
     }
 

@@ -29,7 +29,7 @@ from kvvideo import records
 from kvvideo.agenda import Question
 from kvvideo.analyze import Asked
 from kvvideo.chat.dialogue import Dialogue, Said
-from kvvideo.cli.render import Answers
+from kvvideo.cli.render import Answers, summary
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.outputs import (
@@ -101,7 +101,7 @@ def done(
     unasked = [Question("Later?", 90.0), Question("Last?")] if status != "complete" else []
     record = records.done(
         status, error, unasked, STATS, video="a/film.mp4", model="tiny", strategy="distinct", schedule=SCHEDULE,
-        answers=answers, chunks=15, frames=120, start=0.0, end=end, seconds=12.5,
+        answers=answers, chunks=15, frames=120, start=0.0, end=end, waited=0.5, seconds=12.5,
     )  # fmt: skip
     return record | changes
 
@@ -1189,7 +1189,7 @@ def validator(name: str) -> Draft202012Validator:
 RECORD, JOB = validator("record"), validator("job")
 INGEST = records.ingest(
     "complete", None, STATS, video="a.mp4", output="a.kvv", model="tiny", strategy="full", schedule=None, chunks=1,
-    frames=8, start=0.0, end=4.0, resumed_from=None, checkpoints=0, bytes=5, seconds=0.1,
+    frames=8, start=0.0, end=4.0, resumed_from=None, checkpoints=0, bytes=5, waited=0.5, seconds=0.1,
 )  # fmt: skip
 PREDICTION = {
     "type": "prediction", "schema": 1, "video": "a.mp4", "model": "tiny", "strategy": "full", "width": 224,
@@ -1290,3 +1290,15 @@ def test_outputs_load_nothing_heavy() -> None:
     code = f"import sys, kvvideo.outputs; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_waiting_for_frames_is_told_of_where_it_is_much(capsys: pytest.CaptureFixture[str]) -> None:
+    older = done()
+    del older["waited_seconds"]
+    for record in (done(), older, done(waited_seconds=1.2)):
+        summary(record)
+        assert "in 12.5 s; cache " in capsys.readouterr().err
+    summary(done(waited_seconds=6.04))
+    assert "in 12.5 s, 6.0 of them waiting for frames; cache " in capsys.readouterr().err
+    summary(done(waited_seconds=0.6, seconds=0.8))
+    assert "in 0.8 s; cache " in capsys.readouterr().err

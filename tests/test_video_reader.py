@@ -178,6 +178,7 @@ def test_a_pipe_that_falls_silent_gives_what_it_had(tmp_path: Path) -> None:
         stop.set()
         writer.join()
     assert "no frame for 2 s at 0:0" in str(error)
+    assert reader.waited > 1
     seen = numbers(chunks)
     assert len(seen) >= 10
     assert seen[:-1] == expected(clip("late_start.ts"), 2)[: len(seen) - 1]  # the last may be there twice

@@ -133,7 +133,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
         status, None if done.error is None else str(done.error), done.cache, schedule=schedule,
         video=source.path, output=str(part.output), model=config.model, strategy=config.cache.strategy,
         chunks=done.chunks, frames=done.frames, start=start, end=max(done.end, start), resumed_from=done.since,
-        checkpoints=done.checkpoints, bytes=done.bytes, seconds=time.perf_counter() - began,
+        checkpoints=done.checkpoints, bytes=done.bytes, waited=reader.waited, seconds=time.perf_counter() - began,
     )  # fmt: skip
     if json_output:
         print(jsons.dumps(record), flush=True)

@@ -17,6 +17,9 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
 size, clean = format_size, clean_text
 
+_MUCH = 0.1
+"""Share of a run's time that waiting for frames must take to be worth a word."""
+
 
 def _question(record: dict[str, Any]) -> Text:
     since = "" if record.get("since") is None else f"{format_time(record['since'])} to "
@@ -85,7 +88,7 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
     err.print(
         Text(
             f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
-            f"in {record['seconds']:.1f} s{held}",
+            f"{_took(record)}{held}",
             style="dim",
         ),
         soft_wrap=True,
@@ -100,7 +103,7 @@ def ingested(record: dict[str, Any]) -> None:
     err.print(
         Text(
             f"{file}{record['checkpoints']} checkpoints; {format_time(length)} of video, {record['frames']} frames "
-            f"in {record['seconds']:.1f} s{since}; cache {_cache_line(record['cache'])}",
+            f"{_took(record)}{since}; cache {_cache_line(record['cache'])}",
             style="dim",
         ),
         soft_wrap=True,
@@ -192,6 +195,14 @@ def start_report(report: dict[str, Any]) -> None:
     for stage, seconds in {**report["seconds"], "in all": report["total"]}.items():
         table.add_row(stage, f"{seconds:.2f}")
     out.print(table)
+
+
+def _took(record: dict[str, Any]) -> str:
+    """How long a run took, and what limited it if that was decoding."""
+    took = record["seconds"]
+    waited = record.get("waited_seconds", 0.0)  # a record of a run that is resumed may be older than the field
+    much = waited >= max(1.0, _MUCH * took)
+    return f"in {took:.1f} s" + (f", {waited:.1f} of them waiting for frames" if much else "")
 
 
 def _cache_line(cache: dict[str, Any]) -> str:

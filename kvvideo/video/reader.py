@@ -94,6 +94,7 @@ class VideoReader(Iterator[Chunk]):
     Attributes:
         info: what is known of the video.
         position: source time, in seconds, up to which chunks were given out.
+        waited: seconds that ``next`` took, but for the first time.
 
     Raises:
         VideoError: if the video cannot be decoded, here or while iterating.
@@ -125,6 +126,8 @@ class VideoReader(Iterator[Chunk]):
         self.path = os.fsdecode(path)
         self._name = Address.of(self.path).name
         self.position = grid.time(0)
+        self.waited = 0.0
+        self._begun = False
         live = _fitting(self.path, live)
         if live is not None and decoder != "pyav":
             raise ConfigError(f"{decoder} reads files only; read {self._name!r} with pyav")
@@ -186,11 +189,16 @@ class VideoReader(Iterator[Chunk]):
     def __next__(self) -> Chunk:
         if not self._unused.alive:
             raise StopIteration
+        began = time.monotonic()
         try:
             item = self._next()
         except KvvideoError:
             self.close()
             raise
+        finally:
+            if self._begun:
+                self.waited += time.monotonic() - began
+            self._begun = True
         if not isinstance(item, Chunk):
             self.close()
             raise StopIteration
