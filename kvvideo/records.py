@@ -44,7 +44,12 @@ def done(
     model: str, strategy: str, schedule: Schedule | None, answers: int, chunks: int, frames: int, start: float,
     end: float, waited: float, seconds: float,
 ) -> Record:  # fmt: skip
-    """The last record of a run; ``status`` is ``complete``, ``interrupted`` or ``error``, and ``waited`` for frames."""
+    """The last record of a run.
+
+    Args:
+        status: ``complete``, ``interrupted`` or ``error``.
+        waited: seconds for frames, once the first were there.
+    """
     return {
         "type": "done",
         "schema": SCHEMA,

@@ -25,7 +25,7 @@ from unittest import mock
 from damage import Damaged, corpus
 
 from kvvideo.errors import VideoError
-from kvvideo.video import Live, VideoReader, plan
+from kvvideo.video import DECODERS, Live, VideoReader, plan
 
 SECONDS = 60.0
 """One file may take this long on a busy machine."""
@@ -157,7 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Read a corpus of damaged videos, and report how each file ended.")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus")
     parser.add_argument("--keep", type=Path, help="write the corpus to this folder and leave it there")
-    parser.add_argument("--decoder", default="pyav", choices=["pyav", "nvdec", "decord"])
+    parser.add_argument("--decoder", default="pyav", choices=DECODERS)
     parser.add_argument("--follow", action="store_true", help="read the files as if they were still being written")
     parser.add_argument("--json", action="store_true", help="print a line of JSON a file, not the table")
     arguments = parser.parse_args()

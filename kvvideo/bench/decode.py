@@ -99,13 +99,10 @@ def _feed(
                 session.ingest(chunk)
         worked = waited = covered = 0.0
         with opened() as reader, VideoSession(engine) as session:
-            ended = 0.0
             for chunk in reader:
-                began = time.perf_counter()
-                waited += began - ended if ended else 0.0
+                began, waited = time.perf_counter(), reader.waited
                 session.ingest(chunk)
-                ended = time.perf_counter()
-                worked += ended - began
+                worked += time.perf_counter() - began
                 covered += chunk.end - chunk.start
         found.append(
             {

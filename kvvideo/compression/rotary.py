@@ -1,7 +1,6 @@
 """Rotary embedding as Qwen2.5-VL applies it, to take it off keys and queries or to move them."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,19 +45,14 @@ class Rotary:
         if x.device.type != "cpu":
             return self.turn(x, -self.angles(axes))
         there, index = axes.int().unique(return_inverse=True)
+        parts = self.frequencies.split(torch.bincount(self.axis, minlength=len(axes)).tolist())
         cos, sin = [], []
-        for part, own in zip(self._of_axes, index.flatten(1), strict=False):
+        for part, own in zip(parts, index.flatten(1), strict=True):
             angles = there.float()[:, None] * part
             cos.append(angles.cos().index_select(0, own))
             sin.append(angles.sin().index_select(0, own))
         shape = (*axes.shape[1:], -1)
         return _turned(x, torch.cat(cos, dim=-1).view(shape), torch.cat(sin, dim=-1).neg_().view(shape))
-
-    @cached_property
-    def _of_axes(self) -> tuple[Tensor, ...]:
-        """The frequencies of each axis' pairs."""
-        counts: list[int] = torch.bincount(self.axis).tolist()
-        return tuple(torch.split(self.frequencies, counts))
 
     def far(self, moves: Tensor) -> Tensor:
         """Angles ``float64 [..., head_dim / 2]`` of moves by many positions, for which float32 has too few digits."""
