@@ -1,8 +1,13 @@
 """Where the lines of a chat come from and go to: a terminal, or plain pipes."""
 
+import asyncio
+import errno
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kvvideo.chat import commands
@@ -12,6 +17,7 @@ from kvvideo.outputs.clean import text as clean
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
     from rich.console import RenderableType
 
 _WIDTH = 100
@@ -149,13 +155,82 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
     while not chat.leaving:
         try:
             with patch_stdout(raw=True):
-                line = session.prompt()
+                line = next_line(session)
             chat.handle(line)
         except KeyboardInterrupt:
             continue
         except EOFError:
             break
     return 0
+
+
+def next_line(session: "PromptSession[str]") -> str:
+    """What is typed at the prompt of ``session``.
+
+    What a signal raises, and an error of what is drawn, ends the prompt first and is raised after it. A signal that
+    raises in the midst of the event loop can take the wake-up of a task along, which is then waited for for ever; and
+    an error that is drawn waits for a key, of a window that may be gone.
+
+    Raises:
+        EOFError: nothing more will be typed: the person said so, or the window was closed.
+    """
+    errors: list[BaseException] = []
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def end() -> None:
+        if (future := session.app.future) is not None and not future.done():
+            session.app.exit(exception=EOFError())
+
+    def drawing(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        errors.append(context.get("exception") or RuntimeError(context["message"]))
+        end()
+
+    def signalled(stop: SystemExit) -> None:
+        errors.append(stop)
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(end)
+
+    def begun() -> None:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(drawing)
+        if errors:
+            end()
+
+    with _held_back(signalled):
+        try:
+            line = session.prompt(pre_run=begun, set_exception_handler=False)
+        except (EOFError, OSError) as ended:
+            errors.append(ended)
+    for error in errors:
+        # Whoever closes a window takes away what the prompt is drawn on.
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            raise EOFError from error
+        raise error
+    return line
+
+
+@contextmanager
+def _held_back(told: Callable[[SystemExit], None]) -> Iterator[None]:
+    """While it is entered, ``told`` is given what the handlers of signals that end a program raise."""
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    handlers = {int(number): handler for number in ends if callable(handler := signal.getsignal(number))}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            handlers[number](number, frame)
+        except SystemExit as stop:
+            told(stop)
+
+    for number in handlers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            # A handler may have set another for what comes after it.
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)
 
 
 def _history(file: Path) -> Any:

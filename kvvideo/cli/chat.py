@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, TextIO
@@ -104,7 +106,6 @@ def command(
         # Lines and video cannot come the same way.
         typed = _terminal()
     screen = TerminalScreen() if typed.isatty() and sys.stdout.isatty() else PipeScreen()
-    _leave_on_signals()
     code, at_once = 0, False
     with scratch() as directory:
         opening = Opening(
@@ -115,7 +116,7 @@ def command(
             lambda: opening.open_video(source) if file is None else opening.open_memory(file),
             screen.notice, pace, playing=not paused,
         )  # fmt: skip
-        try:
+        with closing(player), _left_on_signals():
             screen.notice(f"loading {config.model if file is None else file} …")
             try:
                 player.wait_ready()
@@ -129,8 +130,6 @@ def command(
                     code = run_terminal(chat, screen, typed, state_directory() / "history")
                 else:
                     code = run_pipe(chat, typed, endless=file is None and not Address.of(video).waits)
-        finally:
-            player.close()
     if at_once:
         # A thread that loads a model can only be ended with its process; nothing is lost yet.
         os._exit(code)
@@ -147,14 +146,25 @@ def _terminal() -> TextIO:
         ) from None
 
 
-def _leave_on_signals() -> None:
-    """What ends a program, such as the terminal that is closed, ends a chat as /bye does: nothing is left behind."""
+@contextmanager
+def _left_on_signals() -> Iterator[None]:
+    """What ends a program, such as the terminal that is closed, ends a chat as /bye does: nothing is left behind.
+
+    Once it ends, for whatever reason, no signal ends it halfway: a window and the shell in it each send their own.
+    """
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+
+    def ignore() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
     def leave(number: int, frame: FrameType | None) -> None:
-        # A shell that ends with its window passes on a signal that the window sent already.
-        signal.signal(number, signal.SIG_IGN)
+        ignore()
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, leave)
+    for number in numbers:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        ignore()
