@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvvideo.__main__ import main
 from kvvideo.tiny import samples, world
 
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
@@ -21,7 +23,7 @@ def kvvideo(*arguments: str, timeout: float = 300) -> subprocess.CompletedProces
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from kvvideo.cli import main; main()", *arguments]
+    return [sys.executable, "-m", "kvvideo", *arguments]
 
 
 def records(output: str) -> list[dict[str, Any]]:
@@ -175,6 +177,48 @@ def test_ctrl_c_finishes_the_chunk_and_exits_130(tmp_path: Path) -> None:
     assert [q["question"] for q in done["unasked"]] == ["At the end?"]
     assert 0 < done["end"] < 480
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("loading", "exiting", "seen", "code"),
+    [
+        ("pass", "pass", "", 0),
+        ("press()", "pass", "pressed\n", 130),
+        ("atexit.register(press)", "pass", "pressed\n", 130),
+        ("pass", "atexit.register(press)", "pressed\ngone on\n", 0),
+    ],
+    ids=["not at all", "while it is loaded", "while it exits", "at the very end"],
+)
+def test_ctrl_c_before_and_after_the_command(loading: str, exiting: str, seen: str, code: int) -> None:
+    """It ends at once, with the exit code of Ctrl-C; at the very end there is nothing left to end."""
+    program = f"""
+import atexit, signal, sys
+from kvvideo.__main__ import main
+
+def press():
+    print("pressed", file=sys.stderr, flush=True)
+    signal.raise_signal(signal.SIGINT)
+    print("gone on", file=sys.stderr, flush=True)
+
+class Loading:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            {loading}
+
+sys.meta_path.insert(0, Loading())
+{exiting}
+main()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.stderr, result.returncode) == (seen, code)
+    assert result.stdout.startswith("kvvideo ") == (loading != "press()")
+
+
+def test_the_program_is_what_is_installed() -> None:
+    (script,) = entry_points(group="console_scripts", name="kvvideo")
+    assert script.load() is main
 
 
 COMPARED = ("streaming", "full", "h2o", "recent")
