@@ -154,7 +154,7 @@ def test_stopped_and_killed_it_comes_to_the_same(
 
     records_file = tmp_path / "results.jsonl"
     before = records_file.read_bytes()
-    command = [sys.executable, "-c", "from kvvideo.cli import main; main()", "batch", str(jobs), "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "kvvideo", "batch", str(jobs), "-o", str(tmp_path)]
     command += [*CLI, "--executor", "ray", "--engines", "2", "--ray-address"]
     address = ray.get_runtime_context().gcs_address
     with subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as batch:

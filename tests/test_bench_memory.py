@@ -17,7 +17,7 @@ from kvvideo.tiny import world
 
 def kvvideo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from kvvideo.cli import main; main()", *arguments],
+        [sys.executable, "-m", "kvvideo", *arguments],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 

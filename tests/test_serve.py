@@ -78,7 +78,7 @@ def start(log: Path, *arguments: str) -> Server:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = [sys.executable, "-c", "from kvvideo.cli import main; main()", "serve", "tiny", "--port", str(port)]
+    line = [sys.executable, "-m", "kvvideo", "serve", "tiny", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen([*line, *arguments], stdout=output, stderr=output, start_new_session=True)
     return Server(process, port, log)
@@ -435,7 +435,7 @@ def test_what_is_said_explicitly_stands(monkeypatch: pytest.MonkeyPatch, model_d
 
 def test_the_command_line_refuses_what_it_can_by_itself():
     for arguments, word in ((["--port", "8000", "tiny"], "the model comes first"), (["tiny", "--ratio", "2"], "ratio")):
-        line = [sys.executable, "-c", "from kvvideo.cli import main; main()", "serve", *arguments]
+        line = [sys.executable, "-m", "kvvideo", "serve", *arguments]
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 2
         assert word in done.stderr
