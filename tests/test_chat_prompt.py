@@ -1,6 +1,7 @@
 """How an open prompt ends other than by Enter: by signals, by errors of what is drawn, and with its window."""
 
 import errno
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,31 @@ def test_a_signal_ends_it_at_any_moment():
     """Not in the midst of the event loop: there it takes the wake-up of a task along, which is waited for for ever."""
     result = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stdout) == (0, "ended 60\n"), result.stderr
+
+
+@pytest.mark.parametrize("pressed", [None, KeyboardInterrupt()], ids=["alone", "with Ctrl-C"])
+def test_a_signal_is_not_lost(pipe: PipeInput, pressed: BaseException | None):
+    """Its handler may be called only once, so what it raises goes before all else."""
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(129)
+
+    def message() -> str:
+        if session.app.is_running and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            if pressed:
+                session.app.exit(exception=pressed)
+            signal.raise_signal(signal.SIGHUP)
+        return "> "
+
+    session = prompt(pipe, message)
+    before = signal.signal(signal.SIGHUP, leave)
+    try:
+        with pytest.raises(SystemExit, match="129"):
+            next_line(session)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_is_typed_is_returned(pipe: PipeInput):

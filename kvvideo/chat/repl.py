@@ -173,6 +173,7 @@ def next_line(session: "PromptSession[str]") -> str:
 
     Raises:
         EOFError: nothing more will be typed: the person said so, or the window was closed.
+        KeyboardInterrupt: Ctrl-C.
     """
     errors: list[BaseException] = []
     loop: asyncio.AbstractEventLoop | None = None
@@ -200,7 +201,7 @@ def next_line(session: "PromptSession[str]") -> str:
     with _held_back(signalled):
         try:
             line = session.prompt(pre_run=begun, set_exception_handler=False)
-        except (EOFError, OSError) as ended:
+        except (EOFError, KeyboardInterrupt, OSError) as ended:
             errors.append(ended)
     for error in errors:
         # Whoever closes a window takes away what the prompt is drawn on.
