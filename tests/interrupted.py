@@ -1,4 +1,4 @@
-"""Every command interrupted at random moments: how each ends, as a table.
+"""Every command interrupted at random moments, and what was wrong with how it ended.
 
 ``python tests/interrupted.py --times 100`` starts each command on a bundled sample, sends it Ctrl-C, two of them,
 SIGTERM or SIGHUP at a random moment, and looks at what comes of it. A fault is a traceback, another exit code than that
