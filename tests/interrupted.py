@@ -81,11 +81,19 @@ def interrupt(directory: Path, command: str, sent: str, delay: float, pause: flo
     if "Traceback" in output:
         wrong.append("traceback")
     _, left = psutil.wait_procs([one for one in psutil.process_iter() if _leader(one.pid) == process.pid], timeout=10)
-    wrong += [f"left behind: {one}" for one in left]
+    wrong += [f"left behind: {one}" for one in left if _runs(one)]
     # What the system ended leaves that to the next chat.
     if code >= 0 and (files := [*Path(temporary).glob("kvvideo-*")]):
         wrong.append(f"left behind: {files}")
     return word, [f"{command}, {sent} at {delay:.2f} s: {one}\n{output[-2000:]}" for one in wrong]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        # Whoever inherits a process that has ended may be slow to take note of it.
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _leader(pid: int) -> int | None:
