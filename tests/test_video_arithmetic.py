@@ -15,7 +15,7 @@ from video_clips import clip
 
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.video import MAX_PIXELS, MIN_PIXELS, VideoInfo, frame_size, plan, tokens
-from kvvideo.video.bitstream import can_restart
+from kvvideo.video.bitstream import _READERS, Access
 from kvvideo.video.geometry import FACTOR, displayed_size
 from kvvideo.video.sampling import CLOCK_SLACK, Grid, assemble, pick
 from kvvideo.video.selection import Coded, Step, select
@@ -280,15 +280,16 @@ def nal(kind: int, *payload: int) -> bytes:
 def test_where_h264_can_restart(units: list[bytes], restarts: bool) -> None:
     start_codes = b"".join(b"\0\0\0\1" + unit for unit in units)
     prefixed = b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
-    assert can_restart("h264", None, start_codes) is restarts
-    assert can_restart("h264", b"\1dddd"[:4] + b"\xff", prefixed) is restarts
+    assert Access("h264", None).read(start_codes) is restarts
+    assert Access("h264", b"\1dddd"[:4] + b"\xff").read(prefixed) is restarts
 
 
 @given(st.binary(max_size=200), st.sampled_from([None, b"", b"\1\0\0\0\xff", b"\1\0\0\0\xfc"]))
 def test_any_bytes_can_be_asked(packet: bytes, extradata: bytes | None) -> None:
-    can_restart("h264", extradata, packet)
-    assert can_restart("vp9", extradata, packet)
-    assert not can_restart("gif", extradata, packet)
+    for codec in (*_READERS, "gif"):
+        Access(codec, extradata).read(packet)
+        Access(codec, packet).read(packet, extradata)
+    assert not Access("gif", extradata).read(packet)
 
 
 def test_clips_are_there() -> None:

@@ -1,57 +1,200 @@
-"""Whether decoding can begin at a keyframe: what containers call one is not always enough.
+"""Find where decoding can begin, from what the bitstream itself says: containers call too much a keyframe.
 
-H.264 marks as keyframes also the recovery points of intra refresh, from which the picture only becomes
-right after a while. Decoding may jump to such a packet only if it says "right at once".
+Decoding can begin at a packet if its picture needs no other, and if a decoder knows there all parameter sets that a
+decoder knows which has read every packet before it. The first stands in the headers of the picture. For the second,
+``Access`` follows the parameter sets through the stream: those of the container, and those between the pictures.
+
+Sources: H.264 (ITU-T H.264, 7.3.1 to 7.3.3, D.2.8), HEVC (ITU-T H.265, 7.3.1, 7.3.2, 7.4.2.2), MPEG-2 (ITU-T H.262,
+6.2.2, 6.2.3), MPEG-4 (ISO/IEC 14496-2, 6.2.3, 6.2.5), VP8 (RFC 6386, 9.1), VP9 and AV1 (bitstream specifications of the
+Alliance for Open Media, 6.2 and 5.3 to 5.9), JPEG (ITU-T T.81, B.1.1), FFV1 (RFC 9043, 3.8.1, 4.4), ProRes (SMPTE RDD
+36, 5.1).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
-CLEAN = {
-    *("av1", "dnxhd", "ffv1", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4"),
-    *("prores", "rawvideo", "vp8", "vp9"),
-}
-"""Codecs whose keyframes are always complete."""
-
-_IDR, _SEI = 5, 6  # H.264 NAL unit types
-_RECOVERY_POINT = 6  # SEI payload type
+Sets = dict[tuple[int, int], bytes]
+"""Parameter sets by kind and number."""
 
 
-def can_restart(codec: str, extradata: bytes | None, keyframe: bytes) -> bool:
-    """Whether ``keyframe``, a packet marked as one, can be decoded without any before it.
+@dataclass(slots=True)
+class Seen:
+    """Describe one packet.
 
-    False for codecs this module knows nothing of: then nothing is skipped, which is slower and right.
+    Attributes:
+        key: its first picture needs no other, nor does any that is shown after it.
+        sets: parameter sets in it.
+        alone: it needs no parameter sets but its own, in a codec that repeats them with each such picture.
+        lost: decoders leave its picture out, for it needs one that is not there (HEVC: RASL after a splice).
+        joint: the pictures before it and not shown yet are to be thrown away.
+    """
+
+    key: bool = False
+    sets: Sets = field(default_factory=dict)
+    alone: bool = False
+    lost: bool = False
+    joint: bool = False
+
+
+class Access:
+    """Follow a stream in its order, and tell where decoding can begin.
 
     Args:
-        codec: FFmpeg's name of the codec.
-        extradata: of the stream; for H.264 it says how units are delimited.
+        codec: FFmpeg's name of the codec. For one that is not known here decoding begins nowhere but at the
+            beginning: slower, and right.
+        extradata: the codec's configuration as the container gives it.
+
+    Attributes:
+        steady: no parameter set was seen that differs from the container's.
     """
-    if codec != "h264":
-        return codec in CLEAN
-    for unit in _units(extradata or b"", keyframe):
-        kind = unit[0] & 31
-        if kind == _IDR or (kind == _SEI and _recovers_at_once(unit[1:])):
-            return True
-    return False
+
+    def __init__(self, codec: str, extradata: bytes | None) -> None:
+        self._extradata = extradata or b""
+        self._reader: _Reader | None = _READERS[codec](self._extradata) if codec in _READERS else None
+        self._known: Sets = dict(self._reader.configured()) if self._reader else {}
+        self._replaced = False  # the container gave another configuration, which decoders of its first do not know
+        self.steady = True
+        self.seen = Seen()
+
+    def read(self, packet: bytes, extradata: bytes | None = None) -> bool:
+        """Return whether decoding can begin at ``packet`` as well as at the packet before the first.
+
+        Args:
+            packet: the next one.
+            extradata: the configuration that the container gives with it, if it does.
+        """
+        if extradata is not None and extradata != self._extradata:
+            self._replaced, self.steady = True, False
+        if self._reader is None:
+            return False
+        seen = self.seen = self._reader.read(packet)
+        # Where they change, the decoder must be the one that still holds pictures of before.
+        changed = any(self._known.get(name) != data for name, data in seen.sets.items())
+        if changed:
+            self._known.update(seen.sets)
+            self.steady = self.steady and seen.alone
+        return seen.key and not changed and not seen.joint and not self._replaced and (self.steady or self.complete)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the packet read last holds all parameter sets that are known: decoders need no others."""
+        if self._replaced or not self.seen.key:
+            return False
+        return self.seen.alone or (bool(self.seen.sets) and self.seen.sets.keys() >= self._known.keys())
 
 
-def _units(extradata: bytes, packet: bytes) -> Iterator[bytes]:
-    """The non-empty NAL units of a packet, with length prefixes (mp4, mkv) or start codes (TS)."""
-    if extradata[:1] != b"\x01" or len(extradata) < 5:
-        yield from (unit for unit in packet.split(b"\0\0\1")[1:] if unit)
-        return
-    prefix = (extradata[4] & 3) + 1
+class _Reader:
+    """Read the packets of one codec; the extradata is the container's configuration."""
+
+    def __init__(self, extradata: bytes) -> None:
+        self.extradata = extradata
+
+    def configured(self) -> Sets:
+        """Return the parameter sets that the container gives."""
+        return {}
+
+    def read(self, packet: bytes) -> Seen:
+        """Describe ``packet``."""
+        return Seen(key=self.is_key(packet), alone=True)
+
+    def is_key(self, packet: bytes) -> bool:
+        """Return whether the picture in ``packet`` needs no other."""
+        return True
+
+
+class _Bits:
+    """Read numbers of single bits; past the end all bits are 0."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            return 0
+        return self._value >> self._left & (1 << count) - 1
+
+    def golomb(self) -> int:
+        """Read an unsigned Exp-Golomb number."""
+        zeros = 0
+        while self._left > 0 and not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
+
+
+def _head(unit: bytes, size: int = 64) -> bytes:
+    """The first bytes of a unit, without the bytes that keep start codes from standing in it."""
+    return unit[:size].replace(b"\0\0\3", b"\0\0")
+
+
+def _started(data: bytes) -> Iterator[bytes]:
+    """The units of ``data`` that begin with start codes, without those."""
+    at = data.find(b"\0\0\1")
+    while at >= 0:
+        after = data.find(b"\0\0\1", at + 3)
+        unit = data[at + 3 : after if after >= 0 else len(data)]
+        if unit:
+            yield unit
+        at = after
+
+
+def _prefixed(data: bytes, prefix: int) -> Iterator[bytes]:
+    """The units of ``data`` with their lengths before them, in ``prefix`` bytes each."""
     at = 0
-    while at + prefix < len(packet):
-        length = int.from_bytes(packet[at : at + prefix], "big")
+    while at + prefix < len(data):
+        length = int.from_bytes(data[at : at + prefix], "big")
         at += prefix
         if length:
-            yield packet[at : at + length]
+            yield data[at : at + length]
         at += length
 
 
+class _H264(_Reader):
+    IDR, SEI, SPS, PPS, EXTENSION, SUBSET = 5, 6, 7, 8, 13, 15
+    RECOVERY_POINT = 6
+
+    def __init__(self, extradata: bytes) -> None:
+        super().__init__(extradata)
+        self._prefix = (extradata[4] & 3) + 1 if extradata[:1] == b"\1" and len(extradata) >= 5 else 0
+
+    def configured(self) -> Sets:
+        sets: Sets = {}
+        if not self._prefix:
+            for unit in _started(self.extradata):
+                self._note(unit, sets)
+            return sets
+        at = 5
+        for mask in (31, 255):  # sequence parameter sets, then picture parameter sets
+            count = self.extradata[at] & mask if at < len(self.extradata) else 0
+            at += 1
+            for _ in range(count):
+                length = int.from_bytes(self.extradata[at : at + 2], "big")
+                self._note(self.extradata[at + 2 : at + 2 + length], sets)
+                at += 2 + length
+        return sets
+
+    def read(self, packet: bytes) -> Seen:
+        seen = Seen()
+        for unit in _prefixed(packet, self._prefix) if self._prefix else _started(packet):
+            kind = unit[0] & 31
+            if kind == self.IDR or (kind == self.SEI and _recovers_at_once(unit[1:])):
+                seen.key = True
+            self._note(unit, seen.sets)
+        return seen
+
+    def _note(self, unit: bytes, sets: Sets) -> None:
+        """Put ``unit`` among ``sets`` if it is one."""
+        kind = unit[0] & 31 if unit else 0
+        if kind in (self.SPS, self.SUBSET):
+            sets[kind, _Bits(_head(unit)[4:]).golomb()] = unit.rstrip(b"\0")
+        elif kind in (self.PPS, self.EXTENSION):
+            sets[kind, _Bits(_head(unit)[1:]).golomb()] = unit.rstrip(b"\0")
+
+
 def _recovers_at_once(sei: bytes) -> bool:
-    """Whether supplemental information holds a recovery point with a frame count of 0."""
-    sei = sei.replace(b"\0\0\3", b"\0\0")  # emulation prevention
+    """Return whether supplemental information holds a recovery point with a frame count of 0."""
+    sei = sei.replace(b"\0\0\3", b"\0\0")
     at = 0
     while at + 2 < len(sei):
         numbers = []
@@ -62,7 +205,205 @@ def _recovers_at_once(sei: bytes) -> bool:
             number, at = number + (sei[at] if at < len(sei) else 0), at + 1
             numbers.append(number)
         kind, size = numbers
-        if kind == _RECOVERY_POINT and at < len(sei):
+        if kind == _H264.RECOVERY_POINT and at < len(sei):
             return bool(sei[at] & 0x80)  # Exp-Golomb: a leading 1 bit is the value 0
         at += size
     return False
+
+
+class _Hevc(_Reader):
+    RASL, BLA, IDR, CRA, LAST_ACCESS = (8, 9), (16, 17, 18), (19, 20), 21, 23
+    VPS, SPS, PPS, ENDS = 32, 33, 34, (36, 37)
+
+    def __init__(self, extradata: bytes) -> None:
+        super().__init__(extradata)
+        configured = len(extradata) >= 23 and (extradata[0] or extradata[1] or extradata[2] > 1)
+        self._prefix = (extradata[21] & 3) + 1 if configured else 0
+        self._ended = True
+        self._spliced = False  # whether pictures before the last access point are not there for those after it
+
+    def configured(self) -> Sets:
+        sets: Sets = {}
+        if not self._prefix:
+            for unit in _started(self.extradata):
+                self._note(unit, sets)
+            return sets
+        at = 23
+        for _ in range(self.extradata[22]):
+            count = int.from_bytes(self.extradata[at + 1 : at + 3], "big")
+            at += 3
+            for _ in range(count):
+                length = int.from_bytes(self.extradata[at : at + 2], "big")
+                self._note(self.extradata[at + 2 : at + 2 + length], sets)
+                at += 2 + length
+                if at > len(self.extradata):
+                    return sets
+        return sets
+
+    def read(self, packet: bytes) -> Seen:
+        seen = Seen()
+        first = True
+        for unit in _prefixed(packet, self._prefix) if self._prefix else _started(packet):
+            if len(unit) < 3 or unit[0] & 1 or unit[1] >> 3:  # of another layer
+                continue
+            kind = unit[0] >> 1 & 63
+            if kind <= self.LAST_ACCESS and first:
+                first = False
+                seen.key = kind >= self.BLA[0]
+                seen.lost = kind in self.RASL and self._spliced
+                if seen.key:
+                    self._spliced = kind in self.BLA or (kind == self.CRA and self._ended)
+                    seen.joint = kind != self.CRA and bool(unit[2] & 0x40)
+                self._ended = False
+            self._ended = self._ended or kind in self.ENDS
+            self._note(unit, seen.sets)
+        return seen
+
+    def _note(self, unit: bytes, sets: Sets) -> None:
+        kind = unit[0] >> 1 & 63 if len(unit) > 2 else 0
+        if kind == self.VPS:
+            number = unit[2] >> 4
+        elif kind == self.SPS:
+            number = _hevc_sequence(_Bits(_head(unit, 128)[2:]))
+        elif kind == self.PPS:
+            number = _Bits(_head(unit)[2:]).golomb()
+        else:
+            return
+        sets[kind, number] = unit.rstrip(b"\0")
+
+
+def _hevc_sequence(bits: _Bits) -> int:
+    """Return the number of a sequence parameter set, which stands behind the profile and the levels."""
+    bits.take(4)
+    layers = bits.take(3)
+    bits.take(1 + 88 + 8)
+    present = [(bits.take(1), bits.take(1)) for _ in range(layers)]
+    if layers:
+        bits.take(2 * (8 - layers))
+    for profile, level in present:
+        bits.take(88 * profile + 8 * level)
+    return bits.golomb()
+
+
+class _Mpeg4(_Reader):
+    """Layers are parameter sets; so is user data, by which decoders know the faults of encoders."""
+
+    LAYERS, USER, PICTURE = range(0x20, 0x30), 0xB2, 0xB6
+
+    def configured(self) -> Sets:
+        return self._sets(_started(self.extradata))
+
+    def read(self, packet: bytes) -> Seen:
+        units = [*_started(packet)]
+        pictures = [unit for unit in units if unit[0] == self.PICTURE and len(unit) > 1]
+        # Two in one packet are of a stream that packs them: the second waits for the next packet.
+        return Seen(key=len(pictures) == 1 and pictures[0][1] >> 6 == 0, sets=self._sets(iter(units)))
+
+    def _sets(self, units: Iterator[bytes]) -> Sets:
+        return {(unit[0], 0): unit for unit in units if unit[0] in self.LAYERS or unit[0] == self.USER}
+
+
+class _Mpeg2(_Reader):
+    """Of a sequence header only what makes decoders begin anew counts: bit rates may change at any."""
+
+    PICTURE, SEQUENCE = 0x00, 0xB3
+
+    def read(self, packet: bytes) -> Seen:
+        seen = Seen(alone=True)
+        for unit in _started(packet):
+            if unit[0] == self.SEQUENCE:
+                seen.sets[self.SEQUENCE, 0] = unit[1:5]
+            elif unit[0] == self.PICTURE:
+                seen.key = bool(seen.sets) and len(unit) > 2 and unit[2] >> 3 & 7 == 1
+                return seen
+        return seen
+
+
+class _Vp8(_Reader):
+    def is_key(self, packet: bytes) -> bool:
+        return len(packet) > 9 and not packet[0] & 1 and packet[3:6] == b"\x9d\x01\x2a"
+
+
+class _Vp9(_Reader):
+    def is_key(self, packet: bytes) -> bool:
+        bits = _Bits(packet[:2])
+        marked = bits.take(2) == 2
+        profile = bits.take(1) | bits.take(1) << 1
+        if profile == 3:
+            bits.take(1)
+        shows_another, inter = bits.take(1), bits.take(1)
+        return marked and len(packet) > 3 and not shows_another and not inter
+
+
+class _Av1(_Reader):
+    SEQUENCE, HEADER, FRAME = 1, 3, 6
+
+    def read(self, packet: bytes) -> Seen:
+        seen = Seen(alone=True)
+        reduced = 0
+        for kind, payload in _av1_units(packet):
+            if kind == self.SEQUENCE:
+                seen.sets[kind, 0] = payload
+                reduced = payload[:1][0] >> 3 & 1 if payload else 0
+            elif kind in (self.HEADER, self.FRAME):
+                # A key frame that is shown later lets those before it refer to what was there before it.
+                shown_key = bool(payload) and payload[0] >> 4 == 0b0001
+                seen.key = bool(seen.sets) and (bool(reduced) or shown_key)
+                return seen
+        return seen
+
+
+def _av1_units(packet: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and payload of each unit."""
+    at = 0
+    while at < len(packet):
+        kind, extended, sized = packet[at] >> 3 & 15, packet[at] >> 2 & 1, packet[at] >> 1 & 1
+        at += 1 + extended
+        length = len(packet) - at
+        if sized:
+            length = 0
+            for shift in range(0, 56, 7):
+                byte = packet[at] if at < len(packet) else 0
+                length |= (byte & 127) << shift
+                at += 1
+                if not byte & 128:
+                    break
+        yield kind, packet[at : at + length]
+        at += length
+
+
+class _Jpeg(_Reader):
+    """A picture may rely on the tables of one before it."""
+
+    def is_key(self, packet: bytes) -> bool:
+        return b"\xff\xdb" in packet and b"\xff\xc4" in packet
+
+
+class _ProRes(_Reader):
+    def is_key(self, packet: bytes) -> bool:
+        return packet[4:8] == b"icpf"
+
+
+class _Ffv1(_Reader):
+    """The first symbol of the range coder, at even odds, says it."""
+
+    def is_key(self, packet: bytes) -> bool:
+        return int.from_bytes(packet[:2], "big") >= 0x7F80
+
+
+_READERS: dict[str, Callable[[bytes], _Reader]] = {
+    "av1": _Av1,
+    "dnxhd": _Reader,
+    "ffv1": _Ffv1,
+    "h264": _H264,
+    "hevc": _Hevc,
+    "mjpeg": _Jpeg,
+    "mpeg1video": _Mpeg2,
+    "mpeg2video": _Mpeg2,
+    "mpeg4": _Mpeg4,
+    "prores": _ProRes,
+    "rawvideo": _Reader,
+    "vp8": _Vp8,
+    "vp9": _Vp9,
+}
+"""Readers by FFmpeg's name of the codec. Each packet of those that are a plain ``_Reader`` is a whole picture."""

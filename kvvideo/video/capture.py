@@ -20,7 +20,8 @@ from kvvideo.times import format_time
 from kvvideo.video.address import Address
 from kvvideo.video.connect import CALL_SECONDS, BrokenOff, Link, Stalled, connect, feed
 from kvvideo.video.live import AHEAD_SECONDS, Clock, Live, LiveStatus
-from kvvideo.video.pyav import JUMP_SECONDS, PEEK, UNTIMED
+from kvvideo.video.pyav import PEEK, UNTIMED
+from kvvideo.video.timeline import JUMP_SECONDS
 
 logger = logging.getLogger("kvvideo.video")
 

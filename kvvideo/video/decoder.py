@@ -19,7 +19,7 @@ from kvvideo.types import Chunk
 from kvvideo.video.address import unknown_scheme
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, check_picture, frame_size
 from kvvideo.video.plan import VideoInfo
-from kvvideo.video.sampling import Grid, assemble
+from kvvideo.video.sampling import EPSILON, Grid, assemble
 
 DECODERS = {
     "pyav": "kvvideo.video.pyav:PyavDecoder",
@@ -38,11 +38,15 @@ class Decoder(ABC):
     Attributes:
         info: what is known of the video.
         failure: why decoding ended early, once it has; what was decoded before is right.
+        first: when the first frame of the video is shown, in seconds: it stands for what comes before it, too.
+        slack: seconds by which the times that it gives may be off.
     """
 
     name: ClassVar[str]
+    slack: ClassVar[float] = EPSILON
     info: VideoInfo
     failure: VideoError | None = None
+    first: float = 0.0
 
     @abstractmethod
     def __init__(self, path: str, progress: Progress) -> None: ...
@@ -68,7 +72,7 @@ class Decoder(ABC):
         """The chunks of ``grid``; what could be decoded comes first, then VideoError if not all could."""
         height, width = frame_size(self.info.height, self.info.width, min_pixels, max_pixels)
         empty = True
-        for chunk in assemble(self.sample(grid, height, width), grid):
+        for chunk in assemble(self._none_ahead(grid, height, width), grid):
             empty = False
             yield chunk
         if self.failure is not None:
@@ -79,10 +83,21 @@ class Decoder(ABC):
     def still(self, grid: Grid) -> Iterator[Chunk]:
         """One chunk of one frame: the picture at the first moment of ``grid``, as large as it is displayed."""
         check_picture(self.info.height, self.info.width, self.info.path)
-        for time, frame in self.sample(grid, self.info.height, self.info.width):
+        for time, frame in self._none_ahead(grid, self.info.height, self.info.width):
             yield Chunk(frame[None], (time,), grid.time(0), grid.time(1), grid.fps)
             return
         raise self.failure or self._nothing(grid)
+
+    def _none_ahead(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+        """As ``sample``; raises VideoError instead of answering a moment with a frame that comes after it."""
+        for index, (time, frame) in enumerate(self.sample(grid, height, width)):
+            moment = grid.time(index)
+            if time > max(moment + self.slack, self.first):
+                raise VideoError(
+                    f"the decoder {self.name} gave a frame of {format_time(time)} for {format_time(moment)} of "
+                    f"{self.info.path!r}, which is a fault of kvvideo; remux the file, and report it"
+                )
+            yield time, frame
 
     def _nothing(self, grid: Grid) -> KvvideoError:
         if grid.time(0) == 0:

@@ -28,6 +28,7 @@ class DecordDecoder(Decoder):
     """Decodes H.264 in mp4 with decord, by the frames' own times."""
 
     name = "decord"
+    slack = CLOCK_SLACK
 
     def __init__(self, path: str, progress: Progress) -> None:
         self._decord = _load()

@@ -85,3 +85,20 @@ def frame_size(height: int, width: int, min_pixels: int = MIN_PIXELS, max_pixels
 def tokens(height: int, width: int, frames: int) -> int:
     """Tokens that ``frames`` resized frames (an even number) become in the model."""
     return frames // FRAMES_PER_TOKEN * (height // FACTOR) * (width // FACTOR)
+
+
+def fitted(shown: tuple[int, int], box: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+    """Return the ``(height, width)`` that keeps a picture's shape in a frame made for pictures of another.
+
+    Args:
+        shown: size of the picture as displayed, in pixels.
+        box: size, as displayed, of the pictures that fill the frame.
+        frame: size of the frame.
+    """
+    scale = min(box[0] / shown[0], box[1] / shown[1])
+
+    def side(i: int) -> int:
+        share = shown[i] * scale / box[i]
+        return frame[i] if share > 0.99 else max(1, round(share * frame[i]))  # off by rounding alone: it fills it
+
+    return side(0), side(1)

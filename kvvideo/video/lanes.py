@@ -117,7 +117,7 @@ class Lanes:
         self._count, self._grid, self._make, self._progress = count, grid, slot, progress
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="kvvideo-lane")
         self._slots: list[Slot] = []
-        self._idle: list[Slot] = []
+        self._idle: list[tuple[int, Slot]] = []  # each with the number of the lane that had it last
         self._free = threading.Lock()
         self._at: float | None = None
         self._closed = False
@@ -143,7 +143,7 @@ class Lanes:
         held = 0
         for part in source:
             if lane is None or part.begins:
-                lane, before = _Lane(self._grid, first=lane is None), None
+                lane, before = _Lane(self._grid, number=0 if lane is None else lane.number + 1), None
             before = self._pool.submit(self._run, lane, part, before)
             running.append((part, before))
             held += part.size
@@ -168,7 +168,7 @@ class Lanes:
         if before is not None:
             before.result()
         if lane.slot is None:
-            lane.slot = self._take()
+            lane.slot = self._take(lane.number)
         slot, done = lane.slot, Done()
         for step in part.steps:
             if self._closed:
@@ -179,13 +179,16 @@ class Lanes:
             lane.take(slot.drain(done), done)
             lane.end(done)
             with self._free:
-                self._idle.append(slot)
+                self._idle.append((lane.number, slot))
         return done
 
-    def _take(self) -> Slot:
+    def _take(self, number: int) -> Slot:
+        # One that decoded what comes later may know parameter sets that are not there yet.
         with self._free:
-            if self._idle:
-                return self._idle.pop()
+            for at, (last, slot) in enumerate(self._idle):
+                if last < number:
+                    del self._idle[at]
+                    return slot
         slot = self._make()
         with self._free:
             self._slots.append(slot)
@@ -195,11 +198,12 @@ class Lanes:
 class _Lane:
     """Frames of a group as they come, of which those that no moment shows are let go."""
 
-    def __init__(self, grid: Grid, first: bool) -> None:
+    def __init__(self, grid: Grid, number: int) -> None:
         self.slot: Slot | None = None
+        self.number = number
         self._grid = grid
         self._last: tuple[float, Any] | None = None
-        self._first = first  # the first frame of a video stands for what comes before it
+        self._first = number == 0  # the first frame of a video stands for what comes before it
 
     def take(self, frames: Iterable[tuple[float, Any]], done: Done) -> None:
         for time, frame in frames:

@@ -2,15 +2,18 @@
 
 Times are seconds of the source: the container's start time is subtracted, so that the first frame is at
 about 0, as players show it. Damaged packets are skipped; the frame before stands in for what they held.
+Packets are dropped, groups decoded at once, and places sought only where ``bitstream`` proves that it changes nothing.
 """
 
 import itertools
 import logging
 import math
 import os
+import re
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -21,13 +24,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from kvvideo.errors import VideoError
 from kvvideo.times import format_time
-from kvvideo.video.bitstream import can_restart
+from kvvideo.video.bitstream import Access
 from kvvideo.video.decoder import Decoder, Progress, check_file, reason
-from kvvideo.video.geometry import MAX_PICTURE, check_picture, displayed_size
+from kvvideo.video.geometry import MAX_PICTURE, check_picture, displayed_size, fitted
 from kvvideo.video.lanes import Done, Lanes, parts
 from kvvideo.video.plan import VideoInfo
-from kvvideo.video.sampling import CLOCK_SLACK, Grid, pick
-from kvvideo.video.selection import REORDER, Coded, Step, select
+from kvvideo.video.sampling import CLOCK_SLACK, EPSILON, Grid, pick
+from kvvideo.video.selection import Coded, Step, select
+from kvvideo.video.timeline import JUMP_SECONDS, Placed, Timeline
 
 logger = logging.getLogger("kvvideo.video")
 
@@ -44,15 +48,27 @@ LENIENT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]
 DEFAULT_FPS = 25.0
 """Frame rate where a stream without times does not tell its own; FFmpeg assumes the same."""
 PEEK = 500
-"""Packets that may fail before the first frame."""
+"""Packets of the picture that may fail before the first frame."""
+CONFIGURED = ("mov", "matroska")
+"""Beginnings of the names of containers that hold parameter sets apart from the frames, and give the right ones after a
+seek. Of others, and of these where sets stand among the frames, a place is sought only if it holds all sets itself."""
+READ_BYTES = 128 << 20
+"""Files up to this size are read from the beginning, which takes less than a second: nothing need be believed."""
+BACK_SECONDS = (0.0, 10.0, 60.0)
+"""How long before the first moment decoding begins: farther back where nothing comes out of what is nearer."""
+GAP_SECONDS, GAPS_TOLD = 60.0, 3
+"""A stretch without a frame that is told of, and how many of them."""
+LEAST_RATE = 100
+"""Bytes a second that a video has at least; a length that leaves it fewer is that of a clock that was set back."""
 READ_ERRORS = 20
 """Errors in a row after which reading a file is given up."""
 LOST_SECONDS, LOST_PACKETS = 30.0, 100
 """Decoding is given up when this much of the video gave no frame."""
-LATE_SECONDS = 5.0
-"""A frame this long before more others than reordering allows: the clock was set back."""
-JUMP_SECONDS = 3600.0
-"""A frame this long after the one before has a damaged time, one shown this long a damaged duration."""
+LATE_PICTURE_SECONDS = 1.0
+"""A picture that begins this long after the sound is told of."""
+PAUSE_SLACK = 0.5
+"""Seconds by which two counts of the same length may differ."""
+ENCRYPTED = "kvvideo cannot play what is protected; use a copy that is not"
 LONGEST_SECONDS = 30 * 86400.0
 """A video that says it is longer than this is damaged, and how long it is is not known."""
 SAME_TIME = 16
@@ -86,6 +102,22 @@ class PyavDecoder(Decoder):
         self._path = path
         self._progress = progress
         self._reformatter = VideoReformatter()
+        self._origin = 0.0
+        self._reset()
+        self._open()
+        try:
+            self._head, first = self._peek()
+            self._bits = first.format.padded_bits_per_pixel or UNKNOWN_BITS
+            self._turned, self._mirrored, self._flipped = _orientation(first)
+            self._stored = first.height, first.width
+            self.info = self._describe(first)
+            self._picture(first, 28, 28, self._reformatter)
+        except BaseException:
+            self.close()
+            raise
+
+    def _reset(self) -> None:
+        """Forget what was read and decoded."""
         self._clock: deque[float] = deque()  # times of packets not yet decoded, where frames have none
         self._last = -math.inf  # time of the newest decoded frame
         self._fed = -math.inf  # time of the newest frame the decoder was asked for
@@ -94,32 +126,31 @@ class PyavDecoder(Decoder):
         self._reached = 0.0  # the same over all streams: audio may go on longer
         self._complete = False  # whether everything was read
         self._broken: str | None = None  # why it could not be
+        self._set_anew = False  # whether the clock was, on the way
+        self._gaps = 0  # stretches without a frame that were told of
+        self._followed: Any = None  # the codec that ``_access`` follows
+        self._from_first = False  # whether the first frame of the video is decoded
         self._errors = self._marked = 0
-        self._origin = 0.0
-        self._open()
-        try:
-            self._head, first = self._peek()
-            self._bits = first.format.padded_bits_per_pixel or UNKNOWN_BITS
-            self._turned, self._mirrored, self._flipped = _orientation(first)
-            self.info = self._describe(first)
-            self._picture(first, 28, 28, self._reformatter)
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         self._container.close()
 
     def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-        count = self._lanes()
-        if count > 1:
-            yield from pick(self._abreast(grid, count, height, width), grid)
-        else:
-            latest = picture = None
-            for time, frame in pick(self._frames(grid), grid):
-                if picture is None or frame is not latest:
-                    latest, picture = frame, self._picture(frame, height, width, self._reformatter)
-                yield time, picture
+        for back in (*BACK_SECONDS, math.inf):
+            samples = self._sampled(grid, height, width, back)
+            first = next(samples, None)
+            if first is None:
+                break
+            if self._from_first:
+                self.first = first[0]
+            honest = first[0] <= max(grid.time(0) + EPSILON, self.first)
+            if honest or back == math.inf or not self._is_regular():
+                yield first
+                yield from samples
+                break
+            # Nothing came out of the frames before this moment: begin at earlier ones.
+            samples.close()
+            self._reopen()
         if self._errors or self._marked:
             logger.warning(
                 "%r is damaged: %d packets could not be decoded, %d frames show faults",
@@ -128,11 +159,33 @@ class PyavDecoder(Decoder):
                 self._marked,
             )
 
+    def _sampled(
+        self, grid: Grid, height: int, width: int, back: float
+    ) -> Generator[tuple[float, npt.NDArray[np.uint8]], None, None]:
+        """As ``sample``, where decoding begins ``back`` seconds before the first moment, or earlier."""
+        count = self._lanes()
+        if count > 1:
+            yield from pick(self._abreast(grid, count, height, width, back), grid)
+            return
+        latest = picture = None
+        for time, frame in pick(self._frames(grid, back), grid):
+            if picture is None or frame is not latest:
+                latest, picture = frame, self._picture(frame, height, width, self._reformatter)
+            yield time, picture
+
+    def _reopen(self) -> None:
+        """Begin anew, at the beginning of the file."""
+        self.close()
+        self._reset()
+        self._open()
+        self._head = []
+
     def _open(self) -> None:
-        """Opens, or opens again, the file at its beginning."""
+        """Open the file at its beginning."""
         self._container, self._stream = self._opened()
         self._decode_with(self._stream.codec_context)
         self._tick = float(self._stream.time_base)
+        self._pixel_ratio = float(self._stream.sample_aspect_ratio or 1)
         if self._container.start_time is not None:
             self._origin = self._container.start_time / av.time_base
         rate = self._stream.guessed_rate or self._stream.average_rate
@@ -170,58 +223,91 @@ class PyavDecoder(Decoder):
         self._decoder.thread_count = min(8, os.cpu_count() or 1)
 
     def _peek(self) -> tuple[list[Any], Any]:
-        """The first frame, and all packets that were read for it."""
+        """The first frame, and all packets of the picture that were read for it."""
         head: list[Any] = []
         frames: list[Any] = []
+        failed = 0
         for packet in self._packets:
+            if packet.has_sidedata("encryption_info"):
+                raise VideoError(f"{self._path!r} is encrypted: {ENCRYPTED}")
             head.append(packet)
-            if self._is_video(packet):
-                frames = self._decode(packet)
-            if frames or len(head) > PEEK:
+            frames = self._decode(packet)
+            # Of a part that was cut out, what stands before it is decoded for the rest.
+            failed += not packet.is_discard
+            if frames or failed > PEEK:
                 break
         frames = frames or self._drain()
         self._decoder.flush_buffers()
         self._errors = 0
+        if not head:
+            raise VideoError(f"the picture track of {self._path!r} is empty; {self._broken or 'get another copy'}")
         if not frames:
             raise VideoError(f"no frame of {self._path!r} can be decoded; the file is damaged or incomplete")
         return head, frames[0]
 
     def _describe(self, first: Any) -> VideoInfo:
         stream, container = self._stream, self._container
-        height, width = displayed_size(first.height, first.width, float(stream.sample_aspect_ratio or 1))
+        height, width = displayed_size(first.height, first.width, self._pixel_ratio)
         if self._turned:
             height, width = width, height
         kind = container.format.name
-        packet = next(p for p in self._head if self._is_video(p))
+        packet = self._head[0]
         if container.start_time is None and packet.pts is not None:
             self._origin = packet.pts * self._tick
-        duration: float | None = None
-        if stream.duration is not None:
-            duration = (stream.duration + (stream.start_time or 0)) * self._tick - self._origin
-        elif container.duration is not None:
-            # Matroska states the time at which the last frame ends, not how long the file plays.
-            ends_at = self._origin if kind.startswith("matroska") else 0.0
-            duration = container.duration / av.time_base - ends_at
+        duration = self._duration()
         timed = packet.pts is not None and kind not in UNTIMED
         if not timed:
             logger.warning("%r carries no display times: frames are spaced evenly", self._path)
             self._origin = 0.0
+        elif first.pts is not None:
+            self.first = self._time(first)
+            if self.first > LATE_PICTURE_SECONDS:
+                logger.warning(
+                    "the picture of %r begins at %s; before that its first frame is shown",
+                    self._path,
+                    format_time(self.first),
+                )
         rate = stream.average_rate if timed else stream.guessed_rate or stream.average_rate
         return VideoInfo(
             path=self._path,
             width=width,
             height=height,
-            duration=duration if duration and 0 < duration <= LONGEST_SECONDS else None,
+            duration=duration,
             fps=float(rate) if rate else None,
             codec=stream.codec_context.codec.canonical_name,
             container=kind,
             timed=timed,
         )
 
-    def _frames(self, grid: Grid) -> Iterator[tuple[float, Any]]:
+    def _duration(self) -> float | None:
+        """How long the picture lasts by what the file says, in seconds; None where it says nothing that can be."""
+        stream, container = self._stream, self._container
+        begins = (self._head[0].pts or 0) * self._tick
+        if stream.duration is not None:
+            end = (stream.duration + (stream.start_time or 0)) * self._tick
+            entries = stream.index_entries
+            if container.format.name.startswith("mov") and stream.start_time and len(entries):
+                # FFmpeg counts a pause before the first frame twice if the track was cut, too.
+                last = entries[len(entries) - 1].timestamp * self._tick + self._span
+                end -= begins if abs(end - begins - last) < PAUSE_SLACK else 0.0
+        elif (told := _told_duration(stream.metadata)) is not None:
+            end = told + (begins if "_STATISTICS_TAGS" in stream.metadata else 0.0)
+        elif container.duration is not None:
+            # Matroska states the time at which the last frame ends, not how long the file plays.
+            end = container.duration / av.time_base
+            end += 0.0 if container.format.name.startswith("matroska") else self._origin
+        else:
+            return None
+        duration: float = end - self._origin
+        believable = 0 < duration <= LONGEST_SECONDS
+        if believable and self._is_regular() and duration > 3600:
+            believable = os.stat(self._path).st_size >= LEAST_RATE * duration
+        return duration if believable else None
+
+    def _frames(self, grid: Grid, back: float) -> Iterator[tuple[float, Any]]:
         """``(time, frame)`` of all frames ``grid`` needs and some more, then ``(end, None)``."""
         silence = _Silence()
-        for step in self._steps(grid):
+        for step in self._steps(grid, back):
             if step.fresh:
                 yield from self._timed(self._drain())
             self._decoder.skip_frame = "DEFAULT" if step.whole else "NONREF"
@@ -248,12 +334,12 @@ class PyavDecoder(Decoder):
         return math.ceil(len(os.sched_getaffinity(0)) * CORES)
 
     def _abreast(
-        self, grid: Grid, count: int, height: int, width: int
+        self, grid: Grid, count: int, height: int, width: int, back: float
     ) -> Iterator[tuple[float, npt.NDArray[np.uint8] | None]]:
         """As ``_frames``, with pictures ``[height, width, 3]`` of all frames that may be shown."""
         silence = _Silence()
         with Lanes(count, grid, lambda: _Slot(self, height, width), self._progress) as lanes:
-            for part, done in lanes.decoded(parts(self._steps(grid), 3 * height * width)):
+            for part, done in lanes.decoded(parts(self._steps(grid, back), 3 * height * width)):
                 self._errors += done.errors
                 self._marked += done.marked
                 for time, picture in done.shown:
@@ -269,11 +355,17 @@ class PyavDecoder(Decoder):
         """Whether the source is a file in which one can go back, and no pipe."""
         return stat.S_ISREG(os.stat(self._path).st_mode)
 
-    def _steps(self, grid: Grid) -> Iterator[Step[list[Any]]]:
+    def _steps(self, grid: Grid, back: float = 0.0) -> Iterator[Step[list[Any]]]:
+        start = grid.time(0)
         if self.info.timed:
-            start = grid.time(0)
-            return select(self._coded(self._from(start), start), grid)
-        return (Step(coded, whole=True, fresh=False) for coded in self._spaced())
+            steps = select(self._coded(self._from(start, back), start, back), grid)
+        else:
+            self._from_first = True
+            steps = (Step(coded, whole=True, fresh=False) for coded in self._spaced())
+        for number, step in enumerate(steps):
+            if number == 0:
+                self._from_first = self._from_first and not step.fresh
+            yield step
 
     def _finish(self) -> float:
         """Where the video ends; sets ``failure`` if it should have gone on."""
@@ -284,13 +376,17 @@ class PyavDecoder(Decoder):
             return self._fail(self._end, self._broken)
         total = (self._container.duration or 0) / av.time_base
         reached = self._reached + max(0.0, self._origin)  # duration counts from either beginning
-        if self._complete and LONGEST_SECONDS > total > reached + max(SHORT_SECONDS, SHORT_SHARE * total):
+        if (
+            self._complete
+            and not self._set_anew
+            and LONGEST_SECONDS > total > reached + max(SHORT_SECONDS, SHORT_SHARE * total)
+        ):
             return self._fail(self._end, "the file is cut short; get a complete copy")
         end = self._end
         if self.info.duration is not None and self._newest < self.info.duration:
             # A packet's duration counts in the order of storage: it may be too long for the last frame.
             end = min(end, self.info.duration)
-        return max(end, self._newest + 2 * CLOCK_SLACK)
+        return max(end, self._newest + CLOCK_SLACK + 2 * EPSILON)
 
     def _fail(self, end: float, why: str) -> float:
         end = max(0.0, end)
@@ -299,7 +395,7 @@ class PyavDecoder(Decoder):
         return end
 
     def _read(self) -> Iterator[Any]:
-        """All packets of all streams, in the order of the file, as far as it can be read."""
+        """All packets of the picture, in the order of the file, as far as it can be read."""
         errors = 0
         why = ""
         while errors <= READ_ERRORS:
@@ -312,7 +408,8 @@ class PyavDecoder(Decoder):
                     if at is not None:
                         end = float((at + (packet.duration or 0)) * packet.time_base) - self._origin
                         self._reached = max(self._reached, end)
-                    yield packet
+                    if packet.stream_index == self._stream.index:
+                        yield packet
                 self._complete = True
                 return
             except av.error.FFmpegError as error:
@@ -321,86 +418,118 @@ class PyavDecoder(Decoder):
                 why = reason(error)
         self._broken = f"the file cannot be read further ({why})"
 
-    def _from(self, start: float) -> Iterator[Any]:
-        """Packets from a place where decoding can begin and that is shown by ``start``."""
-        if start <= 0 or not self._is_regular():
-            return itertools.chain(self._head, self._packets)
-        # Indexes point by time of decoding, which is earlier than that of display: look back if need be.
-        for margin in (0.0, 10.0, 60.0):
-            try:
-                target = (start - margin + self._origin) / self._tick
-                self._container.seek(int(target), stream=self._stream)
-            except (av.error.FFmpegError, OverflowError):
-                break
-            packets = self._read()
-            for packet in packets:
-                if not self._is_video(packet) or packet.pts is None:
+    def _from(self, start: float, back: float) -> Iterator[Any]:
+        """Packets from a place where decoding can begin and that is shown ``back`` seconds before ``start``."""
+        if start > 0 and self._is_regular() and os.stat(self._path).st_size > READ_BYTES:
+            configured = self._container.format.name.startswith(CONFIGURED)
+            for packet in self._head:
+                self._restarts(packet)
+            # Indexes point by time of decoding, which is earlier than that of display: look back if need be.
+            for margin in BACK_SECONDS:
+                if margin < back:
                     continue
-                if self._time(packet) > start:
-                    break
-                if self._restarts(packet):
-                    return itertools.chain([packet], packets)
-        self.close()
-        self._open()
-        return self._packets
+                packets = self._sought(start - margin)
+                for packet in packets:
+                    if packet.pts is None:
+                        continue
+                    if self._time(packet) > start - back:
+                        break
+                    self._restarts(packet)
+                    access = self._access
+                    if access.seen.key and (access.complete or (configured and access.steady)):
+                        return itertools.chain([packet], packets)
+            self._reopen()
+        self._from_first = True
+        return itertools.chain(self._head, self._packets)
 
-    def _coded(self, packets: Iterable[Any], start: float) -> Iterator[Coded[list[Any]]]:
-        """The video's packets; one without a time is the second field of the frame before it.
+    def _sought(self, time: float) -> Iterator[Any]:
+        """Packets from the place that the container's index gives for ``time``."""
+        try:
+            self._container.seek(int((time + self._origin) / self._tick), stream=self._stream)
+        except (av.error.FFmpegError, OverflowError):
+            return iter(())
+        return self._read()
 
-        Where times leap ahead of ``start`` and all that was read, frames are decoded for others, and not shown.
+    def _coded(self, packets: Iterable[Any], start: float, back: float) -> Iterator[Coded[list[Any]]]:
+        """The video's packets, on one line of time.
+
+        Decoding does not begin anew in the ``back`` seconds before ``start``.
         """
-        pending: Coded[list[Any]] | None = None
-        leaps = 0
-        before: deque[float] = deque(maxlen=REORDER + 1)
-        for packet in packets:
-            if not self._is_video(packet):
-                continue
-            if pending is not None:
-                if packet.pts is None or self._time(packet) == pending.time:
-                    if len(pending.payload) == SAME_TIME:
-                        yield pending
-                        pending = Coded([], pending.time, PACKET_BYTES)
-                    pending.payload.append(packet)
-                    continue
-                if len(before) > REORDER and self._time(packet) < min(before) - LATE_SECONDS:
-                    self._broken = "its clock jumps back, as in joined recordings; split or remux it"
-                    break
-                yield pending
-            elif packet.pts is None:
-                continue
-            time = self._time(packet)
-            newest = max(self._newest, start)
-            leaps = leaps + 1 if time > newest + JUMP_SECONDS else 0
-            if leaps > REORDER:
+        timeline: Timeline[Coded[list[Any]]] = Timeline(start)
+
+        def straight(placed: list[Placed[Coded[list[Any]]]]) -> Iterator[Coded[list[Any]]]:
+            self._tell_of_breaks(timeline)
+            for coded in map(self._straightened, placed):
+                yield replace(coded, restarts=coded.restarts and not start - back < coded.time <= start)
+
+        for time, frame in _joined(packets, self._time):
+            first = frame[0]
+            if first.has_sidedata("encryption_info"):
+                self._broken = f"it is encrypted from there on; {ENCRYPTED}"
                 break
-            size = packet.size + PACKET_BYTES
-            if leaps:
-                self._marked += 1
-                pending = Coded([packet], newest, size, hidden=True)
+            restarts = self._restarts(first) and first.pts is not None
+            lost = self._access.seen.lost
+            for packet in frame[1:]:
+                self._restarts(packet)
+            size = sum(packet.size + PACKET_BYTES for packet in frame)
+            if first.is_discard:  # it stands before or after a part that was cut out, and has no place of its own
+                yield from straight(timeline.rest())
+                yield Coded(frame, time, size, hidden=True)
                 continue
-            self._progress(time)
-            before.append(time)
-            if not packet.is_discard:
-                self._newest = max(self._newest, time)
-                self._end = max(self._end, time + self._length(packet))
-            pending = Coded([packet], time, size, self._restarts(packet), packet.is_discard)
-        if leaps:
-            self._broken = f"its clock leaps ahead by {format_time(time - newest)}; remux it"
-        if pending is not None:
-            yield pending
+            coded = Coded(frame, time, size, restarts, lost)
+            yield from straight(timeline.place(coded, time, self._length(first)))
+            if timeline.damaged > LOST_PACKETS:
+                self._broken = "its times are damaged from there on; remux it"
+                break
+        yield from straight(timeline.rest())
+
+    def _straightened(self, placed: Placed[Coded[list[Any]]]) -> Coded[list[Any]]:
+        """Put the packets of a frame where they belong on the line of time."""
+        coded = placed.item
+        if placed.shift is None:
+            self._marked += 1
+            return replace(coded, time=self._newest, restarts=False, hidden=True)
+        ticks = round(placed.shift / self._tick)
+        for packet in coded.payload if ticks else ():
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+        time = round(coded.time + ticks * self._tick, 6)
+        if self._end and time > self._end + GAP_SECONDS and self._gaps < GAPS_TOLD:
+            self._gaps += 1
+            logger.warning(
+                "%r has no frame from %s to %s; the one before stands for them",
+                self._path,
+                format_time(self._end),
+                format_time(time),
+            )
+        self._progress(time)
+        self._newest = max(self._newest, time)
+        self._end = max(self._end, time + self._length(coded.payload[0]))
+        return replace(coded, time=time)
+
+    def _tell_of_breaks(self, timeline: Timeline[Any]) -> None:
+        for anew in timeline.breaks:
+            self._set_anew = True
+            logger.warning(
+                "the clock of %r goes %s by %s at %s, as in joined recordings; time goes on from there",
+                self._path,
+                "back" if anew.by < 0 else "ahead",
+                format_time(abs(anew.by)),
+                format_time(anew.at),
+            )
+        timeline.breaks.clear()
 
     def _spaced(self) -> Iterator[Coded[list[Any]]]:
         """The video's packets where none tells when it is shown: one after the other."""
         for packet in itertools.chain(self._head, self._packets):
-            if self._is_video(packet):
-                time = self._end if packet.dts is None else packet.dts * self._tick
-                if time > self._end + JUMP_SECONDS:
-                    time = self._end
-                self._progress(time)
-                self._newest = time
-                self._end = max(self._end, time + self._length(packet))
-                self._clock.append(time)
-                yield Coded([packet], time, packet.size + PACKET_BYTES)
+            time = self._end if packet.dts is None else packet.dts * self._tick
+            if time > self._end + JUMP_SECONDS:
+                time = self._end
+            self._progress(time)
+            self._newest = time
+            self._end = max(self._end, time + self._length(packet))
+            self._clock.append(time)
+            yield Coded([packet], time, packet.size + PACKET_BYTES)
 
     def _timed(self, frames: Iterable[Any]) -> Iterator[tuple[float, Any]]:
         """Frames with their times, without those that go back or leap far ahead."""
@@ -451,20 +580,27 @@ class PyavDecoder(Decoder):
         length: float = (packet.duration or 0) * self._tick
         return length if 0 < length <= JUMP_SECONDS else self._span
 
-    def _is_video(self, packet: Any) -> bool:
-        return bool(packet.stream_index == self._stream.index)
-
     def _restarts(self, packet: Any) -> bool:
+        """Whether decoding can begin at a packet as well as at those before it; to be asked of each, in order."""
         codec = packet.stream.codec_context
-        return packet.is_keyframe and can_restart(codec.codec.canonical_name, codec.extradata, bytes(packet))
+        if codec is not self._followed:
+            self._followed = codec
+            self._access = Access(codec.codec.canonical_name, codec.extradata)
+        new = bytes(packet.get_sidedata("new_extradata")) if packet.has_sidedata("new_extradata") else None
+        return self._access.read(bytes(packet), new)
 
     def _picture(self, frame: Any, height: int, width: int, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
         """``frame`` as displayed, ``[height, width, 3]`` RGB."""
+        high, wide = height, width
+        if (frame.height, frame.width) != self._stored:  # it changes on the way: its shape stays
+            size = displayed_size(frame.height, frame.width, self._pixel_ratio)
+            box = self.info.height, self.info.width
+            high, wide = fitted(size[::-1] if self._turned else size, box, (height, width))
         try:
             scaled: Any = reformatter.reformat(
                 frame,
-                width=height if self._turned else width,
-                height=width if self._turned else height,
+                width=high if self._turned else wide,
+                height=wide if self._turned else high,
                 format="rgb24",
                 interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
                 threads=1,
@@ -477,7 +613,13 @@ class PyavDecoder(Decoder):
             ) from None
         if self._turned:
             stored = stored.transpose(1, 0, 2)
-        return stored[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
+        upright = stored[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
+        if (high, wide) == (height, width):
+            return upright
+        picture = np.zeros((height, width, 3), np.uint8)
+        top, left = (height - high) // 2, (width - wide) // 2
+        picture[top : top + high, left : left + wide] = upright
+        return picture
 
 
 class _Silence:
@@ -532,6 +674,37 @@ class _Slot:
                 done.marked += frame.is_corrupt
                 timed.append((self._last, frame))
         return timed
+
+
+def _joined(packets: Iterable[Any], time_of: Callable[[Any], float]) -> Iterator[tuple[float, list[Any]]]:
+    """Packets of one moment together, with that: one without a time is the second field of the frame before it."""
+    frame: list[Any] = []
+    time = 0.0
+    for packet in packets:
+        if frame and (packet.pts is None or time_of(packet) == time):
+            if len(frame) == SAME_TIME:
+                yield time, frame
+                frame = []
+            frame.append(packet)
+            continue
+        if frame:
+            yield time, frame
+        elif packet.pts is None:
+            continue
+        frame, time = [packet], time_of(packet)
+    if frame:
+        yield time, frame
+
+
+def _told_duration(metadata: dict[str, str]) -> float | None:
+    """Seconds that the tag of a Matroska track states, as ``00:00:21.000000000``."""
+    for key, value in metadata.items():
+        if key.upper().partition("-")[0] == "DURATION" and (
+            found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value)
+        ):
+            hours, minutes, seconds = found.groups()
+            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    return None
 
 
 def choose(container: Any, name: str) -> Any:

@@ -18,7 +18,7 @@ from kvvideo.video.geometry import displayed_size
 from kvvideo.video.live import Live
 from kvvideo.video.plan import VideoInfo
 from kvvideo.video.pyav import SHORT_SECONDS, PyavDecoder
-from kvvideo.video.sampling import CLOCK_SLACK, Grid
+from kvvideo.video.sampling import CLOCK_SLACK, EPSILON, Grid
 
 POLL_SECONDS = 0.1
 """How often it is looked after the reading while nothing comes."""
@@ -34,8 +34,6 @@ class LiveDecoder(PyavDecoder):
         stdin: file descriptor of what ``-`` stands for.
         report: told where the source stands, from another thread.
     """
-
-    abreast = False
 
     def __init__(self, path: str, progress: Progress, live: Live, stdin: int, report: Report) -> None:
         self._address = Address.of(path)
@@ -63,7 +61,7 @@ class LiveDecoder(PyavDecoder):
         if first is None:
             raise self._lost or VideoError(f"{self._path!r} ended before its first frame; see to what sends it")
         self._first = first.link
-        self._span = first.link.span
+        self._span, self._pixel_ratio = first.link.span, first.link.pixel_ratio
         self._decode_with(first.link.codec)
         self._packets = itertools.chain([first.packet], self._read())
 
@@ -74,9 +72,11 @@ class LiveDecoder(PyavDecoder):
             raise self._lost or error from None
 
     def _describe(self, first: Any) -> VideoInfo:
-        height, width = displayed_size(first.height, first.width, self._first.pixel_ratio)
+        height, width = displayed_size(first.height, first.width, self._pixel_ratio)
         if self._turned:
             height, width = width, height
+        if first.pts is not None:
+            self.first = self._time(first)
         return VideoInfo(
             path=self._path,
             width=width,
@@ -107,7 +107,8 @@ class LiveDecoder(PyavDecoder):
         while (taken := self._take()) is not None:
             yield taken.packet
 
-    def _from(self, start: float) -> Iterator[Any]:
+    def _from(self, start: float, back: float) -> Iterator[Any]:
+        self._from_first = True
         return itertools.chain(self._head, self._packets)
 
     def _decode(self, packet: Any) -> list[Any]:
@@ -125,7 +126,7 @@ class LiveDecoder(PyavDecoder):
         self.failure = self._lost
         if self._fed - self._last > SHORT_SECONDS:
             return self._fail(self._last + self._span, "what comes from there on cannot be decoded")
-        return max(self._end, self._newest + 2 * CLOCK_SLACK)
+        return max(self._end, self._newest + CLOCK_SLACK + 2 * EPSILON)
 
-    def _is_video(self, packet: Any) -> bool:
-        return True  # nothing else is taken
+    def _is_regular(self) -> bool:
+        return False

@@ -99,7 +99,8 @@ class _Window(Generic[P]):
 
     def fill(self, moment: float) -> None:
         """Reads on until no packet to come can hold a frame shown by ``moment``."""
-        ahead = sum(coded.time > moment for coded in self._coded)
+        # The times of hidden frames say nothing of those to come: a part that was cut out stands anywhere.
+        ahead = sum(coded.time > moment and not coded.hidden for coded in self._coded)
         while ahead <= REORDER and self.held <= MAX_HELD:
             coded = next(self._source, None)
             if coded is None:
@@ -112,10 +113,10 @@ class _Window(Generic[P]):
                 self._fresh = True
             if coded.restarts and not self._coded and (self._fresh or not self._fed):
                 self._floor = coded.time
-            if coded.time >= self._floor:
+            if coded.hidden or coded.time >= self._floor:
                 self._coded.append(coded)
                 self.held += coded.size
-                ahead += coded.time > moment
+                ahead += coded.time > moment and not coded.hidden
 
     def wanted(self, moment: float) -> float:
         """Time of the frame here shown at ``moment``; -inf if that frame is not here."""
@@ -125,11 +126,11 @@ class _Window(Generic[P]):
 
     def take(self, wanted: float, everything: bool) -> list[Step[P]]:
         """Removes what must be fed to get the frame shown at ``wanted``; -inf for none."""
-        times = [coded.time for coded in self._coded]
+        times = [math.nan if coded.hidden else coded.time for coded in self._coded]
         until = len(times) if everything else times.index(wanted) + 1 if wanted in times else 0
         # Frames shown later may be wanted too: that is not known yet.
         steps = [
-            Step(coded, whole=coded.time >= wanted, fresh=self._fresh and i == 0)
+            Step(coded, whole=coded.time >= wanted and not coded.hidden, fresh=self._fresh and i == 0)
             for i, coded in enumerate(self._coded[:until])
         ]
         if steps:
@@ -140,4 +141,4 @@ class _Window(Generic[P]):
 
     def exhausted_at(self, moment: float) -> bool:
         """Whether all was read and nothing is left that is shown after ``moment``."""
-        return self._exhausted and not any(coded.time > moment for coded in self._coded)
+        return self._exhausted and not any(coded.time > moment and not coded.hidden for coded in self._coded)
