@@ -222,67 +222,79 @@ def _described(seed: int, index: int, large: bool) -> Stream:
 
 def _drawn(rng: random.Random, index: int, kind: str, codec: str, suffix: str, large: bool) -> Stream:
     rate = rng.choice([24, 25, 30] if codec == MPEG2 or suffix == "mxf" else [10, 12, 15, 20, 24, 25, 30])
-    seconds = rng.uniform(4, 13)
-    frames = min(MOST.get(codec, 260), round(seconds * rate))
+    frames = min(MOST.get(codec, 260), round(rng.uniform(4, 13) * rate))
     style, options = _coding(rng, codec)
+    if (codec, suffix) == (H264, "mxf"):  # FFmpeg writes no times for pictures out of order
+        style, options = "nob-b0", {"bf": "0", "g": "12", "x264-params": "log-level=none:threads=1"}
     size = rng.choice([(96, 64), (128, 96)] if codec == AV1 else SIZES)
-    if large:
-        size = size[0] * 2 + 32, size[1] * 2 + 48
-    told = [f"{index:03}", NAMES[codec], suffix, kind, style]
+    size = (size[0] * 2 + 32, size[1] * 2 + 48) if large else size
     tick = Fraction(1, rate)
     times = [i * tick for i in range(frames)]
-    settings: dict[str, Any] = {"muxing": {}, "seed": rng.getrandbits(30)}
-    muxing = settings["muxing"]
     if kind == "vary":
         tick = Fraction(1, 1000)
         gaps = rng.choice([[20, 33, 40, 100, 250, 700], [33, 34, 33, 1500], [40, 80, 120], [10, 15, 500, 50]])
-        frames = min(frames, 140)
-        times = [Fraction(at, 1000) for at in itertools.accumulate(rng.choices(gaps, k=frames - 1), initial=0)]
+        times = [Fraction(at, 1000) for at in itertools.accumulate(rng.choices(gaps, k=min(frames, 140)))]
     parts = [Part(tuple(times), size, options)]
+    told = [f"{index:03}", NAMES[codec], suffix, kind, style]
+    settings: dict[str, Any] = {"muxing": {}, "seed": rng.getrandbits(30)}
     if kind == "parts":
         parts = _split(rng, codec, parts[0], tick)
-        settings["inband"] = suffix not in {"mp4", "mov", "3gp", "flv"} or (suffix != "flv" and rng.random() < 0.2)
-        if len({part.size for part in parts}) > 1:
-            told.append("sizes")
-    if kind == "flags":
+        boxed = suffix in {"mp4", "mov", "3gp"}
+        settings["inband"] = rng.random() < 0.2 if boxed else suffix != "flv"
+        told += ["sizes"] if len({part.size for part in parts}) > 1 else []
+        told += ["inband"] if boxed and settings["inband"] else []
+    elif kind == "flags":
         settings["flags"] = rng.choice(["all", "all", "first", "wrong"])
         told.append(settings["flags"])
-    if kind == "once":
+    elif kind == "once":
         settings["once"] = True
-    if kind == "fragments":
-        muxing["movflags"] = rng.choice(FRAGMENTS)
-        told.append(muxing["movflags"].replace("frag_", "").replace("+", "_"))
-    begins = Fraction(0)
-    if kind == "late":
-        begins = round(rng.choice([3, 7, 11.5, 12]) / tick) * tick
-        settings["sound"] = float(begins + parts[-1].times[-1]) + rng.choice([-2, 0, 3])
-        settings["tracks"] = 1 if suffix == "flv" else rng.choice([1, 2, 3])
-        told.append(f"{float(begins):.0f}s")
-    elif kind != "edits" and suffix not in {"avi", "ogg", "mxf"} and rng.random() < 0.4:
-        how = rng.choice(["far", "far", "negative"]) if suffix in {"mp4", "mov"} else "far"
-        ticks = round(rng.choice([1.4, 100, 5000]) / tick) if how == "far" else -rng.randint(1, round(1.5 / tick))
-        begins = ticks * tick
-        if how == "negative":
-            muxing["avoid_negative_ts"] = "disabled"
+    elif kind == "fragments":
+        settings["muxing"]["movflags"] = rng.choice(FRAGMENTS)
+        told.append(settings["muxing"]["movflags"].replace("frag_", "").replace("+", "_"))
+    elif kind == "edits":
+        settings["edits"], how = _cuts(rng, float(times[-1] + tick), float(tick))
         told.append(how)
-    if kind not in {"late", "vary"} and suffix in LOUD and rng.random() < 0.2:
-        settings["sound"], settings["tracks"] = float(begins + parts[-1].times[-1]) * rng.uniform(0.6, 1.2), 1
-        told.append("sound")
-        if settings["sound"] > 20 or settings["sound"] < 1:
-            settings["sound"], settings["tracks"] = 0.0, 0
-            told.pop()
+    begins = _placed(rng, kind, suffix, tick, parts[-1].times[-1], settings, told)
     if suffix in {"mkv", "webm"} and rng.random() < 0.25:
-        muxing["live"] = "1"
+        settings["muxing"]["live"] = "1"
         told.append("live")
-    if kind == "edits":
-        edits, how = _cuts(rng, float(parts[-1].times[-1] + tick), float(tick))
-        settings["edits"] = edits
-        told.append(how)
-    if codec == MPEG4 and suffix == "avi" and int(options.get("bf", 0)) == 1:
+    if codec == MPEG4 and suffix == "avi" and options["bf"] == "1":
         settings["packed"] = True
         told.append("packed")
     moved = tuple(dataclasses.replace(part, times=tuple(at + begins for at in part.times)) for part in parts)
     return Stream("-".join(told), kind, codec, suffix, rate, tick, moved, **settings)
+
+
+def _placed(
+    rng: random.Random,
+    kind: str,
+    suffix: str,
+    tick: Fraction,
+    last: Fraction,
+    settings: dict[str, Any],
+    told: list[str],
+) -> Fraction:
+    """Seconds at which the first picture is to come; adds sound, which begins at 0."""
+    begins = Fraction(0)
+    if kind == "late":
+        begins = round(rng.choice([3, 7, 11.5, 12]) / tick) * tick
+        settings["sound"] = float(begins + last) + rng.choice([-2, 0, 3])
+        settings["tracks"] = 1 if suffix == "flv" else rng.choice([1, 2, 3])
+        told.append(f"{float(begins):.0f}s")
+        return begins
+    if kind != "edits" and suffix not in {"avi", "ogg", "mxf"} and rng.random() < 0.4:
+        # FFmpeg writes an edit that hides pictures before 0: it needs true flags.
+        trimmed = suffix in {"mp4", "mov"} and kind != "flags" and rng.random() < 0.4
+        if trimmed:
+            begins = -rng.randint(1, round(1.5 / tick)) * tick
+            settings["muxing"]["avoid_negative_ts"] = "disabled"
+        else:
+            begins = round(rng.choice([1.4, 100, 5000]) / tick) * tick
+        told.append("negative" if trimmed else "far")
+    if kind != "vary" and suffix in LOUD and begins < 10 and rng.random() < 0.2:
+        settings["sound"], settings["tracks"] = float(begins + last) * rng.uniform(0.6, 1.2), 1
+        told.append("sound")
+    return begins
 
 
 def _coding(rng: random.Random, codec: str) -> tuple[str, dict[str, str]]:
@@ -322,8 +334,8 @@ def _coding(rng: random.Random, codec: str) -> tuple[str, dict[str, str]]:
         return "altref" if hidden else "nolag", {**options, "threads": "1"}
     if codec == AV1:
         low = rng.random() < 0.3
-        params = "lp=1:crf=15" + (":pred-struct=1" if low else "")
-        return "low" if low else "pyramid", {"preset": "10", "g": str(group), "svtav1-params": params}
+        params = "lp=1:crf=4" + (":pred-struct=1" if low else "")
+        return "low" if low else "pyramid", {"preset": "8", "g": str(group), "svtav1-params": params}
     return "intra", {"profile": "0"} if codec == PRORES else {"strict": "unofficial", "qmin": "2", "qmax": "6"}
 
 
@@ -580,7 +592,7 @@ def _has(boxes: Boxes, kind: str) -> bool:
 def _edit_boxes(
     path: Path, edits: Sequence[tuple[float | None, float]], entries: list[bytes], counts: list[int]
 ) -> None:
-    """Writes an edit list, or sample entries for all parts but the first, into the file's index, which is at its end."""
+    """Writes an edit list, or sample entries for later parts, into the file's index, which is at its end."""
     boxes = _boxes(path.read_bytes())
     assert boxes[-1][0] == "moov"
     moov = boxes[-1][1]
@@ -632,9 +644,8 @@ def _describe(table: Boxes, entries: list[bytes], counts: list[int]) -> None:
     places: list[int] = []
     for number, place in enumerate(chunks, 1):
         samples = [run[1] for run in firsts if run[0] <= number][-1]
-        for _ in range(samples):
-            places.append(place)
-            place += lengths[len(places) - 1]
+        begin = len(places)
+        places += itertools.accumulate(lengths[begin : begin + samples - 1], initial=place)
     assert len(places) == count == sum(counts), (len(places), count, counts)
     offsets = struct.pack(f">II{count}I", 0, count, *places)
     _inside(table, "stco")[1] = offsets
@@ -678,31 +689,77 @@ class Shown:
         numbers: what they show.
         end: when the last one is surely gone.
         keys: times of pictures that are complete in themselves.
+        open: spans of time in which pictures overlap: what is shown there is not settled.
+        lost: times and numbers of pictures which are in the file and the decoder loses, where headers change.
     """
 
     times: list[float]
     numbers: list[int]
     end: float
     keys: list[float]
+    open: list[tuple[float, float]]
+    lost: list[tuple[float, int]] = field(default_factory=list)
 
-    def at(self, moment: float) -> list[tuple[int, float]]:
-        """Number and time of what is shown at ``moment``: two, if the clock may be rounded either way."""
-        places = {max(0, bisect.bisect_right(self.times, moment + slack) - 1) for slack in (1e-6 - TIE, 1e-6 + TIE)}
-        return [(self.numbers[place], self.times[place]) for place in sorted(places)]
+    def allows(self, moment: float, number: int | None, time: float) -> bool:
+        """Whether a picture that shows ``number`` and says it appeared at ``time`` may be sampled at ``moment``."""
+        if any(begin - TIE <= moment < end + TIE for begin, end in self.open):
+            return number is not None
+        allowed = []
+        for slack in (1e-6 - TIE, 1e-6 + TIE):  # the clock may be rounded either way
+            at, wanted = self.at(moment, slack)
+            allowed.append((at, wanted))
+            allowed += [(late, missed) for late, missed in self.lost if at < late <= moment + slack][-1:]
+        return any(number == wanted and abs(time - at) < 1e-5 for at, wanted in allowed)
+
+    def at(self, moment: float, slack: float = 1e-6) -> tuple[float, int]:
+        """Time and number of the last picture that appears by ``moment``; else of the first."""
+        place = max(0, bisect.bisect_right(self.times, moment + slack) - 1)
+        return self.times[place], self.numbers[place]
 
 
 class Unreadable(Exception):
     """A plain decode does not read the stream well: nothing can be held against it."""
 
 
-def shown(path: Path) -> Shown:
+def shown(path: Path, stream: Stream) -> Shown:
     """Decodes all packets in order with one thread. Pictures that an edit list hides are those FFmpeg hides.
 
     Raises:
-        Unreadable: if a packet fails, a picture shows no number, or two are shown at once.
+        Unreadable: if a packet fails, a picture shows no number, or many are lost or overlap.
     """
-    found: list[tuple[float, int | None, float, bool]] = []
+    found, end = _decoded(path)
+    if len(found) < 2:
+        raise Unreadable(f"{len(found)} pictures")
+    if bad := [round(time, 3) for time, number, _ in found if number is None]:
+        raise Unreadable(f"no number at {bad[:5]}")
+    times: list[float] = []
+    numbers: list[int] = []
+    late: list[tuple[int, float]] = []  # pictures that come when a later one was shown: its place, their time
+    for time, number, _ in found:
+        if times and time <= times[-1]:
+            late.append((len(times), time))
+        else:
+            times.append(time)
+            numbers.append(number or 0)
+    spans = [(time, times[place] if place < len(times) else times[-1]) for place, time in late]
+    if sum(until - begin for begin, until in spans) > 0.3 * times[-1]:
+        raise Unreadable(f"pictures overlap at {[round(begin, 3) for begin, _ in spans][:5]}")
+    lost: list[tuple[float, int]] = []
+    if not stream.edits:
+        told = [at for part in stream.parts for at in part.times]
+        for missed in sorted(set(range(numbers[0], len(told))) - {number for _, number, _ in found}):
+            lost.append((times[0] + float(told[missed] - told[numbers[0]]), missed))
+        if len(lost) > 2 * len(stream.parts):
+            raise Unreadable(f"pictures are lost: {[number for _, number in lost][:5]}")
+    gap = max(after - before for before, after in itertools.pairwise(times))
+    return Shown(times, numbers, max(end, times[-1] + gap) + SLACK, [t for t, _, key in found if key], spans, lost)
+
+
+def _decoded(path: Path) -> tuple[list[tuple[float, int | None, bool]], float]:
+    """Time, number, and whether it is complete in itself, of all pictures in the order they come; and the end."""
+    found: list[tuple[float, int | None, bool]] = []
     stored: list[float] = []
+    end = 0.0
     try:
         with av.open(str(path)) as container:
             video = container.streams.video[0]
@@ -713,13 +770,13 @@ def shown(path: Path) -> Shown:
                 if packet.size and packet.dts is not None:
                     stored.append(float(packet.dts * tick))
                 for frame in packet.decode():
-                    number = read(frame.to_ndarray(format="gray"))
                     if frame.pts is None:
                         raise Unreadable("a picture without a time")
                     if origin is None:
                         origin = frame.pts * tick
-                    time, span = float(frame.pts * tick - origin), float((frame.duration or 0) * tick)
-                    found.append((time, number, span, bool(frame.key_frame)))
+                    time = float(frame.pts * tick - origin)
+                    found.append((time, read(frame.to_ndarray(format="gray")), bool(frame.key_frame)))
+                    end = max(end, time + float((frame.duration or 0) * tick))
             by_order = container.format.name == "avi"
             rate = float(video.guessed_rate or video.average_rate or 25)
     except av.error.FFmpegError as error:
@@ -727,20 +784,8 @@ def shown(path: Path) -> Shown:
     if by_order:
         # AVI tells when packets are stored, and nothing of when they are shown: one after the other.
         stored += [stored[-1] + (i + 1) / rate for i in range(max(0, len(found) - len(stored)))]
-        found = [(time, *rest) for time, (_, *rest) in zip(stored, found, strict=False)]
-    if len(found) < 2:
-        raise Unreadable(f"{len(found)} pictures")
-    if bad := [round(time, 3) for time, number, *_ in found if number is None]:
-        raise Unreadable(f"no number at {bad[:5]}")
-    if [time for time, *_ in found] != sorted(time for time, *_ in found):
-        raise Unreadable("the decoder gives pictures out of order")
-    times = [time for time, *_ in found]
-    gaps = [after - before for before, after in itertools.pairwise(times)]
-    if min(gaps) <= 0:
-        raise Unreadable("two pictures at one time")
-    numbers = [number for _, number, *_ in found if number is not None]
-    end = max(times[-1] + max(gaps), max(time + span for time, _, span, _ in found)) + SLACK
-    return Shown(times, numbers, end, [time for time, *_, key in found if key])
+        found = [(time, number, key) for time, (_, number, key) in zip(stored, found, strict=False)]
+    return found, end
 
 
 # What is held against it
@@ -759,7 +804,7 @@ class Run:
 
 
 def runs(stream: Stream, truth: Shown) -> list[Run]:
-    """All numbers of lanes at all rates, from the beginning, from somewhere, and from where a decoder has to take care."""
+    """All numbers of lanes at all rates, from the beginning, from somewhere, and from close behind a seam."""
     rng = random.Random(stream.seed + 1)
     last = truth.times[-1]
     somewhere = round(rng.uniform(0.05, 0.95) * last, 2)
@@ -793,31 +838,40 @@ def _lanes(count: int, decoder: str) -> Iterator[None]:
             nvdec.ENGINES = engines
 
 
-def wrong(path: Path, truth: Shown, run: Run, decoder: str = "pyav") -> str:
-    """How kvvideo's samples of ``run`` differ; empty if they do not."""
+Sample = tuple[int | None, float]
+"""The number that a sampled picture shows, and the time at which it says it appeared."""
+
+
+def sampled(path: Path, run: Run, decoder: str = "pyav") -> tuple[list[Sample], str]:
+    """What kvvideo gives, and the error after it, if one comes."""
     from kvvideo.video import read_chunks
 
-    start = run.start or 0.0
-    got: list[tuple[float, int | None, float]] = []
-    failure = ""
+    got: list[Sample] = []
     with _lanes(run.lanes, decoder):
         try:
             for chunk in read_chunks(
                 str(path), run.fps, CHUNK, run.start, min_pixels=1, max_pixels=24 * 784, decoder=decoder
             ):
-                real = round((chunk.end - chunk.start) * run.fps)
-                for i in range(real):
-                    got.append((start + len(got) / run.fps, read(chunk.frames[i]), chunk.times[i]))
+                real = round((chunk.end - chunk.start) * run.fps)  # an odd last picture comes twice
+                got += [(read(chunk.frames[i]), chunk.times[i]) for i in range(real)]
         except Exception as error:  # of whatever kind: none is right
-            failure = f"{type(error).__name__}: {error}".replace(str(path), path.name)
+            return got, f"{type(error).__name__}: {error}".replace(str(path), path.name)
+    return got, ""
+
+
+def wrong(truth: Shown, run: Run, got: Sequence[Sample], failure: str) -> str:
+    """How the samples of ``run`` differ from the truth; empty if they do not."""
+    start = run.start or 0.0
     faults = []
-    for moment, number, time in got:
-        wanted = truth.at(moment)
-        if not any(number == right and abs(time - at) < 1e-5 for right, at in wanted):
-            right, at = wanted[-1]
+    for i, (number, time) in enumerate(got):
+        moment = start + i / run.fps
+        if not truth.allows(moment, number, time):
+            at, right = truth.at(moment)
             faults.append(f"at {moment:.3f} got {number} ({time:.4f}), wanted {right} ({at:.4f})")
-    due = sum(1 for i in range(int((truth.times[-1] - start) * run.fps) + 2) if start + i / run.fps <= truth.times[-1])
-    most = sum(1 for i in range(int((truth.end - start) * run.fps) + 2) if start + i / run.fps <= truth.end)
+    due, most = (
+        sum(start + i / run.fps <= end for i in range(max(0, int((end - start) * run.fps)) + 2))
+        for end in (truth.times[-1], truth.end)
+    )
     told = []
     if faults:
         told.append(f"{len(faults)} of {len(got)} wrong: {'; '.join(faults[:3])}")
@@ -843,7 +897,7 @@ class Corpus:
         """What ``stream`` shows, or why that cannot be told."""
         try:
             write(stream, self.path(stream))
-            return shown(self.path(stream))
+            return shown(self.path(stream), stream)
         except (Unreadable, av.error.FFmpegError) as error:
             return f"{type(error).__name__}: {error}"
 
@@ -852,8 +906,15 @@ class Corpus:
         truth = self.truth(stream)
         if isinstance(truth, str):
             return []
-        found = [(run, wrong(self.path(stream), truth, run, decoder)) for run in runs(stream, truth)]
-        return [f"{run}: {fault}" for run, fault in found if fault]
+        faults = []
+        alone: dict[tuple[float, float | None], tuple[list[Sample], str]] = {}
+        for run in runs(stream, truth):
+            got, failure = sampled(self.path(stream), run, decoder)
+            fault = wrong(truth, run, got, failure)
+            if not fault and (got, failure) != alone.setdefault((run.fps, run.start), (got, failure)):
+                fault = "not what one lane gives"
+            faults += [f"{run}: {fault}"] if fault else []
+        return faults
 
 
 def main() -> int:

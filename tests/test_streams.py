@@ -1,7 +1,6 @@
-"""Decoding groups of pictures at once never changes a picture: many streams, drawn from a seed, against a plain decode."""
+"""Decoding groups of pictures at once never changes a picture: streams drawn from a seed, against a plain decode."""
 
 import collections
-from collections.abc import Iterator
 
 import pytest
 from streams import LANES, NAMES, PAIRS, Corpus, Stream, _lanes, described
@@ -13,8 +12,8 @@ STREAMS = described(SEED, COUNT)
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
-    yield Corpus(SEED, COUNT, tmp_path_factory.mktemp("streams"))
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return Corpus(SEED, COUNT, tmp_path_factory.mktemp("streams"))
 
 
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
