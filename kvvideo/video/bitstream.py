@@ -46,6 +46,7 @@ class Access:
 
     Attributes:
         steady: no parameter set was seen that differs from the container's.
+        joins: another stream may begin at the packet read last: decoders may lose pictures that they still hold.
     """
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
@@ -54,6 +55,7 @@ class Access:
         self._known: Sets = dict(self._reader.configured()) if self._reader else {}
         self._replaced = False  # the container gave another configuration, which decoders of its first do not know
         self.steady = True
+        self.joins = False
         self.seen = Seen()
 
     def read(self, packet: bytes, extradata: bytes | None = None) -> bool:
@@ -63,17 +65,18 @@ class Access:
             packet: the next one.
             extradata: the configuration that the container gives with it, if it does.
         """
-        if extradata is not None and extradata != self._extradata:
+        self.joins = extradata is not None and extradata != self._extradata
+        if self.joins:
             self._replaced, self.steady = True, False
         if self._reader is None:
             return False
         seen = self.seen = self._reader.read(packet)
-        # Where they change, the decoder must be the one that still holds pictures of before.
-        changed = any(self._known.get(name) != data for name, data in seen.sets.items())
-        if changed:
+        if any(self._known.get(name) != data for name, data in seen.sets.items()):
             self._known.update(seen.sets)
+            self.joins = True
             self.steady = self.steady and seen.alone
-        return seen.key and not changed and not seen.joint and not self._replaced and (self.steady or self.complete)
+        self.joins = self.joins or seen.joint
+        return seen.key and not self.joins and not self._replaced and (self.steady or self.complete)
 
     @property
     def complete(self) -> bool:

@@ -120,6 +120,7 @@ class Lanes:
         self._idle: list[tuple[int, Slot]] = []  # each with the number of the lane that had it last
         self._free = threading.Lock()
         self._at: float | None = None
+        self._heard = False  # whether any frame came out
         self._closed = False
 
     def __enter__(self) -> "Lanes":
@@ -137,22 +138,27 @@ class Lanes:
         Raises:
             VideoError: what a slot raised.
         """
-        running: deque[tuple[Part[Any], Future[Done]]] = deque()
+        running: _Running = deque()
         lane: _Lane | None = None
         before: Future[Done] | None = None
-        held = 0
         for part in source:
             if lane is None or part.begins:
-                lane, before = _Lane(self._grid, number=0 if lane is None else lane.number + 1), None
+                while running and not self._heard:  # which frame is the first must be known
+                    yield self._oldest(running)
+                lane, before = _Lane(self._grid, lane.number + 1 if lane else 0, first=not self._heard), None
             before = self._pool.submit(self._run, lane, part, before)
             running.append((part, before))
-            held += part.size
-            while running and (len(running) > AHEAD * self._count or held > HELD or running[0][1].done()):
-                oldest, future = running.popleft()
-                held -= oldest.size
-                yield oldest, self._finished(future)
-        for oldest, future in running:
-            yield oldest, self._finished(future)
+            while running and (_many(running, AHEAD * self._count) or running[0][1].done()):
+                yield self._oldest(running)
+        while running:
+            yield self._oldest(running)
+
+    def _oldest(self, running: "_Running") -> tuple[Part[Any], Done]:
+        """Takes the part that was begun first, and waits for what comes of it."""
+        part, future = running.popleft()
+        done = self._finished(future)
+        self._heard = self._heard or done.heard
+        return part, done
 
     def _finished(self, future: "Future[Done]") -> Done:
         told: float | None = None
@@ -195,15 +201,23 @@ class Lanes:
         return slot
 
 
+_Running = deque[tuple[Part[Any], "Future[Done]"]]
+
+
+def _many(running: _Running, most: int) -> bool:
+    """Whether more than ``most`` parts wait, or more bytes than may."""
+    return len(running) > most or sum(part.size for part, _ in running) > HELD
+
+
 class _Lane:
     """Frames of a group as they come, of which those that no moment shows are let go."""
 
-    def __init__(self, grid: Grid, number: int) -> None:
+    def __init__(self, grid: Grid, number: int, first: bool) -> None:
         self.slot: Slot | None = None
         self.number = number
         self._grid = grid
         self._last: tuple[float, Any] | None = None
-        self._first = number == 0  # the first frame of a video stands for what comes before it
+        self._first = first  # the first frame of a video stands for what comes before it
 
     def take(self, frames: Iterable[tuple[float, Any]], done: Done) -> None:
         for time, frame in frames:

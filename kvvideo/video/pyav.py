@@ -468,7 +468,7 @@ class PyavDecoder(Decoder):
                 self._broken = f"it is encrypted from there on; {ENCRYPTED}"
                 break
             restarts = self._restarts(first) and first.pts is not None
-            lost = self._access.seen.lost
+            lost, joins = self._access.seen.lost, self._access.joins
             for packet in frame[1:]:
                 self._restarts(packet)
             size = sum(packet.size + PACKET_BYTES for packet in frame)
@@ -476,7 +476,7 @@ class PyavDecoder(Decoder):
                 yield from straight(timeline.rest())
                 yield Coded(frame, time, size, hidden=True)
                 continue
-            coded = Coded(frame, time, size, restarts, lost)
+            coded = Coded(frame, time, size, restarts, lost, joins)
             yield from straight(timeline.place(coded, time, self._length(first)))
             if timeline.damaged > LOST_PACKETS:
                 self._broken = "its times are damaged from there on; remux it"

@@ -35,6 +35,7 @@ class Coded(Generic[P]):
         size: in bytes.
         restarts: whether decoding can begin here, so that it and all frames shown later come out right.
         hidden: whether it is only decoded for others and never shown.
+        joins: whether a decoder may lose here the frames that it still holds.
     """
 
     payload: P
@@ -42,6 +43,7 @@ class Coded(Generic[P]):
     size: int = 0
     restarts: bool = False
     hidden: bool = False
+    joins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,10 @@ class _Window(Generic[P]):
         """Removes what must be fed to get the frame shown at ``wanted``; -inf for none."""
         times = [math.nan if coded.hidden else coded.time for coded in self._coded]
         until = len(times) if everything else times.index(wanted) + 1 if wanted in times else 0
-        # Frames shown later may be wanted too: that is not known yet.
+        # Frames shown later may be wanted too: that is not known yet. If the wanted one is lost, so is one before it.
+        earliest = -math.inf if any(coded.joins for coded in self._coded) else wanted
         steps = [
-            Step(coded, whole=coded.time >= wanted and not coded.hidden, fresh=self._fresh and i == 0)
+            Step(coded, whole=coded.time >= earliest and not coded.hidden, fresh=self._fresh and i == 0)
             for i, coded in enumerate(self._coded[:until])
         ]
         if steps:
