@@ -164,13 +164,15 @@ def at_times(name: str, *times: float) -> Path:
 
 
 @pytest.mark.parametrize("after", [3, 40])
-def test_a_clock_that_leaps_ends_it(after: int) -> None:
+def test_a_clock_that_leaps_goes_on(after: int, caplog: pytest.LogCaptureFixture) -> None:
     times = [i / 2 for i in range(20)]
-    path = at_times(f"leap{after}.mkv", *times, *(9000 + i / 2 for i in range(after)))
-    with VideoReader(path) as reader:
+    path = at_times(f"leap{after}.mkv", *times, *(9000 + i / 2 for i in range(after)), 9000 + after / 2)
+    with VideoReader(path, fps=10, chunk_seconds=1) as reader:
         chunks, error = drain(reader)
-    assert numbers(chunks) == list(range(20))
-    assert "its clock leaps ahead by 2:29:5" in str(error)
+    assert error is None
+    assert sorted({*numbers(chunks)}) == list(range(20 + after))
+    assert all(time < 12 + after / 2 for chunk in chunks for time in chunk.times)
+    assert "goes ahead by 2:29:5" in caplog.text
 
 
 def test_damaged_times_among_good_ones_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,9 +211,17 @@ def test_many_packets_of_one_moment_take_bounded_memory(tmp_path: Path) -> None:
     assert (outcome.frames, outcome.fault) == (2, "")
 
 
-def test_nothing_to_show_from_the_beginning_is_the_videos_fault(tmp_path: Path) -> None:
+def test_times_of_frames_that_are_cut_out_say_nothing(tmp_path: Path) -> None:
     path = tmp_path / "late.mp4"
     path.write_bytes(damage._with(damage._STBL + "ctts", 12, 10**6))
+    with VideoReader(path, **SMALL) as reader:
+        (chunk,) = reader
+    assert chunk.times == pytest.approx([0, 0.466667, 1, 1.466667, 2, 2.466667])
+
+
+def test_nothing_to_show_from_the_beginning_is_the_videos_fault() -> None:
+    times = [5000.0 * i for i in range(1, 6)]  # the sound begins at 0
+    path = made(Clip("apart.mkv", len(times), times=times, clock=MS, options={**H264, "bf": "0"}, audio=1.0))
     with VideoReader(path, **SMALL) as reader, pytest.raises(VideoError, match="no frame that can be shown"):
         next(reader)
 

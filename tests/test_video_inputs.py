@@ -189,12 +189,18 @@ def test_a_long_stretch_without_frames_ends_it(tmp_path: Path) -> None:
     assert "damaged" in error
 
 
-def test_joined_recordings_are_not_taken_for_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [0.0, 3.5, 13.5])
+def test_joined_recordings_go_on(start: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As they do where they come through a pipe."""
     path = tmp_path / "joined.ts"
     path.write_bytes(clip("late_start.ts").read_bytes() * 2)
-    seen, error = damaged(path)
-    assert seen == expected(clip("late_start.ts"), 2)
-    assert "clock jumps back" in error
+    with VideoReader(path, start=start) as reader:
+        chunks, error = drain(reader)
+    assert error is None
+    once = expected(clip("late_start.ts"), 2)
+    both = [*once, *once][round(2 * start) :]
+    assert numbers(chunks) == both + both[-1:] * (len(both) % 2)
+    assert "goes back by 0:10 at 0:10, as in joined recordings; time goes on from there" in caplog.text
 
 
 def test_decord_sends_damaged_files_to_the_default_decoder(tmp_path: Path) -> None:

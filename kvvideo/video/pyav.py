@@ -102,7 +102,7 @@ class PyavDecoder(Decoder):
         self._path = path
         self._progress = progress
         self._reformatter = VideoReformatter()
-        self._origin = 0.0
+        self._origin = self._pause = 0.0
         self._reset()
         self._open()
         try:
@@ -124,6 +124,7 @@ class PyavDecoder(Decoder):
         self._newest = 0.0  # time of the last frame, as far as the video was read
         self._end = 0.0  # where the video ends, as far as it was read
         self._reached = 0.0  # the same over all streams: audio may go on longer
+        self._cut_out = 0.0  # seconds that an edit list does not show
         self._complete = False  # whether everything was read
         self._broken: str | None = None  # why it could not be
         self._set_anew = False  # whether the clock was, on the way
@@ -282,15 +283,17 @@ class PyavDecoder(Decoder):
     def _duration(self) -> float | None:
         """How long the picture lasts by what the file says, in seconds; None where it says nothing that can be."""
         stream, container = self._stream, self._container
-        begins = (self._head[0].pts or 0) * self._tick
         if stream.duration is not None:
-            end = (stream.duration + (stream.start_time or 0)) * self._tick
+            pause = (stream.start_time or 0) * self._tick
+            end = stream.duration * self._tick + pause
             entries = stream.index_entries
-            if container.format.name.startswith("mov") and stream.start_time and len(entries):
+            if container.format.name.startswith("mov") and pause > PAUSE_SLACK and len(entries):
                 # FFmpeg counts a pause before the first frame twice if the track was cut, too.
                 last = entries[len(entries) - 1].timestamp * self._tick + self._span
-                end -= begins if abs(end - begins - last) < PAUSE_SLACK else 0.0
+                self._pause = pause if abs(end - pause - last) < PAUSE_SLACK else 0.0
+                end -= self._pause
         elif (told := _told_duration(stream.metadata)) is not None:
+            begins = (self._head[0].pts or 0) * self._tick
             end = told + (begins if "_STATISTICS_TAGS" in stream.metadata else 0.0)
         elif container.duration is not None:
             # Matroska states the time at which the last frame ends, not how long the file plays.
@@ -314,8 +317,7 @@ class PyavDecoder(Decoder):
             before = self._last
             for packet in step.coded.payload:
                 yield from self._timed(self._decode(packet))
-            if step.whole:
-                self._fed = max(self._fed, step.coded.time)
+            self._fed = max(self._fed, step.due)
             if silence.lost(1, step.coded.time, heard=self._last > before):
                 break
         yield from self._timed(self._drain())
@@ -346,7 +348,7 @@ class PyavDecoder(Decoder):
                     if time > self._last:
                         self._last = time
                         yield time, picture
-                self._fed = max([self._fed, *(step.coded.time for step in part.steps if step.whole)])
+                self._fed = max([self._fed, *(step.due for step in part.steps)])
                 if silence.lost(len(part.steps), part.steps[-1].coded.time, done.heard):
                     break
         yield self._finish(), None
@@ -374,8 +376,8 @@ class PyavDecoder(Decoder):
             return self._fail(decoded_to, "the data from there on is damaged; get another copy")
         if self._broken is not None:
             return self._fail(self._end, self._broken)
-        total = (self._container.duration or 0) / av.time_base
-        reached = self._reached + max(0.0, self._origin)  # duration counts from either beginning
+        total = (self._container.duration or 0) / av.time_base - self._pause
+        reached = self._reached + self._cut_out + max(0.0, self._origin)  # duration counts from either beginning
         if (
             self._complete
             and not self._set_anew
@@ -408,6 +410,8 @@ class PyavDecoder(Decoder):
                     if at is not None:
                         end = float((at + (packet.duration or 0)) * packet.time_base) - self._origin
                         self._reached = max(self._reached, end)
+                        # Fragments count what was cut out as part of the length.
+                        self._cut_out += float((packet.duration or 0) * packet.time_base) if packet.is_discard else 0.0
                     if packet.stream_index == self._stream.index:
                         yield packet
                 self._complete = True
@@ -420,7 +424,8 @@ class PyavDecoder(Decoder):
 
     def _from(self, start: float, back: float) -> Iterator[Any]:
         """Packets from a place where decoding can begin and that is shown ``back`` seconds before ``start``."""
-        if start > 0 and self._is_regular() and os.stat(self._path).st_size > READ_BYTES:
+        large = start > 0 and self._is_regular() and os.stat(self._path).st_size > READ_BYTES
+        if large and not _segmented(self._stream.index_entries):
             configured = self._container.format.name.startswith(CONFIGURED)
             for packet in self._head:
                 self._restarts(packet)
@@ -474,7 +479,7 @@ class PyavDecoder(Decoder):
             size = sum(packet.size + PACKET_BYTES for packet in frame)
             if first.is_discard:  # it stands before or after a part that was cut out, and has no place of its own
                 yield from straight(timeline.rest())
-                yield Coded(frame, time, size, hidden=True)
+                yield Coded(frame, time, size, hidden=True, joins=True)
                 continue
             coded = Coded(frame, time, size, restarts, lost, joins)
             yield from straight(timeline.place(coded, time, self._length(first)))
@@ -674,6 +679,19 @@ class _Slot:
                 done.marked += frame.is_corrupt
                 timed.append((self._last, frame))
         return timed
+
+
+def _segmented(entries: Any) -> bool:
+    """Whether an edit list shows several parts of a track: then its index is in no order of time."""
+    shown = again = False
+    for entry in entries:
+        if entry.is_discard:
+            again = again or (shown and entry.is_keyframe)
+        elif again:
+            return True
+        else:
+            shown = True
+    return False
 
 
 def _joined(packets: Iterable[Any], time_of: Callable[[Any], float]) -> Iterator[tuple[float, list[Any]]]:

@@ -59,6 +59,11 @@ class Step(Generic[P]):
     whole: bool
     fresh: bool
 
+    @property
+    def due(self) -> float:
+        """Time up to which frames must come out, in seconds; -inf if none must."""
+        return self.coded.time if self.whole and not self.coded.hidden else -math.inf
+
 
 def select(source: Iterator[Coded[P]], grid: Grid) -> Iterator[Step[P]]:
     """What to feed so that the decoder gives, at least, every frame ``pick`` needs for ``grid``."""
@@ -133,7 +138,7 @@ class _Window(Generic[P]):
         # Frames shown later may be wanted too: that is not known yet. If the wanted one is lost, so is one before it.
         earliest = -math.inf if any(coded.joins for coded in self._coded) else wanted
         steps = [
-            Step(coded, whole=coded.time >= earliest and not coded.hidden, fresh=self._fresh and i == 0)
+            Step(coded, whole=coded.hidden or coded.time >= earliest, fresh=self._fresh and i == 0)
             for i, coded in enumerate(self._coded[:until])
         ]
         if steps:
