@@ -143,9 +143,16 @@ class Stream:
 H264, HEVC, MPEG4, MPEG2 = "libx264", "libx265", "mpeg4", "mpeg2video"
 VP8, VP9, AV1, PRORES, JPEG = "libvpx", "libvpx-vp9", "libsvtav1", "prores_ks", "mjpeg"
 NAMES = {
-    H264: "h264", HEVC: "hevc", MPEG4: "mpeg4", MPEG2: "mpeg2", VP8: "vp8", VP9: "vp9", AV1: "av1", PRORES: "prores",
+    H264: "h264",
+    HEVC: "hevc",
+    MPEG4: "mpeg4",
+    MPEG2: "mpeg2",
+    VP8: "vp8",
+    VP9: "vp9",
+    AV1: "av1",
+    PRORES: "prores",
     JPEG: "mjpeg",
-}  # fmt: skip
+}
 MOST = {H264: 240, HEVC: 110, VP9: 130, AV1: 70, PRORES: 60, JPEG: 150}
 """Pictures of one stream at most, where encoding is slow."""
 SIZES = [(64, 48), (80, 64), (96, 72), (112, 80), (128, 96)]
@@ -175,15 +182,42 @@ LOUD = {
     "avi": "mp2",
 }
 FRAGMENTS = [
-    "frag_keyframe+empty_moov", "frag_keyframe+empty_moov+default_base_moof", "frag_every_frame+empty_moov",
-    "frag_keyframe", "cmaf+frag_keyframe", "frag_keyframe+delay_moov", "dash+frag_keyframe+delay_moov",
-    "frag_keyframe+empty_moov+separate_moof", "frag_keyframe+empty_moov+negative_cts_offsets",
-    "frag_keyframe+empty_moov+skip_trailer", "frag_keyframe+empty_moov+omit_tfhd_offset",
-]  # fmt: skip
+    "frag_keyframe+empty_moov",
+    "frag_keyframe+empty_moov+default_base_moof",
+    "frag_every_frame+empty_moov",
+    "frag_keyframe",
+    "cmaf+frag_keyframe",
+    "frag_keyframe+delay_moov",
+    "dash+frag_keyframe+delay_moov",
+    "frag_keyframe+empty_moov+separate_moof",
+    "frag_keyframe+empty_moov+negative_cts_offsets",
+    "frag_keyframe+empty_moov+skip_trailer",
+    "frag_keyframe+empty_moov+omit_tfhd_offset",
+]
 KINDS = [
-    "plain", "edits", "parts", "plain", "flags", "late", "fragments", "edits", "vary", "once", "plain",
-    "edits", "parts", "flags", "vary", "fragments", "late", "edits", "flags", "plain", "parts", "flags",
-]  # fmt: skip
+    "plain",
+    "edits",
+    "parts",
+    "plain",
+    "flags",
+    "late",
+    "fragments",
+    "edits",
+    "vary",
+    "once",
+    "plain",
+    "edits",
+    "parts",
+    "flags",
+    "vary",
+    "fragments",
+    "late",
+    "edits",
+    "flags",
+    "plain",
+    "parts",
+    "flags",
+]
 
 
 def described(seed: int, count: int, large: bool = False) -> list[Stream]:
@@ -208,10 +242,26 @@ def _described(seed: int, index: int, large: bool) -> Stream:
         pairs = [pair for pair in PAIRS if pair[1] not in {"avi", "ogg", "mxf"} and pair[0] != MPEG2]
     elif kind == "parts":
         pairs = [
-            (H264, "mp4"), (H264, "flv"), (HEVC, "mp4"), (H264, "ts"), (H264, "mkv"), (HEVC, "mkv"), (H264, "mov"),
-            (HEVC, "ts"), (MPEG2, "ts"), (VP9, "webm"), (HEVC, "flv"), (VP8, "webm"), (MPEG4, "ts"), (MPEG2, "mkv"),
-            (AV1, "mkv"), (H264, "avi"), (HEVC, "mov"), (AV1, "mp4"), (H264, "3gp"),
-        ]  # fmt: skip
+            (H264, "mp4"),
+            (H264, "flv"),
+            (HEVC, "mp4"),
+            (H264, "ts"),
+            (H264, "mkv"),
+            (HEVC, "mkv"),
+            (H264, "mov"),
+            (HEVC, "ts"),
+            (MPEG2, "ts"),
+            (VP9, "webm"),
+            (HEVC, "flv"),
+            (VP8, "webm"),
+            (MPEG4, "ts"),
+            (MPEG2, "mkv"),
+            (AV1, "mkv"),
+            (H264, "avi"),
+            (HEVC, "mov"),
+            (AV1, "mp4"),
+            (H264, "3gp"),
+        ]
     elif kind == "once":
         pairs = [(AV1, "mp4"), (H264, "ts"), (AV1, "mkv"), (MPEG4, "ts"), (HEVC, "ts"), (MPEG4, "avi"), (AV1, "webm")]
         pairs += [(H264, "avi"), (MPEG2, "ts"), (MPEG4, "mkv")]
@@ -826,8 +876,14 @@ def runs(stream: Stream, truth: Shown) -> list[Run]:
 
 @contextlib.contextmanager
 def in_lanes(count: int, decoder: str) -> Iterator[None]:
-    """Has kvvideo decode ``count`` groups of pictures at once: it goes by the cores it may use."""
-    before = os.sched_getaffinity
+    """Has kvvideo decode ``count`` groups of pictures at once: it goes by the cores it may use.
+
+    With two, files are sought in as large ones are.
+    """
+    from kvvideo.video import pyav
+
+    before, most = os.sched_getaffinity, pyav.READ_BYTES
+    pyav.READ_BYTES = 0 if count == 2 else most
     os.sched_getaffinity = lambda _: set(range({1: 1, 2: 2, 8: 10}[count]))
     nvdec: Any = None
     if decoder == "nvdec":
@@ -837,7 +893,7 @@ def in_lanes(count: int, decoder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_getaffinity = before
+        os.sched_getaffinity, pyav.READ_BYTES = before, most
         if nvdec is not None:
             nvdec.ENGINES = engines
 

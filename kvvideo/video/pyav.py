@@ -213,6 +213,11 @@ class PyavDecoder(Decoder):
                 "it may be cut short, damaged or of another kind"
             ) from None
         try:
+            if container.format.name == "webp_pipe" and _is_animated(self._path):
+                raise VideoError(
+                    f"{self._path!r} is an animated WebP, which this FFmpeg cannot read; convert it, for instance with "
+                    "ImageMagick: convert in.webp out.gif"
+                )
             return container, choose(container, self._path)
         except VideoError:
             container.close()
@@ -283,18 +288,19 @@ class PyavDecoder(Decoder):
     def _duration(self) -> float | None:
         """How long the picture lasts by what the file says, in seconds; None where it says nothing that can be."""
         stream, container = self._stream, self._container
-        if stream.duration is not None:
-            pause = (stream.start_time or 0) * self._tick
-            end = stream.duration * self._tick + pause
-            entries = stream.index_entries
-            if container.format.name.startswith("mov") and pause > PAUSE_SLACK and len(entries):
-                # FFmpeg counts a pause before the first frame twice if the track was cut, too.
-                last = entries[len(entries) - 1].timestamp * self._tick + self._span
-                self._pause = pause if abs(end - pause - last) < PAUSE_SLACK else 0.0
-                end -= self._pause
-        elif (told := _told_duration(stream.metadata)) is not None:
+        # FFmpeg gives a Matroska track that tells its length that of the file all the same.
+        if (told := _told_duration(stream.metadata)) is not None:
             begins = (self._head[0].pts or 0) * self._tick
             end = told + (begins if "_STATISTICS_TAGS" in stream.metadata else 0.0)
+        elif stream.duration is not None:
+            pause = (stream.start_time or 0) * self._tick
+            end = stream.duration * self._tick + pause
+            if container.format.name.startswith("mov") and pause > PAUSE_SLACK:
+                # FFmpeg counts a pause before the first frame twice if the track was cut, too.
+                times = [entry.timestamp for entry in stream.index_entries if not entry.is_discard]
+                last = max(times, default=-math.inf) * self._tick + self._span
+                self._pause = pause if abs(end - pause - last) < PAUSE_SLACK else 0.0
+                end -= self._pause
         elif container.duration is not None:
             # Matroska states the time at which the last frame ends, not how long the file plays.
             end = container.duration / av.time_base
@@ -741,6 +747,13 @@ def choose(container: Any, name: str) -> Any:
     check_picture(stream.height, stream.width, name)
     stream.codec_context.options = BOUNDED
     return stream
+
+
+def _is_animated(path: str) -> bool:
+    """Whether a WebP holds several pictures: its extended header has a bit for that."""
+    with open(path, "rb") as file:
+        head = file.read(21)
+    return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 def frame_seconds(rate: Any) -> float:

@@ -74,6 +74,8 @@ class Timeline(Generic[P]):
         return self._begin_anew() if len(self._held) > 1 and self._agree() else self._hide(len(self._held))
 
     def _fits(self, time: float) -> bool:
+        if self._held and abs(time - self._held[-1][1] - self._shift) < abs(time - self.newest):
+            return False  # it goes on from those that do not
         late = len(self._before) > REORDER and time < min(self._before) - LATE_SECONDS
         return time <= self.newest + JUMP_SECONDS and not late
 
