@@ -159,7 +159,7 @@ def _run(
     from kvvideo.cli import render
     from kvvideo.outputs.delivery import Delivery
 
-    progress = render.Progress()
+    progress = render.Progress(source.start)
     with closing(Stills(source)) as stills, Stop() as stop:
         hooks = Hooks(
             lambda: stop.asked, lambda model: progress.say(f"loading {model} …"), progress.chunk, stills.watching

@@ -104,7 +104,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
     began, read = time.perf_counter(), 0 if part.memory is None else part.memory.chunks
     try:
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
-        with render.Progress() as progress, Stop() as stop, source.open(skip_chunks=read) as reader:
+        with render.Progress(source.start) as progress, Stop() as stop, source.open(skip_chunks=read) as reader:
             progress.say(f"loading {config.model} …")
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
@@ -115,8 +115,8 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
                 session, now = playback.session, time.perf_counter()
                 first = (session.frames, now) if first is None else first
                 rate = (session.frames - first[0]) / (now - first[1]) if now > first[1] else 0.0
-                end = source.end if reader.info.duration is None else reader.info.duration
                 cache, live = records.cache(session.stats(), schedule), reader.live
+                end = source.ends(reader.info.duration)
                 progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
 
             done = ingest(
