@@ -12,6 +12,8 @@ import typer
 from kvvideo import settings
 from kvvideo.cli.command import Value, commands, leaves, options, values
 from kvvideo.errors import ConfigError
+from kvvideo.outputs import jsons
+from kvvideo.outputs.writer import to_stdout
 from kvvideo.settings import Words
 
 # Plain commands: they must work, and do the same, whatever is set.
@@ -39,7 +41,7 @@ def show(
     found = [value for words in asked for value in values(root, words) if value.settable]
     unused = settings.unused_variables(commands(root.command))
     if json_output:
-        print(json.dumps(_record(found, unused), ensure_ascii=False))
+        to_stdout(jsons.line(_record(found, unused)))
     else:
         _print(found, unused)
 

@@ -1,6 +1,5 @@
 """``kvvideo ingest``: stream a video once and write down what is remembered of it."""
 
-import json
 import math
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from kvvideo.cli import options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import jsons
+from kvvideo.outputs.writer import to_stdout
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 from kvvideo.times import format_time
@@ -136,7 +136,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
         checkpoints=done.checkpoints, bytes=done.bytes, waited=reader.waited, seconds=time.perf_counter() - began,
     )  # fmt: skip
     if json_output:
-        print(jsons.dumps(record), flush=True)
+        to_stdout(jsons.line(record))
     render.ingested(record)
     if done.error is not None:
         raise done.error
@@ -159,6 +159,6 @@ def _dry_run(
     count = min(record["chunks"], math.ceil(length / every)) - 1 if every else 0
     record |= {"checkpoints": count, "checkpoint_bytes": each, "file_bytes": min(count * each, room) + each}
     if json_output:
-        print(json.dumps(record))
+        to_stdout(jsons.line(record))
     else:
         render.prediction(record)

@@ -301,7 +301,10 @@ def _position(start: float, at: float, end: float | None, details: Sequence[str]
         bar = min(_BAR_COLUMNS, width - line.cell_len - 5)
         if bar >= _LEAST_BAR_COLUMNS:
             until = line.cell_len + bar
-            for part in _live.render(ProgressBar(total=1.0, completed=share, width=bar), _live.options):
+            drawn = ProgressBar(
+                1.0, share, width=bar, style="bright_black", complete_style="cyan", finished_style="cyan"
+            )
+            for part in _live.render(drawn, _live.options):
                 line.append(part.text.strip("\n"), part.style)
             line.pad_right(until - line.cell_len)  # without colours, what is to come is not drawn
         line.append(f"{math.floor(share * 100 + 1e-6):4d}%")
@@ -314,6 +317,7 @@ def _position(start: float, at: float, end: float | None, details: Sequence[str]
 
 def _lines(what: RenderableType, columns: int, rows: int) -> list[str]:
     """``what`` as at most so many lines for a terminal, none longer than ``columns``."""
+    _live.width = columns
     with _live.capture() as drawn:
-        _live.print(what, width=columns, no_wrap=True, overflow="ellipsis", end="")
+        _live.print(what, no_wrap=True, overflow="ellipsis", end="")
     return drawn.get().rstrip("\n").split("\n")[:rows]
