@@ -30,6 +30,7 @@ _PACE_SECONDS = 2.0
 """How long a stream must have gone on for its pace to say anything."""
 _BEYOND_SECONDS = 10.0
 """How far the last frame may reach beyond the end of a video."""
+_GAP, _LEAST_CELLS = "  ", 8
 _BAR_COLUMNS, _LEAST_BAR_COLUMNS = 20, 4
 
 
@@ -146,7 +147,38 @@ def prediction(record: dict[str, Any]) -> None:
 def whole(table: Table) -> None:
     """Print ``table`` with no cell cut or wrapped, whatever the width of what it goes to."""
     width = Measurement.get(out, out.options.update(max_width=1000), table).maximum
-    Console(highlight=False, width=max(out.width, width)).print(table)
+    wide = Console(highlight=False, width=max(out.width, width))
+    for line in wide.render_lines(table, pad=False):
+        # Blanks at the end would be a line of their own in a terminal.
+        text = Text.assemble(*((part.text, part.style or "") for part in line))
+        text.rstrip()
+        out.print(text)
+
+
+def listing(head: Sequence[str], rows: Sequence[Sequence[str | Text]], least: int = 0) -> None:
+    """Print ``rows`` under ``head``, each in one line: in full, but in a terminal cut to its width.
+
+    Earlier columns have room before later ones, of which each is left ``least`` columns of the terminal if it can be.
+    """
+    cells = [[Text(text, style="bold") for text in head]]
+    cells += [[text.copy() if isinstance(text, Text) else Text(text) for text in row] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    room = out.width if out.is_terminal else sum(widths) + len(_GAP) * len(widths)
+    for number, width in enumerate(widths):
+        later = sum(min(other, least) + len(_GAP) for other in widths[number + 1 :]) if least else 0
+        widths[number] = min(width, room if room <= later else room - later)
+        # A few letters of each say nothing.
+        if number and widths[number] < min(width, _LEAST_CELLS):
+            widths[number] = 0
+        room = max(room - widths[number] - len(_GAP), 0)
+    for row in cells:
+        line = Text()
+        for cell, width in zip(row, widths, strict=True):
+            if width:
+                cell.truncate(width, overflow="ellipsis", pad=True)
+                line.append_text(cell).append(_GAP)
+        line.rstrip()
+        out.print(line)
 
 
 def memory_report(report: dict[str, Any]) -> None:
