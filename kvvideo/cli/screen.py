@@ -17,6 +17,8 @@ Drawing = Callable[[int, int], list[str]]
 """Makes the lines of a live part, with colours, of at most so many columns and so many lines."""
 
 _ERASE = "\r\x1b[J"
+# A terminal may be narrower already than we are told: there the lines are cut then, and not continued in others.
+_CUT, _WRAP = "\x1b[?7l", "\x1b[?7h"
 
 
 class Bottom:
@@ -60,7 +62,7 @@ class Bottom:
         lines = self._drawing(max(columns - 1, 1), max(rows - 1, 1))
         erased, self._drawn = _ERASE if self._drawn else "", True
         up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
-        stream.write(f"{erased}{chr(10).join(lines)}\r{up}")
+        stream.write(f"{erased}{_CUT}{chr(10).join(lines)}{_WRAP}\r{up}")
         stream.flush()
 
     def _erase(self) -> None:
