@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
@@ -103,7 +104,7 @@ def _print(found: list[Value], unused: dict[str, str]) -> None:
     rows = []
     for row in _rows(found):
         first = row[0]
-        texts = [f"--{first.key}", _shown(first.value), _place(first.origin, render.out.is_terminal)]
+        texts = [f"--{first.key}", _shown(first.value), _place(first.origin, sys.stdout.isatty())]
         texts += [] if single else [", ".join(" ".join(one.command) for one in row)]
         style = "" if first.origin.is_set else "dim"
         rows.append([Text(render.clean(text), style=style) for text in texts])

@@ -1,6 +1,7 @@
 """All of rich: readable answers on stdout, progress on stderr and only on a terminal."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -163,7 +164,7 @@ def listing(head: Sequence[str], rows: Sequence[Sequence[str | Text]], least: in
     cells = [[Text(text, style="bold") for text in head]]
     cells += [[text.copy() if isinstance(text, Text) else Text(text) for text in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
-    room = out.width if out.is_terminal else sum(widths) + len(_GAP) * len(widths)
+    room = screen.size(sys.stdout)[0] if sys.stdout.isatty() else sum(widths) + len(_GAP) * len(widths)
     for number, width in enumerate(widths):
         later = sum(min(other, least) + len(_GAP) for other in widths[number + 1 :]) if least else 0
         widths[number] = min(width, room if room <= later else room - later)

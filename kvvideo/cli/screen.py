@@ -57,7 +57,7 @@ class Bottom:
         if self._drawing is None or self._midline:
             return
         stream = _bare(sys.stderr)
-        columns, rows = _size(stream)
+        columns, rows = size(stream)
         # The last column stays empty: from there some terminals go to the next line.
         lines = self._drawing(max(columns - 1, 1), max(rows - 1, 1))
         erased, self._drawn = _ERASE if self._drawn else "", True
@@ -121,7 +121,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def is_live() -> bool:
-    """Whether stderr is a terminal in which something can be drawn."""
+    """Return True if stderr is a terminal in which something can be drawn."""
     return sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
 
 
@@ -129,8 +129,8 @@ def _bare(stream: TextIO) -> TextIO:
     return stream.bare if isinstance(stream, _Above) else stream
 
 
-def _size(stream: TextIO) -> tuple[int, int]:
-    """Columns and rows of a terminal, as far as it knows them."""
+def size(stream: TextIO) -> tuple[int, int]:
+    """Return the columns and rows of a terminal, as far as it knows them."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
