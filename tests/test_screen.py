@@ -17,17 +17,17 @@ import commands
 import numpy as np
 import pyte
 import pytest
-from conftest import EngineFor
 from rich.markup import render as markup
 from test_cli import command
 from typer.main import get_command
-from windows import Reflowing, Window, wrapped
+from windows import DRAWN, Reflowing, Window, wrapped
 
 import kvvideo
 import kvvideo.ask
 from kvvideo.cli import app, main, render
 from kvvideo.cli.screen import standard_streams
 from kvvideo.outputs import FORMATS
+from kvvideo.session import EngineConfig
 
 LONG = ("--from", "1:59:00", "--to", "2:00:03", "--fps", "1")
 MODEL = ("--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "24", "--checkpoint-every", "0")
@@ -75,7 +75,10 @@ def check(screen: str, answers: str, columns: int, rest: str = SUMMARY) -> None:
 def test_every_answer_is_left_on_the_screen(analyze: tuple[object, ...], answers: str, tmp_path: Path) -> None:
     """With hour-long times at several widths, stdout the same terminal or a file, which then has the answers alone."""
     for columns in (40, 80, 120):
-        check(Window(columns).run(*analyze).stdout, answers, columns)
+        window, drawn = Window(columns), list[bytes]()
+        window.on_bytes = drawn.append
+        check(window.run(*analyze).stdout, answers, columns)
+        assert {*re.findall(rb"\d / (\S+) ", re.sub(rb"\x1b\[\d*m", b"", b"".join(drawn)))} == {b"2:00:03"}
         check(Window(columns).run(*analyze, out=tmp_path / "out").stdout, "", columns)
         assert (tmp_path / "out").read_text() == answers
     assert Window(80).run(*analyze, "-f", "jsonl", out=tmp_path / "out.jsonl").stdout == ""
@@ -161,28 +164,37 @@ def test_no_line_where_nothing_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> 
     window.close()
 
 
+@pytest.mark.usefixtures("one_engine")
 def test_other_commands_leave_the_screen_in_order(
-    analyze: tuple[object, ...], answers: str, film: Path, engine_for: EngineFor, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    """Tasks, comparisons, ingest, ask, doctor: what stands on stdout and stderr elsewhere stands on the screen."""
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Tasks, comparisons, ingest, ask, batch, doctor: what is said elsewhere stands on the screen."""
+    engine = kvvideo.session.Engine(EngineConfig())
     monkeypatch.setattr(kvvideo.ask, "Engine", kvvideo.session.Engine)
+    monkeypatch.setattr(engine, "close", lambda: None)
     monkeypatch.chdir(tmp_path)
     read = (film, *MODEL[:4], *LONG)
     ask = ("ask", "film.kvv", "-q", f"@1:59:30 {QUESTION}", "-q", QUESTION, "--max-answer-tokens", "8")
     task = ("analyze", *read, *MODEL[4:], "--task", "caption", "--every", "20s")
+    job = {"id": "film", "video": str(film), "questions": [{"t": None, "q": QUESTION, "answer": "A"}]}
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(job))
+    batch = ("batch", "jobs.jsonl", *MODEL[:6], *LONG, "--restart")
     compared = ("analyze", *read, *MODEL[4:], "--compare", "distinct,streaming", "-q", QUESTION)
-    for arguments in (("ingest", *read, "--force"), ask, task, compared, ("doctor", "python", "memory")):
+    for arguments in (("ingest", *read, "--force"), ask, task, compared, batch, ("doctor", "python", "memory")):
         elsewhere = commands.run(capfd, *arguments)
         assert elsewhere.returncode == 0, elsewhere.stderr
-        shown = Window(40).run(*arguments).stdout
+        window, drawn = Window(90), list[bytes]()
+        window.on_bytes = drawn.append
+        shown = window.run(*arguments).stdout
         either = elsewhere.stdout + elsewhere.stderr, elsewhere.stderr + elsewhere.stdout
         assert untimed(shown) in map(untimed, either)
+        assert DRAWN in b"".join(drawn)
+        assert b" 0.0 frames/s" not in b"".join(drawn)
 
 
 def untimed(text: str) -> str:
     """``text`` without blanks, and without what is never the same again."""
-    return re.sub(r"in\d+\.\ds|\d+GB", "", "".join(text.split()))
+    return re.sub(r"in\d+\.\ds(,[\d.]+xasfastastheyplay)?|\d+GB", "", "".join(text.split()))
 
 
 def test_a_run_that_is_interrupted_and_resumed_leaves_the_screen_in_order(tmp_path: Path) -> None:

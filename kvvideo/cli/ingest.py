@@ -114,7 +114,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
                 nonlocal first
                 session, now = playback.session, time.perf_counter()
                 first = (session.frames, now) if first is None else first
-                rate = (session.frames - first[0]) / (now - first[1]) if now > first[1] else 0.0
+                rate = (session.frames - first[0]) / (now - first[1]) if session.frames > first[0] else None
                 cache, live = records.cache(session.stats(), schedule), reader.live
                 end = source.ends(reader.info.duration)
                 progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
