@@ -142,7 +142,7 @@ def test_whatever_is_printed_meanwhile_is_above_the_line() -> None:
             for thread in threads:
                 thread.join()
             window.type(b"\x03")
-            assert window.now()[-1] == "^Cre …"
+            window.wait_for(r"^\^Cre …$")
             sys.stderr.write("\r50%\r100%\n")
             assert window.now()[-1] == "more …"
             # Two lines, cut like one.

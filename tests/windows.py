@@ -89,6 +89,10 @@ class Window:
         self._shown = threading.Event()
         self.on_bytes: Callable[[bytes], None] = lambda _: None
         self._tell(rows, columns)
+        # Else a Ctrl-C throws away what was written and not read yet, sometimes.
+        attributes = termios.tcgetattr(self._slave)
+        attributes[3] |= termios.NOFLSH
+        termios.tcsetattr(self._slave, termios.TCSANOW, attributes)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
