@@ -58,7 +58,7 @@ def analyze(film: Path) -> tuple[object, ...]:
 
 @pytest.fixture
 def answers(analyze: tuple[object, ...], one_engine: None, capfd: pytest.CaptureFixture[str]) -> str:
-    """What is said of the film, on a stdout that is no terminal."""
+    """Return what is said of the film, on a stdout that is no terminal."""
     done = commands.run(capfd, *analyze)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^\[1:59:\d0\] Which letter\?$", done.stdout, re.MULTILINE)) == 5
@@ -92,7 +92,7 @@ def test_every_answer_is_left_on_the_screen(analyze: tuple[object, ...], answers
 def test_a_window_may_change_its_width_on_the_way(
     analyze: tuple[object, ...], answers: str, kind: type[pyte.Screen], widths: tuple[int, ...], tmp_path: Path
 ) -> None:
-    """Whether it then cuts its lines or breaks them anew, and though it does so before the command is told."""
+    """Cutting its lines or breaking them anew, and before the command is told."""
     for out in (None, tmp_path / "out"):
         window = Window(120, kind=kind, widths=widths)
         shown = window.run(*analyze, out=out).stdout

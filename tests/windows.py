@@ -110,7 +110,7 @@ class Window:
         os.close(self._master)
 
     def now(self) -> list[str]:
-        """What is on the screen while a command runs, with all that was written until now."""
+        """Return what is on the screen while a command runs, with all that was written until now."""
         self._shown.clear()
         os.write(self._slave, MARK)
         assert self._shown.wait(60)

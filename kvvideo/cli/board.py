@@ -16,7 +16,7 @@ from kvvideo.outputs import clean
 from kvvideo.times import format_time
 
 _DRAWN_SECONDS = 0.1
-"""How long the board stays as it is at least."""
+"""Seconds that the board stays as it is at least."""
 
 
 class Board(render.Transient):

@@ -28,9 +28,9 @@ size, clean = format_size, clean_text
 _MUCH = 0.1
 """Share of a run's time that waiting for frames must take to be worth a word."""
 _PACE_SECONDS = 2.0
-"""How long a stream must have gone on for its pace to say anything."""
+"""Seconds that a stream must have gone on before its pace says anything."""
 _BEYOND_SECONDS = 10.0
-"""How far the last frame may reach beyond the end of a video."""
+"""Seconds that the last frame may reach beyond the end of a video."""
 _GAP, _LEAST_CELLS = "  ", 8
 _BAR_COLUMNS, _LEAST_BAR_COLUMNS = 20, 4
 
