@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+import sys
 from types import FrameType
 
 from kvvideo.errors import INTERRUPTED
@@ -10,6 +11,7 @@ from kvvideo.errors import INTERRUPTED
 
 def main() -> None:
     """Run the command line; Ctrl-C ends it at once, without a traceback, while it is being loaded and after its end."""
+    _open_closed()
     # Whoever starts a program in the background may have told it to ignore Ctrl-C.
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
@@ -25,6 +27,21 @@ def main() -> None:
     finally:
         if heeded:
             signal.signal(signal.SIGINT, _leave)
+
+
+def _open_closed() -> None:
+    """Put /dev/null in place of standard streams that are closed (``>&-``).
+
+    Without it the next files that are opened would take their numbers, and what is printed.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

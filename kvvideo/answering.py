@@ -54,13 +54,13 @@ class Hooks:
         stopped: asked after every chunk; once true, nothing more is ingested or asked.
         loading: told the model that is loaded now.
         chunk: told of every chunk: where the stream stands and where it ends, if that is known, both in seconds; frames
-            a second so far; and the cache, as in a record.
+            a second so far, if that says anything; and the cache, as in a record.
         watching: given the chunks that are read, returns the same.
     """
 
     stopped: Callable[[], bool] = lambda: False
     loading: Callable[[str], None] = lambda _: None
-    chunk: "Callable[[float, float | None, float, Record], None]" = lambda *_: None
+    chunk: "Callable[[float, float | None, float | None, Record], None]" = lambda *_: None
     watching: "Callable[[Iterable[Chunk]], Iterable[Chunk]]" = lambda chunks: chunks
 
 
@@ -201,7 +201,7 @@ class Answering:
         from kvvideo.session import VideoSession, open_session
 
         cache, start = engine.config.cache, self.source.start or 0.0
-        length = None if reader is None else reader.info.duration
+        end = self.source.end if reader is None else self.source.ends(reader.info.duration)
         schedule, samples = cache.schedule(engine.block_size), self.samples[cache.strategy]
         common = {"video": str(self.source.path), "model": engine.config.model, "strategy": cache.strategy}
         answers, failure = sum(map(len, earlier)), None
@@ -218,7 +218,7 @@ class Answering:
         def on_chunk() -> None:
             held = records.cache(session.stats(), schedule)
             rate = (session.frames - known) / (time.perf_counter() - streaming)
-            self.hooks.chunk(session.end, self.source.end if length is None else length, rate, held)
+            self.hooks.chunk(session.end, end, rate, held)
             samples.add(session.end, held)
             # The baselines keep no cache that could be saved; they begin anew, with what the journal has.
             if isinstance(session, VideoSession):

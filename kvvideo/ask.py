@@ -85,7 +85,7 @@ def answering(
         if hooks.stopped():
             raise _Stopped
         session = playback.session
-        hooks.chunk(session.end, None, 0.0, records.cache(session.stats(), schedule))
+        hooks.chunk(session.end, None, None, records.cache(session.stats(), schedule))
 
     hooks.loading(config.model)
     engine = Engine(config)

@@ -296,11 +296,11 @@ class Terminal:
 
     Args:
         directory: where it is started; what it puts where temporary files go is in ``directory / "tmp"``.
-        shell: goes before the command.
+        shell: the script that runs it, with ``{}`` in its place.
         program: the command line, in Python.
     """
 
-    def __init__(self, directory: Path, *arguments: str, shell: str = "", program: str = ENDLESS) -> None:
+    def __init__(self, directory: Path, *arguments: str, shell: str = "exec {}", program: str = ENDLESS) -> None:
         self.temporary = directory / "tmp"
         self.temporary.mkdir()
         environment = {
@@ -309,7 +309,7 @@ class Terminal:
         }  # fmt: skip
         line = shlex.join([sys.executable, "-c", program, "chat", *arguments])
         self.process: Any = pexpect.spawn(
-            "/bin/sh", ["-c", f"{shell} exec {line}"], cwd=str(directory), env=environment, encoding="utf-8",
+            "/bin/sh", ["-c", shell.format(line)], cwd=str(directory), env=environment, encoding="utf-8",
             dimensions=(40, 120),
         )  # fmt: skip
         self.screen = pyte.Screen(120, 40)
@@ -454,6 +454,37 @@ def test_the_panel_stays_and_moves_on(terminal: Terminal, expected: dict[float, 
     terminal.expect(r"(?s)\A((?!│).)*\Z")
     terminal.enter(LETTER)
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}\n1:00/1:00")
+
+
+def test_a_narrow_window_has_a_prompt(terminal: Terminal):
+    terminal.resize(40, 30)
+    terminal.type("Which")
+    terminal.expect(r"^1:00 ■ › Which$")
+    terminal.resize(40, 12)
+    terminal.expect(r"^› Which$")
+    terminal.resize(40, 120)
+    terminal.ctrl_c()
+    terminal.expect(r"^1:00/1:00 ■ · \d+/512 · \d+ fr/s ›$")
+
+
+def test_ctrl_z_suspends_the_chat_and_fg_brings_it_back(clip: Path, tmp_path: Path):
+    """With what was typed; and while there is no prompt."""
+    script = "set -m; {}; echo suspended; read go; fg; echo once more; read go; fg"
+    terminal = Terminal(tmp_path, str(clip), *SETTINGS, "--paused", shell=script)
+    terminal.expect("^loading tiny …")
+    terminal.type("\x1a")
+    terminal.expect(r"suspended$")
+    terminal.enter("")
+    terminal.expect(r"^0:00/1:00 ‖ · .* ›$")
+    terminal.type("/sho")
+    terminal.expect(r" › /sho$")
+    terminal.type("\x1a")
+    terminal.expect(r"once more$")
+    terminal.enter("")
+    terminal.expect(r"^0:00/1:00 ‖ · .* › /sho$")
+    terminal.enter("w")
+    terminal.expect(r"^model tiny; strategy streaming")
+    assert terminal.leave() == 0
 
 
 def test_ctrl_c_while_the_model_is_loaded_leaves_at_once(clip: Path, tmp_path: Path):

@@ -132,7 +132,7 @@ def test_a_stream_that_breaks_off_is_tried_again_before_the_persons_eyes(tmp_pat
 def test_lines_are_typed_at_the_terminal_while_the_video_comes_through_a_pipe(
     clip: Path, expected: dict[float, str], tmp_path: Path
 ):
-    terminal = Terminal(tmp_path, "-", *SETTINGS, shell=f"cat {clip} |")
+    terminal = Terminal(tmp_path, "-", *SETTINGS, shell=f"cat {clip} | exec {{}}")
     terminal.expect(r"^1:00 ■")
     terminal.enter(LETTER)
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}$")

@@ -189,6 +189,14 @@ def test_the_prompt_is_one_line() -> None:
     assert prompt_line(replace(live, behind=0.0, dropped=8.0)) == "12:04 ‖ · 1812 · 61 fr/s · 8 s dropped"
 
 
+def test_the_prompt_is_as_short_as_it_has_to_be() -> None:
+    shown = {prompt_line(STATUS, width): width for width in range(60, -1, -1)}
+    assert shown == {
+        "12:04/45:00 ▶ 2x · 1812/4096 · 61 fr/s": 38, "12:04/45:00 ▶ 2x · 1812/4096": 28, "12:04/45:00 ▶ 2x": 16,
+        "12:04 ▶ 2x": 10, "12:04": 5, "": 0,
+    }  # fmt: skip
+
+
 # The dialogue ------------------------------------------------------------------------------------
 
 words = st.text(st.sampled_from("ab é中\n\r\x00\x1b\u2028<>-{}1: ") | st.characters(), max_size=60)

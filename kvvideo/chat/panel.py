@@ -7,6 +7,7 @@ from io import StringIO
 from itertools import groupby
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
@@ -131,17 +132,23 @@ def panel(status: Status, width: int) -> RenderableType:
     )  # fmt: skip
 
 
-def prompt_line(status: Status) -> str:
-    """The status in a few plain words: ``12:04/45:00 ▶ 2x · 1812/4096 · 61 fr/s``."""
-    return " · ".join(
-        [
-            f"{_clock(status.at)}{'' if status.duration is None else '/' + _clock(status.duration)} {_state(status)}",
-            f"{status.stats.live}{'' if status.max_tokens is None else f'/{status.max_tokens}'}",
-            f"{status.fps:.0f} fr/s",
-            *([f"{status.behind:.0f} s behind"] if status.behind >= 0.5 else []),
-            *([f"{status.dropped:.0f} s dropped"] if status.dropped >= 0.5 else []),
-        ]
-    )
+def prompt_line(status: Status, width: int | None = None) -> str:
+    """Return the status in a few plain words: ``12:04/45:00 ▶ 2x · 1812/4096 · 61 fr/s``.
+
+    Args:
+        status: what there is to tell.
+        width: columns that there are for it; what does not fit is left out, all of it if need be. None: any number.
+    """
+    at, state = _clock(status.at), _state(status)
+    words = [
+        f"{at}{'' if status.duration is None else '/' + _clock(status.duration)} {state}",
+        f"{status.stats.live}{'' if status.max_tokens is None else f'/{status.max_tokens}'}",
+        f"{status.fps:.0f} fr/s",
+        *([f"{status.behind:.0f} s behind"] if status.behind >= 0.5 else []),
+        *([f"{status.dropped:.0f} s dropped"] if status.dropped >= 0.5 else []),
+    ]
+    lines = [*(" · ".join(words[:count]) for count in range(len(words), 0, -1)), f"{at} {state}", at, ""]
+    return next(line for line in lines if not line or width is None or cell_len(line) <= width)
 
 
 def to_ansi(renderable: RenderableType, width: int) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 """Columns of a panel where there is no terminal to ask."""
+_TYPED = 20
+"""Columns that are left for what is typed, where there are as many."""
 
 
 class PipeScreen:
@@ -137,7 +139,9 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
         return ANSI(shown) if shown.count("\n") + 3 <= size.rows else None
 
     def message() -> str:
-        return f"{prompt_line(chat.player.status)} › "
+        # A prompt as wide as the window is not drawn at all, and what is typed needs room, too.
+        columns = session.app.output.get_size().columns
+        return f"{prompt_line(chat.player.status, columns - max(columns // 3, _TYPED))} › ".lstrip()
 
     session: PromptSession[str] = PromptSession(
         message=message,
@@ -149,6 +153,7 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
         history=_history(history),
         key_bindings=_keys(),
         multiline=True,
+        enable_suspend=True,
         style=_style(),
         input=create_input(typed),
     )

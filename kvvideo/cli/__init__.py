@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from kvvideo import __version__, settings
 from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, strategies
 from kvvideo.cli.command import App, commands
+from kvvideo.cli.screen import standard_streams
 from kvvideo.cli.stop import say
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import clean
@@ -91,6 +92,11 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``kvvideo`` command: errors become one line on stderr and an exit code."""
+    with standard_streams():
+        _main()
+
+
+def _main() -> None:
     try:
         try:
             app(prog_name="kvvideo")

@@ -17,6 +17,7 @@ from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import Choice, Stills, choose, open_files
 from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
+from kvvideo.outputs.writer import to_stdout
 from kvvideo.session import EngineConfig
 from kvvideo.times import parse_time
 
@@ -159,7 +160,7 @@ def _run(
     from kvvideo.cli import render
     from kvvideo.outputs.delivery import Delivery
 
-    progress = render.Progress()
+    progress = render.Progress(source.start)
     with closing(Stills(source)) as stills, Stop() as stop:
         hooks = Hooks(
             lambda: stop.asked, lambda model: progress.say(f"loading {model} …"), progress.chunk, stills.watching
@@ -212,9 +213,9 @@ def _dry_run(
     predictions = [prediction(video, decoder, reading, config) for config in configs]
     match choice.stdout:
         case "json":
-            print(document(predictions), end="")
+            to_stdout(document(predictions))
         case "jsonl":
-            print("".join(map(line, predictions)), end="")
+            to_stdout("".join(map(line, predictions)))
         case _:
             for record in predictions:
                 render.prediction(record)

@@ -15,6 +15,7 @@ from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import jsons
+from kvvideo.outputs.writer import to_stdout
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 
@@ -275,7 +276,7 @@ def _check(tasks: "Sequence[Task]", defaults: "Defaults", json_output: bool) -> 
     for record in check(tasks, defaults):
         found.append(record)
         if json_output:
-            print(jsons.dumps(record), flush=True)
+            to_stdout(jsons.line(record))
         if record["error"] is not None:
             say(f"{record['where']}: {record['error']}")
         for finding in record["findings"]:

@@ -1,5 +1,6 @@
 """What ``kvvideo batch`` shows a person: a table of the videos at hand while it runs, and of what came of them."""
 
+import math
 import time
 from typing import Any
 
@@ -14,6 +15,9 @@ from kvvideo.cli import render
 from kvvideo.outputs import clean
 from kvvideo.times import format_time
 
+_DRAWN_SECONDS = 0.1
+"""Seconds that the board stays as it is at least."""
+
 
 class Board(render.Transient):
     """A live table of the videos at hand."""
@@ -21,15 +25,13 @@ class Board(render.Transient):
     def __init__(self, progress: Progress, done: int) -> None:
         super().__init__()
         self._progress, self._done = progress, done
-        self._began = time.monotonic()
+        self._began, self._drawn = time.monotonic(), -math.inf
         self._at: dict[str, Moved] = {}
         self._tasks: dict[str, Task] = {}
         self._answers: dict[str, int] = {}
 
     def show(self, event: Event) -> None:
         """Take in what happened."""
-        if self._live is None:
-            return
         key = event.task.key
         if isinstance(event, Answered):
             self._answers[key] = self._answers.get(key, 0) + len(event.asked)
@@ -38,7 +40,10 @@ class Board(render.Transient):
             self._tasks[key], self._at[key] = event.task, event
         elif isinstance(event, Ended):
             self._tasks.pop(key, None)
-        self._live.update(self._table())
+        # Events may come much faster than one can see, or a terminal draw.
+        if (now := time.monotonic()) - self._drawn >= _DRAWN_SECONDS:
+            self._drawn = now
+            self._show(lambda _: self._table())
 
     def _table(self) -> Group:
         table = Table("job", "strategy", "at", "cache", "answers", box=None, header_style="bold")

@@ -1,6 +1,8 @@
 """``kvvideo config``: which settings are in force, and where each comes from."""
 
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
@@ -10,8 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from kvvideo import settings
-from kvvideo.cli.command import Value, commands, leaves, options, values
+from kvvideo.cli.command import Origin, Value, commands, leaves, options, values
 from kvvideo.errors import ConfigError
+from kvvideo.outputs import jsons
+from kvvideo.outputs.writer import to_stdout
 from kvvideo.settings import Words
 
 # Plain commands: they must work, and do the same, whatever is set.
@@ -39,7 +43,7 @@ def show(
     found = [value for words in asked for value in values(root, words) if value.settable]
     unused = settings.unused_variables(commands(root.command))
     if json_output:
-        print(json.dumps(_record(found, unused), ensure_ascii=False))
+        to_stdout(jsons.line(_record(found, unused)))
     else:
         _print(found, unused)
 
@@ -92,26 +96,31 @@ def _record(found: list[Value], unused: dict[str, str]) -> dict[str, Any]:
 
 
 def _print(found: list[Value], unused: dict[str, str]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from kvvideo.cli import render
 
     single = len({one.command for one in found}) == 1
-    table = Table("option", "value", "from", *(() if single else ("in",)), box=None, header_style="bold")
+    rows = []
     for row in _rows(found):
         first = row[0]
-        texts = [f"--{first.key}", _shown(first.value), first.origin.place or first.origin.kind]
+        texts = [f"--{first.key}", _shown(first.value), _place(first.origin, sys.stdout.isatty())]
         texts += [] if single else [", ".join(" ".join(one.command) for one in row)]
         style = "" if first.origin.is_set else "dim"
-        table.add_row(*(Text(render.clean(text), style=style) for text in texts))
-    render.whole(table)
+        rows.append([Text(render.clean(text), style=style) for text in texts])
+    render.listing(("option", "value", "from", *(() if single else ("in",))), rows, least=20)
     for file in settings.paths():
         render.err.print(
             Text(render.clean(f"{file}{'' if file.is_file() else ': not there'}"), style="dim"), soft_wrap=True
         )
     for name, reason in unused.items():
         render.err.print(Text(render.clean(f"{name} sets nothing: {reason}")), soft_wrap=True)
+
+
+def _place(origin: Origin, short: bool) -> str:
+    """Return where a value comes from; if ``short``, without the folder one is in, which all lines would begin with."""
+    place = origin.place or origin.kind
+    return place.removeprefix(f"{Path.cwd()}{os.sep}") if short else place
 
 
 def _rows(found: list[Value]) -> Iterator[list[Value]]:
@@ -159,7 +168,9 @@ def _example(root: Any) -> Iterator[str]:
 
 
 def _setting(key: str, option: Any) -> str:
+    from rich.markup import render
+
     default = _plain(option.default)
     # JSON's texts, numbers and truths are TOML's, too.
     value = "" if default is None else f" {json.dumps(default)}"
-    return f"# {key} ={value}  # {option.help}"
+    return f"# {key} ={value}  # {render(option.help)}"

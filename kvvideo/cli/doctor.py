@@ -1,6 +1,5 @@
 """``kvvideo doctor``: what is wrong on this machine, and how to mend it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -14,6 +13,8 @@ from kvvideo.cli.options import DEFAULT_MODEL, MODEL
 from kvvideo.doctor import Finding, examine
 from kvvideo.doctor.finding import broken, ok, warning
 from kvvideo.errors import ConfigError
+from kvvideo.outputs import jsons
+from kvvideo.outputs.writer import to_stdout
 
 _STYLES = {"ok": "green", "warning": "yellow", "broken": "bold red"}
 _RANKS = ["ok", "warning", "broken"]
@@ -52,7 +53,7 @@ def command(
     worst = max((finding.status for finding in found), key=_RANKS.index)
     if json_output:
         findings = [asdict(finding) for finding in found]
-        print(json.dumps({"type": "doctor", "schema": 1, "status": worst, "findings": findings}, ensure_ascii=False))
+        to_stdout(jsons.line({"type": "doctor", "schema": 1, "status": worst, "findings": findings}))
     if worst == "broken":
         raise SystemExit(1)
 

@@ -1,6 +1,5 @@
 """``kvvideo ingest``: stream a video once and write down what is remembered of it."""
 
-import json
 import math
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from kvvideo.cli import options
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import jsons
+from kvvideo.outputs.writer import to_stdout
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 from kvvideo.times import format_time
@@ -104,7 +104,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
     began, read = time.perf_counter(), 0 if part.memory is None else part.memory.chunks
     try:
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
-        with render.Progress() as progress, Stop() as stop, source.open(skip_chunks=read) as reader:
+        with render.Progress(source.start) as progress, Stop() as stop, source.open(skip_chunks=read) as reader:
             progress.say(f"loading {config.model} …")
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
@@ -114,9 +114,9 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
                 nonlocal first
                 session, now = playback.session, time.perf_counter()
                 first = (session.frames, now) if first is None else first
-                rate = (session.frames - first[0]) / (now - first[1]) if now > first[1] else 0.0
-                end = source.end if reader.info.duration is None else reader.info.duration
+                rate = (session.frames - first[0]) / (now - first[1]) if session.frames > first[0] else None
                 cache, live = records.cache(session.stats(), schedule), reader.live
+                end = source.ends(reader.info.duration)
                 progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
 
             done = ingest(
@@ -136,7 +136,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
         checkpoints=done.checkpoints, bytes=done.bytes, waited=reader.waited, seconds=time.perf_counter() - began,
     )  # fmt: skip
     if json_output:
-        print(jsons.dumps(record), flush=True)
+        to_stdout(jsons.line(record))
     render.ingested(record)
     if done.error is not None:
         raise done.error
@@ -159,6 +159,6 @@ def _dry_run(
     count = min(record["chunks"], math.ceil(length / every)) - 1 if every else 0
     record |= {"checkpoints": count, "checkpoint_bytes": each, "file_bytes": min(count * each, room) + each}
     if json_output:
-        print(json.dumps(record))
+        to_stdout(jsons.line(record))
     else:
         render.prediction(record)

@@ -1,24 +1,38 @@
 """All of rich: readable answers on stdout, progress on stderr and only on a terminal."""
 
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-from rich.live import Live
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kvvideo.cli import screen
 from kvvideo.outputs.clean import text as clean_text
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
+# A live part is drawn while others print; what they have begun must not get into it.
+_live = Console(stderr=True, highlight=False)
 size, clean = format_size, clean_text
 
 _MUCH = 0.1
 """Share of a run's time that waiting for frames must take to be worth a word."""
+_PACE_SECONDS = 2.0
+"""Seconds that a stream must have gone on before its pace says anything."""
+_BEYOND_SECONDS = 10.0
+"""Seconds that the last frame may reach beyond the end of a video."""
+_GAP, _LEAST_CELLS = "  ", 8
+_BAR_COLUMNS, _LEAST_BAR_COLUMNS = 20, 4
 
 
 def _question(record: dict[str, Any]) -> Text:
@@ -134,7 +148,38 @@ def prediction(record: dict[str, Any]) -> None:
 def whole(table: Table) -> None:
     """Print ``table`` with no cell cut or wrapped, whatever the width of what it goes to."""
     width = Measurement.get(out, out.options.update(max_width=1000), table).maximum
-    Console(highlight=False, width=max(out.width, width)).print(table)
+    wide = Console(highlight=False, width=max(out.width, width))
+    for line in wide.render_lines(table, pad=False):
+        # Blanks at the end would be a line of their own in a terminal.
+        text = Text.assemble(*((part.text, part.style or "") for part in line))
+        text.rstrip()
+        out.print(text)
+
+
+def listing(head: Sequence[str], rows: Sequence[Sequence[str | Text]], least: int = 0) -> None:
+    """Print ``rows`` under ``head``, each in one line: in full, but in a terminal cut to its width.
+
+    Earlier columns have room before later ones, of which each is left ``least`` columns of the terminal if it can be.
+    """
+    cells = [[Text(text, style="bold") for text in head]]
+    cells += [[text.copy() if isinstance(text, Text) else Text(text) for text in row] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    room = screen.size(sys.stdout)[0] if sys.stdout.isatty() else sum(widths) + len(_GAP) * len(widths)
+    for number, width in enumerate(widths):
+        later = sum(min(other, least) + len(_GAP) for other in widths[number + 1 :]) if least else 0
+        widths[number] = min(width, room if room <= later else room - later)
+        # A few letters of each say nothing.
+        if number and widths[number] < min(width, _LEAST_CELLS):
+            widths[number] = 0
+        room = max(room - widths[number] - len(_GAP), 0)
+    for row in cells:
+        line = Text()
+        for cell, width in zip(row, widths, strict=True):
+            if width:
+                cell.truncate(width, overflow="ellipsis", pad=True)
+                line.append_text(cell).append(_GAP)
+        line.rstrip()
+        out.print(line)
 
 
 def memory_report(report: dict[str, Any]) -> None:
@@ -217,38 +262,95 @@ class Transient:
     """What is shown on stderr for as long as it is entered; nothing at all unless that is a terminal."""
 
     def __init__(self) -> None:
-        self._live = Live(console=err, transient=True, refresh_per_second=8) if err.is_terminal else None
+        self._shown = screen.bottom if screen.is_live() else None
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live:
-            self._live.stop()
+        if self._shown:
+            self._shown.end()
 
     def say(self, text: str) -> None:
         """Show ``text`` until the next update."""
-        if self._live:
-            self._live.update(Text(clean(text), style="dim"))
+        self._show(lambda _: Text(clean(text), style="dim"))
+
+    def _show(self, what: Callable[[int], RenderableType]) -> None:
+        """Show what rich makes for so many columns."""
+        if self._shown:
+            self._shown.show(lambda columns, rows: _lines(what(columns), columns, rows))
 
 
 class Progress(Transient):
-    """One line that shows where the stream is."""
+    """One line that shows where the stream is.
+
+    Args:
+        start: where it begins, in seconds.
+    """
+
+    def __init__(self, start: float | None = None) -> None:
+        super().__init__()
+        self._start = start or 0.0
+        self._pace: tuple[float, float] | None = None
+        self._at = self._start
 
     def chunk(
-        self, at: float, end: float | None, fps: float, cache: dict[str, Any], behind: float = 0.0, dropped: float = 0.0
+        self, at: float, end: float | None, fps: float | None, cache: dict[str, Any], behind: float = 0.0,
+        dropped: float = 0.0,
     ) -> None:  # fmt: skip
         """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record.
 
         Of a live stream, also how many seconds it is behind, and were dropped.
         """
-        if self._live:
-            of = "" if end is None else f" / {format_time(end)}"
-            row = Table.grid(padding=(0, 2))
-            late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
-            row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", *late, _cache_line(cache))
-            self._live.update(row)
+        bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
+        late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
+        details = [
+            *late, self._left(at, end), "" if fps is None else f"{fps:.1f} frames/s", f"{cache['live']}{bound} tokens",
+            size(cache["bytes"]), f"{cache['evicted']} evicted",
+        ]  # fmt: skip
+        self._show(lambda width: _position(self._start, at, end, [text for text in details if text], width))
+
+    def _left(self, at: float, end: float | None) -> str:
+        """The time that the rest will take, at the pace so far."""
+        now = time.monotonic()
+        if self._pace is None or at < self._at:
+            self._pace = at, now  # it begins anew, under another strategy
+        (since, began), self._at = self._pace, at
+        if end is None or now - began < _PACE_SECONDS or at <= since:
+            return ""
+        return f"{format_time(round(max(end - at, 0.0) * (now - began) / (at - since)))} left"
+
+
+def _position(start: float, at: float, end: float | None, details: Sequence[str], width: int) -> Text:
+    """The line that tells where a stream is: a bar if it has an end, and of ``details`` the first that fit."""
+    # The last frame stands for a while after the end; but some files go on after the end that they give.
+    known = end is not None and start < end and at <= end + _BEYOND_SECONDS
+    line = Text().append(format_time(math.floor(min(at, end) if known and end is not None else at)), "bold")
+    if known and end is not None:
+        share = min(max((at - start) / (end - start), 0.0), 1.0)
+        line.append(f" / {format_time(math.floor(end))} ")
+        bar = min(_BAR_COLUMNS, width - line.cell_len - 5)
+        if bar >= _LEAST_BAR_COLUMNS:
+            until = line.cell_len + bar
+            drawn = ProgressBar(
+                1.0, share, width=bar, style="bright_black", complete_style="cyan", finished_style="cyan"
+            )
+            for part in _live.render(drawn, _live.options):
+                line.append(part.text.strip("\n"), part.style)
+            line.pad_right(until - line.cell_len)  # without colours, what is to come is not drawn
+        line.append(f"{math.floor(share * 100 + 1e-6):4d}%")
+    for text in details:
+        if line.cell_len + 2 + cell_len(text) > width:
+            break
+        line.append(f"  {text}")
+    return line
+
+
+def _lines(what: RenderableType, columns: int, rows: int) -> list[str]:
+    """``what`` as at most so many lines for a terminal, none longer than ``columns``."""
+    _live.width = columns
+    with _live.capture() as drawn:
+        _live.print(what, no_wrap=True, overflow="ellipsis", end="")
+    return drawn.get().rstrip("\n").split("\n")[:rows]

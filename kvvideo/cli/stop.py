@@ -10,7 +10,8 @@ from kvvideo.outputs import clean
 
 def say(text: str) -> None:
     """One line on stderr, for the person who waits; what names in it could do to the terminal is taken out."""
-    print(f"kvvideo: {clean.text(text)}", file=sys.stderr)
+    # All at once, for other threads have lines to write, too.
+    print(f"kvvideo: {clean.text(text)}\n", end="", file=sys.stderr)
 
 
 class Stop:

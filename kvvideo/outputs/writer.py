@@ -59,7 +59,7 @@ class Appended:
         if self._path is not None:
             self._flush(self._path)
             return
-        print(self._waiting.decode(), end="", flush=True)
+        to_stdout(self._waiting.decode())
         self._waiting = b""
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class AtEnd:
             return
         text = self._render(self._records)
         if self._path is None:
-            print(text, end="", flush=True)
+            to_stdout(text)
         else:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +232,13 @@ class Outputs:
                     self._said.add(number)
                     self._say(str(error))
         return failures
+
+
+def to_stdout(text: str) -> None:
+    """Write ``text`` to stdout at once, for programs: as UTF-8, whatever people's text is encoded as there."""
+    if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
+        reconfigure(encoding="utf-8", errors="backslashreplace")
+    print(text, end="", flush=True)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

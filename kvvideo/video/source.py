@@ -46,6 +46,10 @@ class Source:
         """Whether it can be opened again at any earlier time: a file that is there, and does not grow."""
         return self._is_file() and not is_live(self.path) and not (self.live is not None and self.live.follow)
 
+    def ends(self, duration: float | None) -> float | None:
+        """Return where reading ends, in seconds of the source, if the whole takes ``duration``; None if unknown."""
+        return min((time for time in (self.end, duration) if time is not None), default=None)
+
     def fingerprint(self) -> str | None:
         """What tells this file from others, whatever it is called; None for what is no file."""
         if not self._is_file():

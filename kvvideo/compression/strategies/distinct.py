@@ -33,7 +33,7 @@ class Distinct(ScorePolicy):
     find the same distances, and those that multiply small integers faster find them faster.
     """
 
-    summary = "drops a token once a newer one has nearly the same key: what was shown once outlives what repeats"
+    summary = "drops what a newer token repeats; what was shown once stays"
     source = "kvvideo; related: KeyDiff (arXiv 2504.15364), R-KV (2505.24133), InfiniPot-V (2506.15745)"
     heads_alike = True
     recent_share: ClassVar[float] = 0.1

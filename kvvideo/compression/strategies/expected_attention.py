@@ -18,7 +18,7 @@ class ExpectedAttention(ScorePolicy):
     pairs are taken for zero, other than in the paper), of ``count`` queries.
     """
 
-    summary = "keeps sinks, the most recent, and what queries like those so far would attend to, times value length"
+    summary = "keeps sinks, recent, and what queries are likely to seek"
     source = "Expected Attention, arXiv 2510.00636"
 
     @classmethod

@@ -15,7 +15,7 @@ class H2o(ScorePolicy):
     The paper watches every query (``queries`` 0). It has no sinks: here they are taken from the heavy part.
     """
 
-    summary = "keeps sinks, the most recent (80 %), and of the rest what has been attended to most"
+    summary = "keeps sinks, recent (80 %), and what was attended to most"
     source = "H2O, arXiv 2306.14048"
     heads_alike = True
     state = ("mass", "seen")

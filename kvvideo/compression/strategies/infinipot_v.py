@@ -16,7 +16,7 @@ class InfinipotV(ScorePolicy):
     all; should there be too many of these, the longest values go first.
     """
 
-    summary = "keeps sinks, the most recent, half of the rest by change of a patch, half by length of values"
+    summary = "keeps sinks, recent, half by change, half by value length"
     source = "InfiniPot-V, arXiv 2506.15745"
     heads_alike = True
 

@@ -7,7 +7,7 @@ from kvvideo.compression.policy import LiveCache, ScorePolicy
 
 
 class Keydiff(ScorePolicy):
-    summary = "keeps sinks, the most recent, and of the rest the keys that differ most from the average key"
+    summary = "keeps sinks, recent, and keys that differ from the average"
     source = "KeyDiff, arXiv 2504.15364"
     heads_alike = True
 

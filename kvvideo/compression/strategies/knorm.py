@@ -7,7 +7,7 @@ from kvvideo.compression.policy import LiveCache, ScorePolicy
 
 
 class Knorm(ScorePolicy):
-    summary = "keeps sinks, the most recent, and of the rest the shortest keys"
+    summary = "keeps sinks, recent, and the shortest keys"
     source = "L2 norm of keys, arXiv 2406.11430"
     heads_alike = True
 

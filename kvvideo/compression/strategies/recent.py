@@ -7,5 +7,5 @@ from kvvideo.compression.strategies.window import Window
 
 
 class Recent(Window):
-    summary = "keeps the last chunks of video, not their cache: each question reads them anew"
+    summary = "keeps no cache: each question reads the last chunks anew"
     source = "last frames only: SimpleStream, arXiv 2604.02317"

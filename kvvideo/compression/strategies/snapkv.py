@@ -17,7 +17,7 @@ class Snapkv(ScorePolicy):
     that spans several steps is not lost. The paper has no sinks: ``sink`` 0.
     """
 
-    summary = "keeps sinks, the most recent, and what the latest queries attended to with its neighbours"
+    summary = "keeps sinks, recent, and what the latest queries looked at"
     source = "SnapKV, arXiv 2404.14469"
     heads_alike = True
     state = ("attention",)

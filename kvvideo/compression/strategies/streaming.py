@@ -7,7 +7,7 @@ from kvvideo.compression.policy import LiveCache, Policy, keep_all_heads
 
 
 class Streaming(Policy):
-    summary = "keeps the first tokens (sinks) and the most recent; what lies between is gone"
+    summary = "keeps the first tokens (sinks) and the most recent"
     source = "StreamingLLM, arXiv 2309.17453"
     heads_alike = True
 

@@ -7,5 +7,5 @@ from kvvideo.compression.strategies.window import Window
 
 
 class Summary(Window):
-    summary = "keeps captions, summarised as they age, and the last chunks; the bundled model cannot write any"
+    summary = "keeps captions and the last chunks; 'tiny' cannot write any"
     source = "captions: rLiVS, arXiv 2510.17364; recursive summaries: arXiv 2109.10862"

@@ -9,7 +9,7 @@ from kvvideo.compression.policy import LiveCache, Policy, attention_received, ke
 class Tova(Policy):
     """``attention`` is that of the last query, averaged over all query heads: the same in each KV head."""
 
-    summary = "keeps what the last token attends to, the same in all heads; neither sinks nor recent ones as such"
+    summary = "keeps what the last token attends to, the same in all heads"
     source = "TOVA, arXiv 2401.06104"
     state = ("attention",)
 

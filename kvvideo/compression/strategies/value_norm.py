@@ -7,7 +7,7 @@ from kvvideo.compression.policy import LiveCache, ScorePolicy
 
 
 class ValueNorm(ScorePolicy):
-    summary = "keeps sinks, the most recent, and of the rest the longest values"
+    summary = "keeps sinks, recent, and the longest values"
     source = "the VaN half of InfiniPot-V, arXiv 2506.15745"
     heads_alike = True
 

@@ -7,7 +7,7 @@ from kvvideo.compression.policy import LiveCache, Policy, keep_all_heads
 
 
 class Window(Policy):
-    summary = "keeps the most recent tokens; forgets the prompt too, and degrades for it"
+    summary = "keeps the most recent; forgets the prompt, and degrades so"
     source = "window attention, the baseline of arXiv 2309.17453"
     heads_alike = True
 
