@@ -59,7 +59,7 @@ class KvVideoLoader(VideoLoader):
             fps: moments per second; as many as the video has frames if not above 0.
             max_duration: of a video longer than so many seconds only as many frames as that would have, spread evenly;
                 without a limit if not above 0.
-            min_pixels, max_pixels: limits for the area of the frames.
+            min_pixels, max_pixels: limits for the area of the frames; the upper one counts where both cannot be kept.
 
         Returns:
             uint8 RGB ``[frames, height, width, 3]``, and the metadata: of a video that has these frames only.
@@ -73,7 +73,7 @@ class KvVideoLoader(VideoLoader):
                 raise VLLMValidationError(f"{name} must be a number, not {value!r:.100}")
         if fps > 0 and num_frames == UNSAID:
             num_frames = -1
-        with _Video(data, min_pixels, max_pixels) as video:
+        with _Video(data, min(min_pixels, max_pixels), max_pixels) as video:
             try:
                 rate, end = video.rate(num_frames, fps, max_duration)
                 frames = video.frames(rate, end)
