@@ -187,12 +187,24 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
     if args.additional_config != own and KEY in args.additional_config:
         raise ConfigError(f"additional-config: {KEY!r} in it is what options such as --strategy and --max-tokens say")
     args.additional_config = {**args.additional_config, **own}
+    args.media_io_kwargs = {**args.media_io_kwargs, "video": _decoding(args)}
     schedule = serving.cache.schedule(args.block_size)
     if current_platform.is_cpu() and args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         config = EngineConfig(serving.model, serving.cache, args.dtype)
         blocks = args.max_num_seqs * (schedule.max_tokens // args.block_size + 1) + 1 if schedule else None
         per_block = block_bytes(path, config, args.block_size, args.tensor_parallel_size)
         args.kv_cache_memory_bytes = blocks * per_block if blocks else 1 << 30
+
+
+def _decoding(args: argparse.Namespace) -> dict[str, Any]:
+    """How whole files are decoded: by us, unless another decoder is named, and as large as they are shown."""
+    from kvvideo.plugin.loader import LOADER
+
+    said = {"video_backend": LOADER, **(args.media_io_kwargs.get("video") or {})}
+    size = ((args.mm_processor_kwargs or {}).get("videos_kwargs") or {}).get("size") or {}
+    if said["video_backend"] != LOADER or not {"shortest_edge", "longest_edge"} <= size.keys():
+        return said
+    return {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"], **said}
 
 
 def _check(args: argparse.Namespace) -> None:

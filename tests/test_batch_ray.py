@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+import kvvideo.batch.ray as batch_ray
 from kvvideo.agenda import Question
 from kvvideo.analyze import Asked
 from kvvideo.batch.ray import LOSSES, Cluster, Given, Loaded, Turn, Worker, _Place, connected, share_out
@@ -224,6 +226,143 @@ class Other(Ready):
             return Turn([(name, Ended(task, None, [*task.wants], stopped=True)) for name, task in tasks.items()])
         time.sleep(0.05)
         return Turn([(name, Moved(task, 0.0, None, 0, NOTHING)) for name, task in tasks.items()])
+
+
+PROGRAM = """
+import ray, test_batch_ray
+from kvvideo.batch.ray import Cluster
+from kvvideo.cli import main
+ray.cloudpickle.register_pickle_by_value(test_batch_ray)
+Cluster.worker = test_batch_ray.Other
+main()
+"""
+"""``kvvideo``, with engines that come to no end."""
+
+
+def test_a_batch_whose_only_machine_dies_says_so(jobs: Path, tmp_path: Path):
+    """It does not wait for an engine that can start nowhere, and leaves nothing behind."""
+    command = [sys.executable, "-c", PROGRAM, "batch", str(jobs), "-o", str(tmp_path), *CLI]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [*command, "--executor", "ray", "--engines", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as batch:  # fmt: skip
+        try:
+            started: list[psutil.Process] = []
+            while batch.poll() is None and not any(_line(one)[:1] == ["ray::Other.turn"] for one in started):
+                time.sleep(0.05)
+                started = psutil.Process(batch.pid).children(recursive=True)
+            (raylet,) = [one for one in started if _line(one) and _line(one)[0].endswith("/raylet")]
+            raylet.kill()
+            stdout, stderr = batch.communicate(timeout=200)
+        finally:
+            batch.kill()
+    last = [line for line in stderr.splitlines() if line.startswith("kvvideo: ")][-1]
+    assert last == "kvvideo: no machine of the Ray cluster is alive any more; what was answered is kept: run it again"
+    assert batch.returncode == 5
+    assert stdout.startswith("0 of 17 questions answered")
+    assert "Traceback" not in stderr
+    assert psutil.wait_procs(started, timeout=60)[1] == []
+
+
+JOIN = """
+import sys
+import test_batch_ray as t
+from kvvideo.batch import ray as batch
+from kvvideo.errors import EngineError
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+cloudpickle.register_pickle_by_value(t)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+machine = cluster.add_node(num_cpus=1)
+batch.Cluster.worker, batch.ROOMLESS_SECONDS = t.Other, 2.0
+events = batch.Cluster(t.ENGINE, [t.ENGINE.cache], address=cluster.address, say=print).events(
+    batch.Queue(t.tasks(t.Path(sys.argv[1]))[0])
+)
+try:
+    next(events)
+    cluster.remove_node(machine)
+    for event in events:
+        pass
+except EngineError as error:
+    print(error)
+cluster.shutdown()
+"""
+
+
+def test_a_cluster_that_loses_its_machines_is_waited_for_and_then_given_up(jobs: Path):
+    """Its head is there still: another machine may join."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, str(jobs)], capture_output=True, text=True, check=False, timeout=400,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert [line for line in done.stdout.splitlines() if "another takes its place" not in line] == [
+        "no machine of the Ray cluster has room for an engine any more; another is waited for",
+        "for 2 s no machine of the Ray cluster had room for an engine; what was answered is kept: "
+        "run it again when one has",
+    ], done.stderr[-3000:]
+
+
+class Head:
+    """Stands for Ray: a head that says which machines there are, or does not answer."""
+
+    def __init__(self) -> None:
+        self.nodes_there = [node(2)]
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        self.answers.wait()
+        return self.nodes_there
+
+
+def test_the_machines_of_a_cluster_are_looked_after(monkeypatch: pytest.MonkeyPatch):
+    for name, seconds in (("LOOK", 0.01), ("SILENT", 1.0), ("DEAD", 0.3), ("ROOMLESS", 0.6)):
+        monkeypatch.setattr(batch_ray, f"{name}_SECONDS", seconds)
+    head, said = Head(), list[str]()
+
+    def checked(until: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not until():
+            assert time.monotonic() < deadline
+            watch.check()
+            time.sleep(0.01)
+
+    def refused(words: str) -> None:
+        with pytest.raises(EngineError, match=words):
+            checked(lambda: False)
+        head.nodes_there = [node(2)]
+        head.answers.set()
+        deadline = time.monotonic() + 60
+        while not (watch._room and watch._heard):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        watch.check()
+
+    watch = batch_ray._Watch(head, 0, 2, said.append)
+    head.nodes_there = [node(0), node(2, alive=False)]
+    checked(lambda: len(said) == 1)
+    head.nodes_there = [node(0), node(4)]
+    checked(lambda: watch._room)
+    head.nodes_there = [node(0), node(1)]
+    refused("for 0.6 s no machine of the Ray cluster had room for an engine; .* run it again")
+    assert len(said) == 2
+    head.nodes_there = [node(2, alive=False)]
+    refused("no machine of the Ray cluster is alive any more; .* run it again")
+    assert len(said) == 2
+    head.answers.clear()
+    refused("has not answered for 1 s; .* run it again")
+    watch.close()
+    assert not watch._thread.is_alive()
+
+
+def test_a_batch_that_was_suspended_waits_anew():
+    """Nobody answers a process that is stopped."""
+    watch = batch_ray._Watch(Head(), 0, 2, print)
+    watch._checked -= 10_000
+    watch.check()
+    watch.close()
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from kvvideo.memories import codec, fingerprint
 from kvvideo.memories.checkpoints import Checkpoints
 from kvvideo.memories.file import MemoryFile, is_memory_file, write
 from kvvideo.memories.memory import Memory
+from kvvideo.video import probe
 
 LAYERS, HEADS, DIM, ROWS = 2, 2, 8, 3
 
@@ -405,6 +406,13 @@ def test_what_is_a_memory_by_name_or_content(saved: Path):
     assert not is_memory_file("missing.mp4")
     assert not is_memory_file("rtsp://host/x")
     assert not is_memory_file("x" * 5000)
+
+
+def test_a_memory_that_is_taken_for_a_video_is_named(saved: Path):
+    for name in ("x.kvv", "x.mp4"):
+        saved = saved.rename(saved.with_name(name))
+        with pytest.raises(VideoError, match="is a saved memory, not a video; ask it with 'kvvideo ask'"):
+            probe(saved)
 
 
 def opening(path: Path) -> str:

@@ -15,19 +15,25 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import engines
+import numpy as np
 import openai
 import psutil
 import pytest
+from PIL import Image
 from reference import Model, Stream, keep_streaming
 from test_reference import check_generated, feed_chunk, ids
+from video_clips import H264, Clip, copy
 
 from kvvideo import serving
 from kvvideo.config import FORK_OF, KEY, CacheConfig
 from kvvideo.messages import content
+from kvvideo.plugin.loader import LOADER
 from kvvideo.plugin.settings import SCHEDULER
 from kvvideo.prompt import OPENING, VIDEO, question_text
 from kvvideo.serving import Serving, main
@@ -234,22 +240,86 @@ def test_the_questions_are_those_of_the_truth():
 
 
 def test_a_whole_file(server: Server, reference: Model, monkeypatch: pytest.MonkeyPatch, model_dir: str):
-    """The frames it looks at, how large it makes them and how it spaces them in time are what was asked for."""
+    """The frames it looks at, how large it makes them and how it spaces them in time are what ``analyze`` takes."""
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
-    from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
 
-    data = (SAMPLES / "letters-1m.mp4").read_bytes()
     question = "What colour is the letter on screen now?"
+    data = (SAMPLES / "letters-1m.mp4").read_bytes()
     result = chat(server, [file_of(data), {"type": "text", "text": f"\n{question}"}])
-    frames, _ = VIDEO_LOADER_REGISTRY.load("opencv").load_bytes(data)
-    assert len(frames) == 60 * 8
+    frames = np.concatenate([chunk.frames for chunk in chunks_of("letters-1m")])
+    assert len(frames) == 60 * 2
     monkeypatch.setattr(reference, "video", Qwen2VLVideoProcessor.from_pretrained(model_dir))
     stream = stream_of(reference)
-    stream.feed(reference.tokens(OPENING + VIDEO + question_text(question), frames[::4], 2.0))
+    stream.feed(reference.tokens(OPENING + VIDEO + question_text(question), frames, 2.0))
     assert stream.seen == result.usage.prompt_tokens
     assert stream.compactions == 2
     choice = result.choices[0]
     check_generated(stream, choice.token_ids, [token.logprob for token in choice.logprobs.content])
+
+
+def odd_files(directory: Path) -> dict[str, bytes]:
+    """Videos that say little of themselves: one frame; no length and no number of frames; an animated picture."""
+    size = (112, 84)
+    one = Clip("one.mp4", frames=1, rate=10, size=size, options=H264)
+    recorded = Clip("rec.webm", frames=80, rate=10, size=size, codec="libvpx", container={"live": "1"})
+    moving = Clip("anim.png", frames=40, rate=10, size=size, codec="apng", format="apng", pixels="rgb24")
+    for clip in (one, recorded, moving):
+        clip.write(directory / clip.name)
+    with av.open(str(directory / recorded.name)) as file:
+        assert file.duration is None
+        assert file.streams.video[0].frames == 0
+    return {clip.name: (directory / clip.name).read_bytes() for clip in (one, recorded, moving)}
+
+
+def test_files_that_say_little_of_themselves(server: Server, reference: Model, tmp_path: Path):
+    """The model is shown as many tokens as ``analyze`` would show it of them."""
+    question = question_text("What?")
+    for name, data in odd_files(tmp_path).items():
+        with VideoReader(tmp_path / name, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS) as reader:
+            frames = np.concatenate([chunk.frames for chunk in reader])
+        assert len(frames) == {"one.mp4": 2, "rec.webm": 16, "anim.png": 8}[name]
+        result = chat(server, [file_of(data), {"type": "text", "text": "\nWhat?"}])
+        tokens = reference.tokens(OPENING + VIDEO + question, frames, 2.0)
+        stream = stream_of(reference)
+        stream.feed(tokens)
+        assert stream.seen == result.usage.prompt_tokens, name
+        choice = result.choices[0]
+        check_generated(stream, choice.token_ids, [token.logprob for token in choice.logprobs.content])
+
+
+def test_a_request_does_not_choose_its_decoder(server: Server):
+    """Nor how much is decoded of its video: vLLM leaves that to who serves, unless told to trust."""
+    parts = [file_of((SAMPLES / "letters-1m.mp4").read_bytes()), {"type": "text", "text": "\nWhat?"}]
+    for video in ({"video_backend": "opencv"}, {"fps": 8}):
+        with pytest.raises(openai.BadRequestError, match="--trust-request-mm-kwargs"):
+            server.client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": parts}],  # type: ignore[list-item,misc]
+                extra_body={"media_io_kwargs": {"video": video}},
+            )  # fmt: skip
+
+
+def test_what_cannot_be_decoded_is_refused_with_the_reason(server: Server, tmp_path: Path):
+    """A request of a stranger's file is answered with why, and with no name of a file of this machine."""
+    picture = BytesIO()
+    Image.new("RGB", (64, 64)).save(picture, "png")
+    sample = (SAMPLES / "letters-1m.mp4").read_bytes()
+    for data, reason in (
+        (b"no video", "the file is not a video that FFmpeg can read"),
+        (b"", "the file is empty"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "the file is not a video that FFmpeg can read"),
+        (picture.getvalue(), "the file is an image or text, not a video"),
+        (
+            copy(SAMPLES / "letters-1m.mp4", tmp_path / "cut.mkv").read_bytes()[: len(sample) // 2],
+            "the file is cut short",
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(server, [file_of(data), {"type": "text", "text": "\nWhat?"}])
+        said = caught.value.body["message"]  # type: ignore[index]
+        assert reason in said
+        assert "/proc" not in said
+        assert len(said.splitlines()) == 1
+    assert complete(server, ids(20), 2).usage.completion_tokens == 2
 
 
 def test_what_is_held_shows_while_it_is(server: Server):
@@ -281,8 +351,6 @@ def test_its_name_and_settings(server: Server):
 def test_bad_requests_are_refused_and_it_lives_on(server: Server):
     with pytest.raises(openai.BadRequestError, match="32768"):
         complete(server, [100] * 40_000, 1)
-    with pytest.raises(openai.BadRequestError):
-        chat(server, [file_of(b"no video")])
     with pytest.raises(openai.APIStatusError, match="allowed-local-media-path"):
         chat(server, [{"type": "video_url", "video_url": {"url": (SAMPLES / "letters-1m.mp4").as_uri()}}])
     with pytest.raises(openai.APIStatusError):  # a question about a session that there is not
@@ -416,12 +484,16 @@ def test_what_is_said_explicitly_stands(monkeypatch: pytest.MonkeyPatch, model_d
     (tmp_path / "vllm.yaml").write_text("host: 0.0.0.0\n")
     serve("--port", "0", max_tokens=1024)
     serve("--port", "0", "--served-model-name", "other", "--additional-config", '{"x": 1}', "--max-num-seqs", "3",
-          "--config", str(tmp_path / "vllm.yaml"), "--mm-processor-kwargs", "{}", model=model_dir)  # fmt: skip
+          "--config", str(tmp_path / "vllm.yaml"), "--mm-processor-kwargs", "{}", "--media-io-kwargs",
+          '{"video": {"fps": 1}, "image": {}}', model=model_dir)  # fmt: skip
     plain, other = given
     assert (plain.host, other.host) == ("127.0.0.1", "0.0.0.0")
     assert (plain.served_model_name, other.served_model_name) == (["tiny"], ["other"])
     assert plain.model == other.model == model_dir
     assert plain.additional_config[KEY]["max_tokens"] == 1024
+    frames = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS}
+    assert plain.media_io_kwargs == {"video": {"video_backend": LOADER, "num_frames": -1, "fps": 2.0, **frames}}
+    assert other.media_io_kwargs == {"video": {"video_backend": LOADER, "fps": 1}, "image": {}}
     assert set(other.additional_config) == {KEY, "x"}
     assert other.mm_processor_kwargs == {}
     for args in given:

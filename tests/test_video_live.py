@@ -146,6 +146,55 @@ def test_what_cannot_be_opened_gives_one_line_at_once(name: str, words: str) -> 
     assert "[Errno" not in str(caught.value)
 
 
+def late_index() -> bytes:
+    """An MP4 whose index comes after more than what FFmpeg keeps of what it has read."""
+    data = clip("plain.mp4").read_bytes()
+    at, more = data.index(b"mdat") - 4, 1 << 20
+    size = int.from_bytes(data[at : at + 4], "big")
+    assert data.index(b"moov") > at
+    return data[:at] + (size + more).to_bytes(4, "big") + data[at + 4 : at + size] + bytes(more) + data[at + size :]
+
+
+PAGE = b"\n<!DOCTYPE HTML>\n<html><head><title>A video</title></head>" + b"<p>More of it</p>" * 500 + b"</html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        ("200 OK", late_index, ["its index at the end", "download it", "ffmpeg -i OLD -c copy -movflags +faststart"]),
+        ("200 OK", lambda: late_index()[:500_000], ["is cut short", "get a complete copy"]),
+        ("200 OK", lambda: PAGE, ["is a web page", "yt-dlp -o - http://127.0.0.1:{port}/live/stream | kvvideo "]),
+        ("200 OK", lambda: b"<no page>" * 99, ["what can be read as it comes is"]),
+        ("404 Not Found", bytes, ["404", "nothing is there under this name"]),
+        ("403 Forbidden", bytes, ["403", "does not let us have it"]),
+        ("401 Unauthorized", bytes, ["401", "wants a login"]),
+        ("503 Service Unavailable", bytes, ["5XX", "try again later"]),
+        ("410 Gone", bytes, ["4XX", "refuses to send it"]),
+    ],
+)
+def test_why_a_url_gives_no_video(status: str, body: Callable[[], bytes], words: list[str]) -> None:
+    with Server(*[video_servers.answering(status, body())] * 3) as server:
+        with pytest.raises(VideoError) as caught:
+            VideoReader(url("http", server), live=PATIENT)
+        for word in words:
+            assert word.format(port=server.port) in str(caught.value)
+    assert "that something is sent there" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://127.0.0.1:9/a.mp4", "nothing listens there"),
+        ("http://nobody.invalid/a.mp4", "its host is not known here"),
+        ("rtsp://nobody.invalid/a", "its host is not known here"),
+    ],
+)
+def test_why_a_host_gives_nothing(address: str, words: str) -> None:
+    with pytest.raises(VideoError, match=words):
+        VideoReader(address, live=PATIENT)
+
+
 def test_a_protocol_that_was_not_built_in_is_named() -> None:
     with pytest.raises(VideoError, match=r"built without srt|cannot be opened"):
         VideoReader("srt://127.0.0.1:9", live=BRIEF)
@@ -315,6 +364,42 @@ def test_a_growing_file_is_followed(format: str, tmp_path: Path) -> None:
         assert numbers(reader) == WHOLE
         assert growing.is_set()
     writer.join()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_that_is_not_begun_yet_is_waited_for(
+    there: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "recording.ts"
+    if there:
+        path.touch()
+    whole = clip("late_start.ts").read_bytes()
+    found: list[list[int | None]] = []
+
+    def follow() -> None:
+        with VideoReader(path, live=Live(follow=True, retry_seconds=5)) as reader:
+            found.append(numbers(reader))
+
+    following = threading.Thread(target=follow)
+    following.start()
+    assert eventually(lambda: not following.is_alive() or "it is waited for, 5 s at most" in caplog.text)
+    path.write_bytes(whole)
+    following.join()
+    assert found == [expected(clip("late_start.ts"), 2)]
+
+
+def test_a_file_that_never_begins(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.ts"
+    empty.touch()
+    for path, seconds, words in (
+        (tmp_path / "missing.ts", 0.5, "is not there after 0.5 s; check the name, or allow it more time"),
+        (empty, 0.5, "is still empty after 0.5 s"),
+        (tmp_path / "missing.ts", 0.0, "there is no file"),
+        (empty, 0.0, r"is empty \(0 bytes\)"),
+        (tmp_path, 0.5, "is a directory"),
+    ):
+        with pytest.raises(VideoError, match=words):
+            VideoReader(path, live=Live(follow=True, retry_seconds=seconds))
 
 
 def test_a_file_that_does_not_grow_is_no_live_source() -> None:

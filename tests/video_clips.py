@@ -71,6 +71,7 @@ class Clip:
     stored: Callable[[Image], Image] | None = None
     pixel_ratio: Fraction | None = None
     audio: float = 0.0
+    pixels: str | None = None
 
     def write(self, path: Path) -> None:
         width, height = self.size
@@ -79,7 +80,7 @@ class Clip:
             stream: Any = out.add_stream(self.codec, rate=self.rate)
             stored = self.stored or (lambda image: image)
             stream.height, stream.width = stored(draw(0, width, height)).shape[:2]
-            stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+            stream.pix_fmt = self.pixels or ("yuv444p" if width % 2 or height % 2 else "yuv420p")
             stream.options = self.options
             stream.codec_context.time_base = clock
             if self.pixel_ratio:

@@ -189,6 +189,18 @@ def live_http(*steps: Step, format: str = "mpegts") -> Callable[[socket.socket],
     return talk
 
 
+def answering(status: str, body: bytes = b"") -> Callable[[socket.socket], None]:
+    """The same answer whatever is asked for, and so never a part from somewhere on."""
+
+    def talk(connection: socket.socket) -> None:
+        with connection.makefile("rb") as requests:
+            while requests.readline().strip():
+                continue
+        connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    return talk
+
+
 def rtsp(*steps: Step) -> Callable[[socket.socket], None]:
     """A camera: RTSP, with H.264 as RTP in the same connection."""
 

@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
@@ -33,6 +34,18 @@ TURN_SECONDS = 0.25
 
 PATIENCE_SECONDS = 60.0
 """After how long without any engine the person who waits is told."""
+
+LOOK_SECONDS = 2.0
+"""How often it is asked which machines the cluster has."""
+
+SILENT_SECONDS = 40.0
+"""How long the head of the cluster may not answer. After 60 s Ray would end this process."""
+
+DEAD_SECONDS = 5.0
+"""How long all machines may be dead, the head's too. A dead one never comes back."""
+
+ROOMLESS_SECONDS = 300.0
+"""How long no machine may have room for an engine. An autoscaler takes minutes to start another."""
 
 REACH_SECONDS = 10.0
 """How long the address of a cluster may take to answer."""
@@ -252,6 +265,70 @@ class Cluster:
                 fleet.end()
 
 
+class _Watch:
+    """Looks after the machines of a cluster, in a thread: asking a head that is gone does not return.
+
+    Args:
+        ray: connected.
+        gpus, cpus: that an engine needs.
+        say: takes lines for the person who waits.
+    """
+
+    def __init__(self, ray: Any, gpus: int, cpus: int, say: Callable[[str], None]) -> None:
+        self._ray, self._needs, self._say = ray, (gpus, cpus), say
+        self._heard, self._alive, self._room = False, True, True
+        self._silent = self._dead = self._roomless = 0.0
+        self._told = False
+        self._checked = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="kvvideo-ray-nodes", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._over.set()
+        self._thread.join(2 * LOOK_SECONDS)
+
+    def check(self) -> None:
+        """Tell of it when there is no room any more; to be called often.
+
+        Raises:
+            EngineError: if there was none for too long, or the head is gone.
+        """
+        now = time.monotonic()
+        # No more than that: this process may have been suspended.
+        passed, self._checked = min(now - self._checked, 1.0), now
+        heard, self._heard = self._heard, False
+        self._silent = 0.0 if heard else self._silent + passed
+        self._dead = 0.0 if self._alive else self._dead + passed
+        self._roomless = 0.0 if self._room else self._roomless + passed
+        if self._room:
+            self._told = False
+        elif self._alive and not self._told:
+            self._told = True
+            self._say("no machine of the Ray cluster has room for an engine any more; another is waited for")
+        again = "; what was answered is kept: run it again"
+        if self._silent > SILENT_SECONDS:
+            raise EngineError(f"the head of the Ray cluster has not answered for {SILENT_SECONDS:g} s{again}")
+        if self._dead > DEAD_SECONDS:
+            raise EngineError(f"no machine of the Ray cluster is alive any more{again}")
+        if self._roomless > ROOMLESS_SECONDS:
+            raise EngineError(
+                f"for {ROOMLESS_SECONDS:g} s no machine of the Ray cluster had room for an engine{again} when one has"
+            )
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            try:
+                nodes = self._ray.nodes()
+            except Exception:
+                logger.debug("the cluster cannot be asked for its machines", exc_info=True)
+                continue
+            self._alive = any(node["Alive"] for node in nodes)
+            self._room = room(nodes, *self._needs) > 0
+            self._heard = True
+
+
 class _Fleet:
     """The engines of one run, and what they are at."""
 
@@ -263,6 +340,7 @@ class _Fleet:
             num_gpus=gpus, num_cpus=cpus, max_restarts=0, max_task_retries=0,
             runtime_env={"env_vars": _environment(gpus, cpus)},
         )(cluster.worker)  # fmt: skip
+        self._watch = _Watch(ray, gpus, cpus, cluster.say)
         self._failure: KvvideoError | None = None
         self._model: str | None = None
         self._losses = 0
@@ -273,6 +351,7 @@ class _Fleet:
         patient_until = time.monotonic() + PATIENCE_SECONDS
         while True:
             stop = self._failure is not None or self._cluster.stopped()
+            self._watch.check()
             self._go_on(stop)
             if not any(place.tasks for place in self._places) and (stop or not len(self._queue)):
                 break
@@ -290,6 +369,7 @@ class _Fleet:
 
     def end(self) -> None:
         """Leave no engine behind."""
+        self._watch.close()
         for place in self._places:
             self._kill(place)
 
@@ -482,23 +562,24 @@ def share_out(nodes: Sequence[dict[str, Any]], engines: int | None, cpus: int | 
     Raises:
         ConfigError: if there is no room for so many.
     """
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = int(any(node.get("GPU", 0) >= 1 for node in resources))
-
-    def room(each: int) -> int:
-        counts = [int(node.get("CPU", 0) // each) for node in resources]
-        return sum(min(n, int(node.get("GPU", 0))) if gpus else n for n, node in zip(counts, resources, strict=True))
-
+    gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in nodes if node["Alive"]))
     wanted = engines or 1
     allowed = [cpus] if cpus is not None else [1] if gpus else range(CPUS, 0, -1)
-    each = next((each for each in allowed if room(each) >= wanted), allowed[-1])
-    if room(each) < wanted:
+    each = next((each for each in allowed if room(nodes, gpus, each) >= wanted), allowed[-1])
+    if (there := room(nodes, gpus, each)) < wanted:
         has = f"{'a GPU and ' if gpus else ''}{each} CPU{'' if each == 1 else 's'}"
         raise ConfigError(
-            f"engines: there is room for {room(each)} with {has} each on the Ray cluster, not for {wanted}; use fewer "
+            f"engines: there is room for {there} with {has} each on the Ray cluster, not for {wanted}; use fewer "
             "--engines, or fewer --cpus-per-engine"
         )
-    return gpus, each, engines or room(each)
+    return gpus, each, engines or there
+
+
+def room(nodes: Sequence[dict[str, Any]], gpus: int, cpus: int) -> int:
+    """For how many engines with ``gpus`` and ``cpus`` each there is room on ``nodes`` as Ray describes them."""
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    counts = [int(node.get("CPU", 0) // cpus) for node in resources]
+    return sum(min(n, int(node.get("GPU", 0))) if gpus else n for n, node in zip(counts, resources, strict=True))
 
 
 def _environment(gpus: int, cpus: int) -> dict[str, str]:

@@ -8,14 +8,16 @@ from kvvideo import _compat
 
 
 def register() -> None:
-    """Register the attention backends, the KV cache spec and the model. Safe to call repeatedly."""
+    """Register the attention backends, the KV cache spec, the model and the video loader. Safe to call repeatedly."""
     _compat.prepare()
     from vllm import ModelRegistry
+    from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
     from vllm.v1.kv_cache_interface import FullAttentionSpec
     from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
+    from kvvideo.plugin.loader import LOADER, KvVideoLoader
     from kvvideo.plugin.model import KvVideoQwen2_5_VL
     from kvvideo.plugin.spec import BoundedManager, BoundedSpec
 
@@ -31,3 +33,6 @@ def register() -> None:
 
     # The class itself, not its path: this also spares vLLM's model-inspection subprocess, seconds per start.
     ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", KvVideoQwen2_5_VL)
+
+    # For no model's processor: only who names it gets it.
+    VIDEO_LOADER_REGISTRY.register(LOADER)(KvVideoLoader)

@@ -18,7 +18,8 @@ from typing import Any
 from kvvideo.errors import VideoError
 from kvvideo.times import format_time
 from kvvideo.video.address import Address
-from kvvideo.video.connect import CALL_SECONDS, BrokenOff, Link, Stalled, connect, feed
+from kvvideo.video.connect import CALL_SECONDS, BrokenOff, Link, Stalled, connect, feed, has_begun
+from kvvideo.video.diagnosis import advice
 from kvvideo.video.live import AHEAD_SECONDS, Clock, Live, LiveStatus
 from kvvideo.video.pyav import PEEK, UNTIMED
 from kvvideo.video.timeline import JUMP_SECONDS
@@ -201,6 +202,9 @@ class Capture:
         self.spool.end()
 
     def _read(self) -> None:
+        if self._address.kind == "file" and self._live.retry_seconds and not has_begun(self._address.path):
+            name, seconds = self._address.name, self._live.retry_seconds
+            self._say(f"{name!r} is not there yet, or empty; it is waited for, {seconds:g} s at most")
         source = feed(self._address, self._stdin, self._live.retry_seconds, self._beat)
         while not self._closed:
             self._alive = time.monotonic()
@@ -222,9 +226,8 @@ class Capture:
         if not self._clock.begun and not isinstance(error, Stalled):
             if isinstance(error, VideoError):
                 raise error
-            raise VideoError(
-                f"{self._address.name!r} cannot be opened ({why}); check the name, and that something is sent there"
-            )
+            hint = advice(self._address, error.__cause__, self._call_seconds)
+            raise VideoError(f"{self._address.name!r} cannot be opened ({why}); {hint}")
         if self._address.kind in ("pipe", "file") or time.monotonic() - self._asked >= self._live.retry_seconds:
             raise self.gave_up()
         if not self._away:

@@ -17,6 +17,7 @@ import av  # noqa: TID253  reached only through lazy imports
 from kvvideo.errors import VideoError
 from kvvideo.video.address import PROTOCOLS, STDIN, Address
 from kvvideo.video.decoder import check_file, reason
+from kvvideo.video.diagnosis import what_it_is
 from kvvideo.video.pyav import BOUNDED, LENIENT, READ_ERRORS, choose, frame_seconds
 
 CALL_SECONDS = 15.0
@@ -41,7 +42,7 @@ NOTHING = "nothing came for too long"
 
 
 class BrokenOff(Exception):
-    """A source stalled, ended before its time, or cannot be reached; its text says why."""
+    """A source stalled, ended before its time, or cannot be reached; its text says why, and its cause is FFmpeg's."""
 
 
 class Stalled(BrokenOff):
@@ -106,7 +107,7 @@ class Link:
             except av.error.InvalidDataError:
                 errors += 1  # damage, and there may be good data behind it
             except (av.error.FFmpegError, OSError) as error:
-                raise _broken(error) from None
+                raise _broken(error) from error
         raise BrokenOff("what it sends is damaged")
 
     def close(self) -> None:
@@ -174,9 +175,35 @@ def feed(address: Address, stdin: int, seconds: float, alive: Callable[[], None]
         except OSError as error:
             raise VideoError(f"{address.name!r} cannot be read: {reason(error)}") from None
     if address.kind == "file":
-        check_file(address.path, growing=True)
+        _wait_for(address.path, seconds, alive)
         return GrowingFile(os.open(address.path, os.O_RDONLY), seconds, alive)
     return None
+
+
+def has_begun(path: str) -> bool:
+    """Whether a file is there and something was written to it; true also if looking at it is an error."""
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+
+
+def _wait_for(path: str, seconds: float, alive: Callable[[], None]) -> None:
+    """Wait for a file that is to be written.
+
+    Raises:
+        VideoError: if it does not come, or cannot be read.
+    """
+    deadline = time.monotonic() + seconds
+    while not has_begun(path) and time.monotonic() < deadline:
+        alive()
+        time.sleep(POLL_SECONDS)
+    if seconds and not has_begun(path):
+        what = "is still empty" if os.path.exists(path) else "is not there"
+        raise VideoError(f"{path!r} {what} after {seconds:g} s; check the name, or allow it more time (retry)")
+    check_file(path, growing=seconds > 0)
 
 
 def connect(address: Address, feed: Feed | None, seconds: float) -> Link:
@@ -210,12 +237,11 @@ def connect(address: Address, feed: Feed | None, seconds: float) -> Link:
     except (av.error.InvalidDataError, ValueError) as error:
         if feed is None and time.monotonic() - begun >= seconds:
             raise Stalled(NOTHING) from None  # FFmpeg tried what it had
-        raise VideoError(
-            f"{address.name!r} is not a video that FFmpeg can read ({reason(error)}); "
-            "what can be read as it comes is MPEG-TS, Matroska, FLV, fragmented MP4 and the like"
-        ) from None
+        known = what_it_is(address, seconds) if address.kind == "url" else None
+        hint = known or "what can be read as it comes is MPEG-TS, Matroska, FLV, fragmented MP4 and the like"
+        raise VideoError(f"{address.name!r} is not a video that FFmpeg can read ({reason(error)}); {hint}") from None
     except (av.error.FFmpegError, OSError) as error:
-        raise _broken(error) from None
+        raise _broken(error) from error
     try:
         stream = choose(container, address.name)
     except VideoError:

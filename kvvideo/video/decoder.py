@@ -28,6 +28,9 @@ DECODERS = {
 }
 """Decoders by name; loaded only when used."""
 
+_MEMORY = b"memory.safetensors"
+"""The name of what comes first in a memory's file, as ``memories.file`` writes it."""
+
 Progress = Callable[[float], None]
 """Told the source time, in seconds, of whatever is being read, to show that the work goes on."""
 
@@ -158,6 +161,18 @@ def check_file(path: str, growing: bool = False) -> None:
         raise VideoError(f"{path!r} is a directory; name a video file in it")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0 and not growing:
         raise VideoError(f"{path!r} is empty (0 bytes); copy or download it again")
+    if stat.S_ISREG(status.st_mode) and _is_memory(path):
+        raise VideoError(f"{path!r} is a saved memory, not a video; ask it with 'kvvideo ask'")
+
+
+def _is_memory(path: str) -> bool:
+    """Whether a file is what ``ingest`` writes: a zip archive that begins with a memory."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(30 + len(_MEMORY))
+    except OSError:
+        return False
+    return head.startswith(b"PK\x03\x04") and head.endswith(_MEMORY)
 
 
 def reason(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,7 @@ class VideoReader(Iterator[Chunk]):
         live: how a live source is treated; ``Live()`` by default for all but files, and for a file nothing
             but that it may be growing.
         what: ``chunks``; or only the ``info``; or one ``still`` picture of the start.
+        inherit: file descriptors that ``path`` needs, such as that of ``/proc/self/fd/5``.
 
     Attributes:
         info: what is known of the video.
@@ -117,6 +118,7 @@ class VideoReader(Iterator[Chunk]):
         skip_chunks: int = 0,
         live: Live | None = None,
         what: Literal["chunks", "info", "still"] = "chunks",
+        inherit: Sequence[int] = (),
     ) -> None:
         grid = Grid.of(fps, chunk_seconds, start, end, skip_chunks)
         check_pixels(min_pixels, max_pixels)
@@ -142,7 +144,7 @@ class VideoReader(Iterator[Chunk]):
         notes, notes_end = (None, None) if live is None else os.pipe()
         keep = [fd for fd in (stdin, notes_end) if fd is not None]
         try:
-            self._process = _start_worker(self._errors, keep)
+            self._process = _start_worker(self._errors, [*keep, *inherit])
         finally:
             for fd in keep:
                 os.close(fd)
