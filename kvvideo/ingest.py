@@ -17,7 +17,7 @@ from kvvideo.memories.file import MemoryFile, is_memory_file, write
 from kvvideo.memories.memory import Memory
 from kvvideo.playback import Playback
 from kvvideo.session import Engine, EngineConfig
-from kvvideo.session.engine import model_path
+from kvvideo.session.hub import model_path
 from kvvideo.session.memory import block_bytes
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats

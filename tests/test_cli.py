@@ -106,7 +106,7 @@ def test_text_output_with_every_and_a_part_of_the_video(clip: Path) -> None:
         ((), 2, "nothing to ask"),
         (("-q", "hello", "--chunk", "1.3"), 2, "the model takes them in pairs"),
         (("-q", "hello", "--decoder", "magic"), 2, "decoder"),
-        (("-q", "hello", "--model", "/nowhere/at/all"), 2, "cannot load model '/nowhere/at/all'"),
+        (("-q", "hello", "--model", "/nowhere/at/all"), 2, "there is no directory '/nowhere/at/all'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(clip: Path, arguments: tuple[str, ...], code: int, says: str) -> None:

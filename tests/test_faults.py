@@ -85,7 +85,7 @@ def change(name: str, **values: Any) -> Callable[[Path], None]:
 
 INDEX = "model.safetensors.index.json"
 DAMAGED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
-    "gone": (shutil.rmtree, ("cannot load model",)),
+    "gone": (shutil.rmtree, ("there is no directory",)),
     "empty": (lambda model: [path.unlink() for path in model.iterdir()] and None, ("config.json",)),
     "no config": (remove("config.json"), ("config.json",)),
     "no JSON": (write("config.json", b"hello"), ("config.json", "JSON")),

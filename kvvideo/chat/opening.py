@@ -11,6 +11,7 @@ from kvvideo.memories.file import MemoryFile
 from kvvideo.memories.origin import engine_for, video_of
 from kvvideo.playback import Playback
 from kvvideo.session import BASELINES, Engine, EngineConfig
+from kvvideo.session.hub import fetch
 from kvvideo.video import Source
 
 
@@ -64,7 +65,9 @@ class Opening:
             return Playback(engine, source, checkpoints=store, every=self.every, saved=saved, memory=memory)
 
         if before is None:
-            return go_on(self._engine(engine_for(memory, self.config, self.model, self.dtype)))
+            config = engine_for(memory, self.config, self.model, self.dtype)
+            fetch(config.model, tell=self.tell)
+            return go_on(self._engine(config))
         return before.replaced_by(go_on)
 
     def _checkpoints(self) -> Checkpoints:

@@ -11,6 +11,7 @@ import typer
 from kvvideo.agenda import TASKS, Agenda, Question, Task
 from kvvideo.answering import Answering, Asking, Hooks, files_of, kept
 from kvvideo.cli import complete, options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
@@ -127,6 +128,7 @@ def command(
     source = Source(video, decoder=decoder, live=options.live(video, follow, retry, when_behind), **reading)
     if compare is not None and not source.replayable and source.live is not None:
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
+    ensure(model, source)
     with kept(source, config, caches, asking, apart, resume, say) as run:
         _run(source, config, caches, asking, choice, force, run)
 

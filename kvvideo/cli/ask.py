@@ -9,6 +9,7 @@ import typer
 from kvvideo.agenda import Question
 from kvvideo.answering import Hooks
 from kvvideo.cli import complete, options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills, choose
@@ -86,6 +87,7 @@ def _run(
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
+    ensure(config.model)
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
         delivery = Delivery(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvvideo.cli import options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
@@ -148,6 +149,8 @@ def command(
     from kvvideo.batch.results import Results
     from kvvideo.batch.run import Batch
 
+    if where is Where.local:
+        ensure(model)
     with Results(output, "" if part is None else f"{part[0]}-of-{part[1]}", restart=restart) as results:
         batch = Batch(tasks, results, defaults, retries=retries, fail_fast=fail_fast, only_failed=only_failed, say=say)
         _run(batch, results, config, executor, apart, json_output)

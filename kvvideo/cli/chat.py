@@ -13,6 +13,7 @@ import typer
 
 from kvvideo.chat import commands
 from kvvideo.cli import options
+from kvvideo.cli.download import ensure
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
@@ -101,6 +102,7 @@ def command(
             video, decoder=decoder, live=options.live(video, follow, retry, when_behind),
             **options.reading(config, fps, chunk, start, end, frame_tokens),
         )  # fmt: skip
+        ensure(model, source)
     typed = sys.stdin
     if video == "-":
         # Lines and video cannot come the same way.

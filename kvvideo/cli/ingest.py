@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvvideo.cli import options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import jsons
@@ -91,6 +92,7 @@ def command(
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config):
         say(f"{str(path)!r} is complete already")
         return
+    ensure(model, source)
     with Part(path, source, cache, dtype, resume=resume, restart=restart, force=force) as part:
         _run(source, config, part, apart, room, json_output)
 

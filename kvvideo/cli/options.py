@@ -10,6 +10,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT
 from kvvideo.outputs.choice import TEMPLATE, listed
 from kvvideo.session import EngineConfig
+from kvvideo.session.engine import DTYPES
 from kvvideo.times import parse_time
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ Positions = Annotated[
         autocompletion=complete.one_of(*CHOICES["positions"]),
     ),
 ]  # fmt: skip
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 Dtype = Annotated[
     str,
     typer.Option(
