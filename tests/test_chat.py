@@ -291,6 +291,17 @@ main()
 """The command line, with a model that takes ten minutes to load."""
 
 
+UNHURRIED = """
+import time
+from kvvideo.cli import main
+from kvvideo.playback import Playback
+step = Playback.step
+Playback.step = lambda self: (time.sleep(0.2), step(self))[1]
+main()
+"""
+"""The command line, with a stream that takes its time."""
+
+
 class Terminal:
     """A chat in a terminal of its own, of which one sees what a person would see.
 
@@ -463,3 +474,28 @@ def test_ctrl_c_while_the_model_is_loaded_leaves_at_once(clip: Path, tmp_path: P
     terminal.ctrl_c()
     assert terminal.wait() == 130
     assert not [*terminal.temporary.glob("kvvideo-chat-*")]
+
+
+def test_what_takes_long_says_so_and_typing_is_not_in_its_way(tmp_path: Path):
+    """A later moment is reached through all frames between; what is typed meanwhile is for the next prompt."""
+    video = Path(__file__).parents[1] / "samples" / "letters-4m.mp4"
+    terminal = Terminal(tmp_path, str(video), *SETTINGS, "--paused", program=UNHURRIED)
+    terminal.expect(r"^… \d+ s; Ctrl-C leaves")
+    terminal.expect(r"^0:00/4:00 ‖ .* ›$")
+    assert "Ctrl-C leaves" not in terminal.look()
+    terminal.enter("/seek 9:00")
+    terminal.expect(r"^there is nothing at 9:00; it ends at 4:00$")
+    terminal.enter("/seek 1:00")
+    terminal.expect(r"^… at 0:\d\d, on the way to 1:00; Ctrl-C stops$", timeout=60)
+    terminal.type("/history\x0c typed")
+    terminal.expect(r"^… at 0:[345]\d, on the way to 1:00; Ctrl-C stops$", timeout=60)
+    assert "typed" not in terminal.look()
+    terminal.expect(r"^1:00/4:00 ‖ .* › /history typed$", timeout=60)
+    assert "on the way" not in terminal.look()
+    assert terminal.look().count("/4:00 ‖") == 1  # the screen was cleared by what was typed, and is drawn once
+    terminal.type("\x15")
+    terminal.enter("/seek 4:00")
+    terminal.expect(r"^… at 1:[345]\d, on the way to 4:00; Ctrl-C stops$", timeout=60)
+    terminal.ctrl_c()
+    terminal.expect(r"^stopped\n1:\d\d/4:00 ‖ .* ›$", timeout=60)
+    assert terminal.leave() == 0

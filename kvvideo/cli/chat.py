@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, TextIO
@@ -84,7 +85,7 @@ def command(
     from kvvideo.chat.chat import Chat
     from kvvideo.chat.opening import Opening
     from kvvideo.chat.player import Player
-    from kvvideo.chat.repl import PipeScreen, TerminalScreen, run_pipe, run_terminal
+    from kvvideo.chat.repl import PipeScreen, TerminalScreen, run_pipe, run_terminal, unseen
     from kvvideo.chat.scratch import scratch
     from kvvideo.journal import state_directory
     from kvvideo.memories.file import is_memory_file
@@ -120,8 +121,15 @@ def command(
         )  # fmt: skip
         with closing(player), _left_on_signals():
             screen.notice(f"loading {config.model if file is None else file} …")
+            begun = time.monotonic()
+            player.waiting = lambda: screen.waiting(f"… {time.monotonic() - begun:.0f} s; Ctrl-C leaves")
             try:
-                player.wait_ready()
+                with unseen(typed) if isinstance(screen, TerminalScreen) else nullcontext():
+                    try:
+                        player.wait_ready()
+                    finally:
+                        player.waiting = lambda: None
+                        screen.waiting("")
             except (KeyboardInterrupt, SystemExit) as stop:
                 code, at_once = getattr(stop, "code", INTERRUPTED), True
             else:
