@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from kvvideo.__main__ import main
@@ -334,3 +335,20 @@ def test_strategies_are_listed_with_their_source() -> None:
     assert result.returncode == 0
     for name in ("full", "streaming", "window", "2309.17453"):
         assert name in result.stdout
+
+
+def test_what_takes_long_says_so_on_a_terminal(clip: Path, tmp_path: Path) -> None:
+    """Opening the video, loading the model and writing the file: each says how long it has taken."""
+    arguments = command("ingest", "--model", "tiny", "--max-tokens", "512", str(clip), "-o", "a.kvv")
+    terminal = pexpect.spawn(arguments[0], arguments[1:], cwd=str(tmp_path), encoding="utf-8", timeout=120)
+    terminal.expect(r"opening .*clip\S* … \d s")
+    terminal.expect(r"loading tiny … [1-9]\d* s")
+    terminal.expect(r"writing a\.kvv … \d s")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+    arguments = command("analyze", "--model", "tiny", str(clip), "--dry-run")
+    terminal = pexpect.spawn(arguments[0], arguments[1:], cwd=str(tmp_path), encoding="utf-8", timeout=120)
+    terminal.expect(r"looking at .*clip\S* … \d s")
+    terminal.expect("positions")
+    terminal.expect(pexpect.EOF)

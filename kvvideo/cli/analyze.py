@@ -164,7 +164,10 @@ def _run(
     progress = render.Progress()
     with closing(Stills(source)) as stills, Stop() as stop:
         hooks = Hooks(
-            lambda: stop.asked, lambda model: progress.say(f"loading {model} …"), progress.chunk, stills.watching
+            lambda: stop.asked,
+            lambda model: render.wait(progress, f"loading {model} …"),
+            progress.chunk,
+            stills.watching,
         )
         answering = Answering(source, config, caches, asking, run, hooks)
         delivery = Delivery(
@@ -175,10 +178,15 @@ def _run(
         answering.files = delivery.files
         try:
             with progress, closing(answering.records()) as records:
+                render.wait(progress, f"opening {source.path} …")
                 for record in records:
                     delivery.write(record)
         finally:
-            failure = delivery.close()
+            with render.Transient() as shown:
+                # Of a comparison the answers come only now, to where this would be shown.
+                if choice.files and len(caches) == 1:
+                    render.wait(shown, "writing files …")
+                failure = delivery.close()
             if answering.complete and failure is None:
                 run.finish()
             elif run.resumable:

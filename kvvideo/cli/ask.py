@@ -96,7 +96,7 @@ def _run(
             frame=None if source is None else stack.enter_context(closing(Stills(source))),
         )  # fmt: skip
         stop = stack.enter_context(Stop())
-        hooks = Hooks(lambda: stop.asked, lambda model: progress.say(f"loading {model} …"), progress.chunk)
+        hooks = Hooks(lambda: stop.asked, lambda model: render.wait(progress, f"loading {model} …"), progress.chunk)
         try:
             with progress:
                 for record in answering(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -213,6 +214,7 @@ def _run(
     batch: "Batch", results: "Results", config: EngineConfig, make: "Callable[..., Executor]", apart: float,
     json_output: bool,
 ) -> None:  # fmt: skip
+    from kvvideo.cli import render
     from kvvideo.cli.board import Board
 
     failure: KvvideoError | None = None
@@ -224,7 +226,7 @@ def _run(
         with Board(batch.progress, done) as board:
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
-                board.say(f"loading {config.model} …")
+                render.wait(board, f"loading {config.model} …")
                 executor = make(
                     config, [*dict.fromkeys(task.cache for task in pending)], batch.defaults.max_answer_tokens,
                     loaded=lambda engine: results.check_model(engine.fingerprint),
@@ -272,17 +274,22 @@ def _conclude(batch: "Batch", results: "Results", status: str, failure: KvvideoE
 
 def _check(tasks: "Sequence[Task]", defaults: "Defaults", json_output: bool) -> None:
     from kvvideo.batch.check import check, total
-    from kvvideo.cli import board
+    from kvvideo.cli import board, render
 
     found: list[dict[str, Any]] = []
-    for record in check(tasks, defaults):
-        found.append(record)
-        if json_output:
-            print(jsons.dumps(record), flush=True)
-        if record["error"] is not None:
-            say(f"{record['where']}: {record['error']}")
-        for finding in record["findings"]:
-            say(finding)
+    with render.Transient() if not json_output else nullcontext() as shown:
+        if shown is not None:
+            render.wait(shown, f"looking at {len(tasks)} videos …")
+        for record in check(tasks, defaults):
+            found.append(record)
+            if json_output:
+                print(jsons.dumps(record), flush=True)
+            if record["error"] is not None:
+                say(f"{record['where']}: {record['error']}")
+            for finding in record["findings"]:
+                say(finding)
+            if shown is not None:
+                render.wait(shown, f"{len(found)} of {len(tasks)} videos looked at …")
     whole = total(found, defaults)
     if json_output:
         print(json.dumps(whole), flush=True)

@@ -62,7 +62,7 @@ def stream(
     frames = Frames(config, frame_tokens, source, seconds=chunk)
     ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        render.wait(progress, f"loading {config.model} …")
         report = run(config, chunks, frames, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
     if json_output:
         print(json.dumps(report))
@@ -115,7 +115,7 @@ def checkpoint(
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
     ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        render.wait(progress, f"loading {config.model} …")
         report = run(config, minutes, on_minute=lambda number, ms: progress.say(f"minute {number}: {ms:.0f} ms"))
     if json_output:
         print(json.dumps(report))
@@ -199,7 +199,7 @@ def compaction(
     config = _config(chosen[0], max_tokens, ratio, model, shape, dtype, seed)
     ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        render.wait(progress, f"loading {config.model} …")
 
         def say(cost: Cost) -> None:
             progress.say(f"{cost.strategy}: {cost.compaction_ms:.1f} ms per compaction")
@@ -229,7 +229,7 @@ def profile(
     config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
     ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        render.wait(progress, f"loading {config.model} …")
         report = run(config, cycles, frame_tokens, chunk, lambda number: progress.say(f"cycle {number} of {cycles}"))
     _print(report, bench_tables.profile, json_output)
 
@@ -295,7 +295,7 @@ def _race(
     names = [name.strip() for name in against.split(",")]
     ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        render.wait(progress, f"loading {config.model} …")
         report = run(
             config, chunks, names, questions, frame_tokens, chunk, lambda n: progress.say(f"chunk {n} of {max(chunks)}")
         )
@@ -391,7 +391,7 @@ def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes:
         raise ConfigError(f"shares: {shares!r} are not numbers between 0 and 1 with commas between, such as 0.05,0.1")
     ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        render.wait(progress, f"loading {config.model} …")
         return run(config, names, parts, minutes=minutes, clips=clips, seed=config.seed, on_progress=progress.say)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -18,6 +18,10 @@ from kvvideo.cli.download import ensure
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
+
+if TYPE_CHECKING:
+    from kvvideo.chat.chat import Screen
+    from kvvideo.chat.player import Player
 
 _QUESTIONS = 4
 """Questions that the pool has room for: one with the dialogue before it, or those that are watched."""
@@ -121,15 +125,9 @@ def command(
         )  # fmt: skip
         with closing(player), _left_on_signals():
             screen.notice(f"loading {config.model if file is None else file} …")
-            begun = time.monotonic()
-            player.waiting = lambda: screen.waiting(f"… {time.monotonic() - begun:.0f} s; Ctrl-C leaves")
             try:
                 with unseen(typed) if isinstance(screen, TerminalScreen) else nullcontext():
-                    try:
-                        player.wait_ready()
-                    finally:
-                        player.waiting = lambda: None
-                        screen.waiting("")
+                    _wait(player, screen)
             except (KeyboardInterrupt, SystemExit) as stop:
                 code, at_once = getattr(stop, "code", INTERRUPTED), True
             else:
@@ -145,6 +143,17 @@ def command(
         os._exit(code)
     if code:
         raise SystemExit(code)
+
+
+def _wait(player: "Player", screen: "Screen") -> None:
+    """Until the model is loaded, say how long that has taken."""
+    begun = time.monotonic()
+    player.waiting = lambda: screen.waiting(f"… {time.monotonic() - begun:.0f} s; Ctrl-C leaves")
+    try:
+        player.wait_ready()
+    finally:
+        player.waiting = lambda: None
+        screen.waiting("")
 
 
 def _terminal() -> TextIO:

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,8 +107,11 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
     began, read = time.perf_counter(), 0 if part.memory is None else part.memory.chunks
     try:
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
-        with render.Progress() as progress, Stop() as stop, source.open(skip_chunks=read) as reader:
-            progress.say(f"loading {config.model} …")
+        with ExitStack() as stack:
+            progress, stop = stack.enter_context(render.Progress()), stack.enter_context(Stop())
+            render.wait(progress, f"opening {source.path} …")
+            reader = stack.enter_context(source.open(skip_chunks=read))
+            render.wait(progress, f"loading {config.model} …")
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
             first: tuple[int, float] | None = None
@@ -123,7 +127,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
 
             done = ingest(
                 engine, source, part, every=every, max_bytes=room, reader=reader, stopped=lambda: stop.asked,
-                on_chunk=on_chunk,
+                on_chunk=on_chunk, on_write=lambda: render.wait(progress, f"writing {part.output} …"),
             )  # fmt: skip
     except BaseException:
         if part.resumable:

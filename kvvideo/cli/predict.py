@@ -13,10 +13,13 @@ def prediction(video: str, decoder: str, reading: dict[str, Any], config: Engine
     Raises:
         ConfigError: if the video does not say how long it is.
     """
+    from kvvideo.cli import render
     from kvvideo.session.prediction import predict
     from kvvideo.video import plan, probe
 
-    info = probe(video, decoder)
+    with render.Transient() as shown:
+        render.wait(shown, f"looking at {video} …")
+        info = probe(video, decoder)
     planned = plan(info, **reading)
     if planned.chunks is None or planned.frames is None:
         raise ConfigError(f"{video!r} does not say how long it is; give --to to predict what that much will take")

@@ -1,5 +1,6 @@
 """All of rich: readable answers on stdout, progress on stderr and only on a terminal."""
 
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -252,3 +253,19 @@ class Progress(Transient):
             late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
             row.add_row(Text(f"{format_time(at)}{of}", style="bold"), f"{fps:.1f} frames/s", *late, _cache_line(cache))
             self._live.update(row)
+
+
+class _Since:
+    """A text, and the seconds that it has been shown; drawn anew each time."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._begun = clean(text), time.monotonic()
+
+    def __rich__(self) -> Text:
+        return Text(f"{self._text} {time.monotonic() - self._begun:.0f} s", style="dim", no_wrap=True)
+
+
+def wait(on: Transient, text: str) -> None:
+    """Show ``text`` until the next update, and how long it has been waited for: nobody knows how long it will be."""
+    if on._live:
+        on._live.update(_Since(text))
