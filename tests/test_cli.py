@@ -352,3 +352,51 @@ def test_what_takes_long_says_so_on_a_terminal(clip: Path, tmp_path: Path) -> No
     terminal.expect(r"looking at .*clip\S* … \d s")
     terminal.expect("positions")
     terminal.expect(pexpect.EOF)
+
+
+NEVER_LOADED = """
+from kvvideo.cli import main
+from kvvideo.session import Engine
+
+def load(*_):
+    raise SystemExit("the model was loaded")
+
+Engine.__init__ = load
+main()
+"""
+"""The command line, with a model that nothing may load."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("analyze", "-q", "@99:00 What?"), "'@1:39:00 What?' is after the end: '{clip}' lasts 1:00"),
+        (("analyze", "-q", "@1:01 What?", "--dry-run"), "'@1:01 What?' is after the end: '{clip}' lasts 1:00"),
+        (("analyze", "-q", "What?", "--from", "5:00"), "there is nothing to see from 5:00 on in '{clip}', which lasts"),
+        (("analyze", "--dry-run", "--from", "5:00"), "there is nothing to see from 5:00 on in '{clip}', which lasts"),
+        (("ingest", "--from", "1:00", "-o", "a.kvv"), "there is nothing to see from 1:00 on in '{clip}', which lasts"),
+    ],
+)
+def test_what_is_after_the_end_is_refused_before_the_model_is_loaded(
+    clip: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_LOADED, *arguments, "--model", "tiny", str(clip)], capture_output=True, text=True,
+        cwd=tmp_path, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("kvvideo: " + says.format(clip=clip))
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_was_not_asked_has_a_reason_and_an_exit_code(tmp_path: Path) -> None:
+    """Of a pipe nobody knows before where it ends."""
+    samples.make(tmp_path / "clip.ts", seed=5, minutes=0.2)
+    with (tmp_path / "clip.ts").open("rb") as video:
+        done = subprocess.run(
+            command("analyze", *ANALYZE[1:], "-", "-f", "jsonl", "-q", "What now?", "-q", "@5:00 And then?"),
+            stdin=video, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "kvvideo: not asked: And then? (at 5:00; what was read ends at 0:12)" in done.stderr
+    assert [record["type"] for record in records(done.stdout)] == ["answer", "done"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kvvideo.answering import Asking
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.memories.checkpoints import Checkpoints
@@ -42,6 +43,7 @@ class Opening:
         # A bad video is found before the model is loaded, and meanwhile it decodes.
         reader = source.open()
         try:
+            Asking(()).check(source, reader.info.duration)
             engine = self._engine(self.config)
             return Playback(engine, source, checkpoints=self._checkpoints(), every=self.every, reader=reader)
         except BaseException:

@@ -19,7 +19,7 @@ from kvvideo.outputs import Choice, Stills, choose, open_files
 from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
 from kvvideo.session import EngineConfig
-from kvvideo.times import parse_time
+from kvvideo.times import format_time, parse_time
 
 if TYPE_CHECKING:
     from kvvideo.journal import Run
@@ -121,7 +121,7 @@ def command(
     asking.agenda(reading["start"], reading["end"])
     choice = choose(format or (), output, len(caches))
     if dry_run:
-        _dry_run(video, decoder, reading, [replace(config, cache=cache) for cache in caches], choice, force)
+        _dry_run(video, decoder, reading, [replace(config, cache=cache) for cache in caches], choice, force, asking)
         return
     from kvvideo.video import Source
 
@@ -191,25 +191,43 @@ def _run(
                 run.finish()
             elif run.resumable:
                 say("the same command with --resume goes on from there")
-    _conclude(answering.agendas, answering.failures)
+    unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)
     if stop.asked and not answering.complete:
         raise SystemExit(INTERRUPTED)
+    if unasked:
+        raise SystemExit(1)
 
 
-def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError]) -> None:
-    """Say what was not asked and what went wrong; the first error is raised, for the exit code."""
-    for text in dict.fromkeys(q.text for agenda in agendas for q in agenda.left()):
-        say(f"not asked: {text}")
+def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError], end: float) -> bool:
+    """Say what was not asked and what went wrong; the first error is raised, for the exit code.
+
+    Args:
+        end: where the video ended that was read.
+
+    Returns:
+        Whether there was something that was not asked.
+    """
+    unasked = dict.fromkeys((q.text, q.at) for agenda in agendas for q in agenda.left())
+    for text, at in unasked:
+        late = at is not None and at > end
+        say(f"not asked: {text}" + (f" (at {format_time(at or 0.0)}; what was read ends at {format_time(end)})" * late))
     for text in dict.fromkeys(str(error) for error in errors[1:] if str(error) != str(errors[0])):
         say(text)
     if errors:
         raise errors[0]
+    return bool(unasked)
 
 
 def _dry_run(
-    video: str, decoder: str, reading: dict[str, Any], configs: list[EngineConfig], choice: Choice, force: bool
+    video: str,
+    decoder: str,
+    reading: dict[str, Any],
+    configs: list[EngineConfig],
+    choice: Choice,
+    force: bool,
+    asking: Asking,
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import prediction
@@ -219,7 +237,7 @@ def _dry_run(
     open_files(
         choice.template, choice.files, stem=stem_of(video), strategies=names, force=force, inputs=[Path(video)]
     )  # fmt: skip
-    predictions = [prediction(video, decoder, reading, config) for config in configs]
+    predictions = [prediction(video, decoder, reading, config, asking) for config in configs]
     match choice.stdout:
         case "json":
             print(document(predictions), end="")

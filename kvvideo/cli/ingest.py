@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvvideo.answering import Asking
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
@@ -111,6 +112,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
             progress, stop = stack.enter_context(render.Progress()), stack.enter_context(Stop())
             render.wait(progress, f"opening {source.path} …")
             reader = stack.enter_context(source.open(skip_chunks=read))
+            Asking(()).check(source, reader.info.duration)
             render.wait(progress, f"loading {config.model} …")
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
