@@ -400,3 +400,11 @@ def test_what_was_not_asked_has_a_reason_and_an_exit_code(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "kvvideo: not asked: And then? (at 5:00; what was read ends at 0:12)" in done.stderr
     assert [record["type"] for record in records(done.stdout)] == ["answer", "done"]
+
+
+def test_a_video_may_be_named_by_its_url_and_times_have_units(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "a video é.mp4").write_bytes(clip.read_bytes())
+    asked = ("-q", "@ 0:20 What?", "-q", "@0h1m0s Now?", "--from", "0m12s", "--dry-run", "-f", "jsonl")
+    url = (tmp_path / "a video é.mp4").as_uri()
+    found = records(kvvideo("analyze", "--model", "tiny", url, *asked).stdout)
+    assert [(one["chunks"], one["video"]) for one in found] == [(12, str(tmp_path / "a video é.mp4"))]

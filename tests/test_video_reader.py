@@ -215,8 +215,8 @@ def test_a_live_source_is_not_given_up_for_a_pause(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     with VideoReader(pipe, chunk_seconds=1, live=Live(retry_seconds=2.0)) as reader:
-        first = next(reader)
-        time.sleep(0.5)
+        first = [next(reader) for _ in range(4)]
+        time.sleep(1.0)  # there is nothing more to decode
         os.kill(pid(reader), signal.SIGSTOP)
         time.sleep(4.0)
         os.kill(pid(reader), signal.SIGCONT)
@@ -224,7 +224,7 @@ def test_a_live_source_is_not_given_up_for_a_pause(tmp_path: Path) -> None:
         chunks, error = drain(reader)
         writer.join()
     assert error is None
-    assert numbers([first, *chunks]) == expected(clip("late_start.ts"), 2)
+    assert numbers([*first, *chunks]) == expected(clip("late_start.ts"), 2)
 
 
 def test_a_pipe_that_stays_silent_is_given_up(silent_pipe: Path) -> None:

@@ -101,6 +101,7 @@ def command(
     Ctrl-C finishes the chunk at hand, prints what there is and exits 130; a second one stops at once.
     After that, or a crash, the same command with --resume goes on.
     """
+    video = options.place(video)
     names = [strategy] if compare is None else _compared(compare, context)
     caches = [
         options.cache_config(name, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)

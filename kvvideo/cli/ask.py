@@ -82,7 +82,7 @@ def _run(
 
     last = file.memory()
     agenda_of(last, questions)
-    source, note = video_of(last, file.path, video)
+    source, note = video_of(last, file.path, None if video is None else options.place(video))
     if note:
         say(note)
     config = engine_for(last, config, model, dtype)

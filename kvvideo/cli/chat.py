@@ -82,6 +82,7 @@ def command(
     is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the
     same answers; of a camera or a broadcast, which may have no end, it is answered at once.
     """
+    video, beside = options.place(video), None if beside is None else options.place(beside)
     given = {name for name in context.params if options.is_typed(context, name)}
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)

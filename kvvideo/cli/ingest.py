@@ -74,6 +74,7 @@ def command(
     While it works, its checkpoints are in a folder named as the file with .part added. Ctrl-C finishes the chunk at
     hand, takes a checkpoint and exits 130; after that, or a crash, --resume goes on.
     """
+    video = options.place(video)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
     apart, room = options.period(checkpoint_every), parse_size(max_disk)

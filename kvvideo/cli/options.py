@@ -185,6 +185,13 @@ def reading(
     }  # fmt: skip
 
 
+def place(video: str) -> str:
+    """The name of a video, also of one that was given as a ``file://`` URL."""
+    from kvvideo.video.address import local_path
+
+    return local_path(video)
+
+
 def live(video: str, follow: bool, retry: str, when_behind: str) -> "Live | None":
     """How these options say that a live source is treated; None for a file."""
     from kvvideo.video import Live, is_live
