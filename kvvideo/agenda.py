@@ -37,7 +37,7 @@ class Question:
         stripped = well_formed(text).strip()
         at: float | None = None
         if stripped.startswith("@"):
-            time, _, stripped = stripped[1:].partition(" ")
+            time, stripped = (*stripped[1:].split(maxsplit=1), "", "")[:2]
             at = parse_time(time)
         if not stripped.strip():
             raise ConfigError(f"{text!r} asks nothing; write a question, or '@10:30 question'")

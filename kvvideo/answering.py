@@ -12,6 +12,7 @@ from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.outputs.samples import Samples
 from kvvideo.session import EngineConfig, open_engine
+from kvvideo.times import format_time
 
 if TYPE_CHECKING:
     from kvvideo.journal import Batch, Record, Run
@@ -44,6 +45,30 @@ class Asking:
             ConfigError: if one can never be asked.
         """
         return Agenda(self.questions, self.every, start or 0.0, end, self.task)
+
+    def check(self, source: "Source", length: float | None) -> None:
+        """See that there will be something to see, and a moment for each question, once the video's length is known.
+
+        Args:
+            length: of the video, in seconds; None if it is not known, or not yet.
+
+        Raises:
+            ConfigError: naming the first moment that lies after the end.
+        """
+        if length is None or (source.live is not None and source.live.follow):
+            return
+        if (source.start or 0.0) >= length:
+            raise ConfigError(
+                f"there is nothing to see from {format_time(source.start or 0.0)} on in {source.path!r}, which lasts "
+                f"{format_time(length)}; start earlier"
+            )
+        for question in self.questions:
+            # A frame is shown for a while, and how long the last one is not every file says.
+            if question.at is not None and question.at > length + 1 / source.fps:
+                raise ConfigError(
+                    f"{f'@{format_time(question.at)} {question.text}'!r} is after the end: {source.path!r} lasts "
+                    f"{format_time(length)}"
+                )
 
 
 @dataclass
@@ -122,6 +147,7 @@ class Answering:
         agendas: for each strategy what was not asked yet.
         failures: what went wrong, in order.
         samples: for each strategy what its cache held over time.
+        end: where the video ended that was read, in seconds.
         complete: whether all that can be asked was; if the video could not be read to its end, nothing changes that.
     """
 
@@ -140,6 +166,7 @@ class Answering:
         self.samples = {cache.strategy: Samples() for cache in self.caches}
         self.agendas = [self._agenda() for _ in self.caches]
         self._noted = False
+        self.end = 0.0
 
     def records(self) -> "Generator[Record, None, None]":
         """The answers under each strategy as they are given, each followed by a last record; see ``docs/records.md``.
@@ -164,6 +191,7 @@ class Answering:
         earlier, finished = self.kept.answers(cache.strategy)
         if finished is not None:
             agenda.at_end(finished["end"])
+            self.end = max(self.end, finished["end"])
             self._sample_again(cache.strategy, finished["end"])
             yield from (record for batch in earlier for record in batch)
             yield finished
@@ -175,6 +203,8 @@ class Answering:
         memory = self.kept.memory(cache, self._agenda(), sum(map(len, earlier)))
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
         with self.source.open(skip_chunks=0 if memory is None else memory.chunks) as reader:
+            if memory is None:
+                self.asking.check(self.source, reader.info.duration)
             if self.engine is None:
                 self.hooks.loading(self.config.model)
                 self.engine = open_engine(self.config, self.caches)
@@ -244,6 +274,7 @@ class Answering:
             raise
         stats = session.stats() if session.alive else None
         session.close()
+        self.end = max(self.end, session.end)
         status = "interrupted" if self.hooks.stopped() else "error" if failure else "complete"
         done = records.done(
             status, str(failure) if failure else None, agenda.left(), stats, schedule=schedule,

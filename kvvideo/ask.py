@@ -1,7 +1,6 @@
 """Answering from a memory that was written down, with its video where that is at hand."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,8 @@ from kvvideo.memories.file import MemoryFile
 from kvvideo.memories.fingerprint import of_model
 from kvvideo.memories.memory import Memory
 from kvvideo.playback import Arrival, Playback
-from kvvideo.session.engine import Engine, EngineConfig, model_path
+from kvvideo.session.engine import Engine, EngineConfig
+from kvvideo.session.hub import is_here, model_path
 from kvvideo.times import format_time
 from kvvideo.video import Source
 
@@ -41,9 +41,8 @@ def check(file: MemoryFile, memory: Memory, source: Source | None, questions: Se
         ConfigError: if ``model`` is another than that of the memory, or a question is of a moment before the first
             checkpoint and the video is not at hand.
     """
-    path = model_path(model)
-    # A model on the hub is known when it is loaded; the session looks again.
-    if os.path.isdir(path) and of_model(path) != memory.fingerprint:
+    # One that must be downloaded first is known when it is loaded; the session looks again.
+    if is_here(model) and of_model(model_path(model, weights=True)) != memory.fingerprint:
         raise ConfigError(
             f"{str(file.path)!r} was made with another model than {model!r}, or other weights of it: {memory.model!r}; "
             "say where that is with --model"

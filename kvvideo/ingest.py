@@ -17,7 +17,7 @@ from kvvideo.memories.file import MemoryFile, is_memory_file, write
 from kvvideo.memories.memory import Memory
 from kvvideo.playback import Playback
 from kvvideo.session import Engine, EngineConfig
-from kvvideo.session.engine import model_path
+from kvvideo.session.hub import model_path
 from kvvideo.session.memory import block_bytes
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats
@@ -194,7 +194,7 @@ class Part:
 def ingest(
     engine: Engine, source: Source, part: Part, *, every: float = 60.0, max_bytes: int | None = None,
     reader: VideoReader | None = None, stopped: Callable[[], bool] = lambda: False,
-    on_chunk: Callable[[Playback], None] = lambda _: None,
+    on_chunk: Callable[[Playback], None] = lambda _: None, on_write: Callable[[], None] = lambda: None,
 ) -> Ingested:  # fmt: skip
     """Stream ``source`` to its end, and write ``part.output``.
 
@@ -206,6 +206,7 @@ def ingest(
         stopped: asked after every chunk; once true, nothing more is ingested. A checkpoint is taken; or of what is no
             file, and so cannot be gone on with, what there is is written.
         on_chunk: called after every chunk.
+        on_write: called before the file is written, checkpoints and all.
 
     Raises:
         VideoError: if not even the first chunk could be read. Where a later one cannot, what there is is written.
@@ -236,6 +237,7 @@ def ingest(
             memory = playback.save()
         finally:
             playback.close()
+        on_write()
         store.flush()
         write(part.output, memory, store)
     part.remove()

@@ -14,6 +14,7 @@ from kvvideo.agenda import Question
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import clean
 from kvvideo.times import format_time, parse_time
+from kvvideo.video.address import local_path
 
 SHOWN = 20
 """Errors of one file that are told; more would hide the first."""
@@ -166,7 +167,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _video(name: str, value: Any) -> str:
-    text = _text(name, value)
+    text = local_path(_text(name, value))
     if "\0" in text:
         raise _Wrong(f"{name}: {_shown(value)} cannot be the name of a file")
     if "://" in text:

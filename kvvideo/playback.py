@@ -149,6 +149,20 @@ class Playback:
             self.duration = self._reader.info.duration
         return self._reader
 
+    def length(self) -> float | None:
+        """Moment of the source after which there is nothing to see; None if that is not known.
+
+        Raises:
+            VideoError: if the video cannot be opened.
+        """
+        if self.source is None or not self.source.replayable:
+            return None
+        if self.duration is None and self.reader() is None:
+            with self.source.open() as reader:
+                self.duration = reader.info.duration
+        ends = [end for end in (self.duration, self.source.end) if end is not None]
+        return min(ends, default=None)
+
     @property
     def opened(self) -> VideoReader | None:
         """The reader at work, if there is one."""

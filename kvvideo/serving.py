@@ -25,6 +25,8 @@ CPU_REQUESTS = 16
 """Requests computed at once on a CPU unless told otherwise; its pool holds as many at their largest."""
 
 _FLAG = f"--{KEY}="
+_DTYPES = {"half": "float16", "float": "float32"}
+"""vLLM's other names of types."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _serve(serving: Serving, arguments: list[str]) -> None:
     # need not warn a person who pressed Ctrl-C of it.
     own = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), own)))
-    from kvvideo.session.engine import model_path
+    from kvvideo.session.hub import fetch, is_here, model_path
     from kvvideo.session.memory import text_config
 
     text_config(model_path(serving.model))
@@ -132,6 +134,8 @@ def _serve(serving: Serving, arguments: list[str]) -> None:
     args = parser.parse_args(["serve", *arguments])
     _complete(serving, args)
     _check(args)
+    if args.load_format != "dummy" and os.path.isdir(args.model) and not is_here(serving.model):
+        fetch(serving.model, tell=_say)
     _announce(serving, args)
     try:
         _run(command, args)
@@ -175,14 +179,16 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
     from vllm.platforms import current_platform
 
     from kvvideo.session import EngineConfig, engine_args
-    from kvvideo.session.engine import model_path
+    from kvvideo.session.hub import model_path, named
     from kvvideo.session.memory import block_bytes
 
     path = model_path(serving.model)
     if args.served_model_name is None:
         short = [Path(path).name] if path == serving.model and os.path.isdir(path) else []
         args.served_model_name = [*short, serving.model]
-    args.model_tag = args.model = path
+    # Of another revision, or in another place, vLLM gets the model itself.
+    elsewhere = args.revision is not None or args.download_dir is not None
+    args.model_tag = args.model = named(serving.model) if elsewhere else path
     own = engine_args(**serving.cache.as_dict())["additional_config"]
     if args.additional_config != own and KEY in args.additional_config:
         raise ConfigError(f"additional-config: {KEY!r} in it is what options such as --strategy and --max-tokens say")
@@ -190,7 +196,7 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
     args.media_io_kwargs = {**args.media_io_kwargs, "video": _decoding(args)}
     schedule = serving.cache.schedule(args.block_size)
     if current_platform.is_cpu() and args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        config = EngineConfig(serving.model, serving.cache, args.dtype)
+        config = EngineConfig(serving.model, serving.cache, _DTYPES.get(args.dtype, args.dtype))
         blocks = args.max_num_seqs * (schedule.max_tokens // args.block_size + 1) + 1 if schedule else None
         per_block = block_bytes(path, config, args.block_size, args.tensor_parallel_size)
         args.kv_cache_memory_bytes = blocks * per_block if blocks else 1 << 30
@@ -235,6 +241,10 @@ def _check_port(host: str | None, port: int) -> None:
                 f"cannot listen on {host or 'any address'}, port {port}: {getattr(error, 'strerror', None) or error}; "
                 "name another with --port or --host"
             ) from error
+
+
+def _say(text: str) -> None:
+    print(f"kvvideo: {text}", file=sys.stderr)
 
 
 def _announce(serving: Serving, args: argparse.Namespace) -> None:

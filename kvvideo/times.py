@@ -1,4 +1,4 @@
-"""Times as people write them: ``90``, ``1:30``, ``1:02:03.5``; one place parses and prints them."""
+"""Times as people write them: ``90``, ``1:30``, ``1:02:03.5``, ``1h2m``; one place parses and prints them."""
 
 import re
 
@@ -7,20 +7,22 @@ from kvvideo.errors import ConfigError
 LATEST = 1e11
 """Times are below this many seconds, more than since any epoch."""
 
-_CLOCK = re.compile(r"(?:(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)|(?P<only>\d+(?:\.\d+)?)s?)", re.ASCII)
+_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d{1,2}(?:\.\d+)?)", re.ASCII)
+_UNITS = re.compile(r"(?=.)(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)(?(h)s|(?(m)s|s?)))?", re.ASCII)
 
 
 def parse_time(text: str) -> float:
-    """Seconds from ``S``, ``M:SS`` or ``H:MM:SS``, each with an optional fraction.
+    """Seconds from ``S``, ``M:SS`` or ``H:MM:SS``, each with an optional fraction; or from ``2m``, ``1h``, ``1h2m3s``.
 
     Raises:
         ConfigError: if ``text`` is not such a time.
     """
-    match = _CLOCK.fullmatch(text.strip())
+    match = _CLOCK.fullmatch(text.strip()) or _UNITS.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"{text!r:.100} is not a time; write seconds (90, 2.5) or a clock (1:30, 1:02:03)")
-    hours, minutes, seconds = float(match["h"] or 0), int(match["m"] or 0), float(match["s"] or match["only"])
-    if not match["only"] and (seconds >= 60 or (match["h"] and minutes >= 60)):
+        raise ConfigError(f"{text!r:.100} is not a time; write seconds (90, 2.5), a clock (1:30, 1:02:03) or 1h2m3s")
+    hours, minutes, seconds = (float(match[unit] or 0) for unit in "hms")
+    # Only what comes first may be more than the next larger one has room for.
+    if (seconds >= 60 and (match["m"] or match["h"])) or (minutes >= 60 and match["h"]):
         raise ConfigError(f"{text!r:.100} is not a time; minutes and seconds go up to 59")
     time = hours * 3600 + minutes * 60 + seconds
     if not is_time(time):

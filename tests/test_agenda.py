@@ -33,13 +33,36 @@ def test_times_survive_printing(millis: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("2.5", 2.5), ("1:30", 90), ("0:05.25", 5.25), ("1:02:03", 3723), ("75:00", 4500)],
-)
+    [("90", 90), ("90s", 90), ("2.5", 2.5), ("1:30", 90), ("0:05.25", 5.25), ("1:02:03", 3723), ("75:00", 4500),
+     ("100:00", 6000), ("2m", 120), ("1h", 3600), ("1h2m", 3720), ("1h2m3s", 3723), ("90m", 5400), ("1m0.5s", 60.5)],
+)  # fmt: skip
 def test_times_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "abc", "1:60", "1:60:00", "-5", "1:2:3:4", "1e3", "nan", "inf", "0:5:", "٣"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "abc",
+        "1:60",
+        "1:60:00",
+        "-5",
+        "1:2:3:4",
+        "1e3",
+        "nan",
+        "inf",
+        "0:5:",
+        "٣",
+        "s",
+        "m",
+        "1h60m",
+        "2m60s",
+        "1m2h",
+        "1h2",
+        "1 h",
+    ],
+)
 def test_bad_times_are_named(text: str) -> None:
     with pytest.raises(ConfigError, match="not a time"):
         parse_time(text)
@@ -48,6 +71,8 @@ def test_bad_times_are_named(text: str) -> None:
 def test_questions_are_parsed() -> None:
     assert Question.parse("What?") == Question("What?", None)
     assert Question.parse(" @1:30  What now? ") == Question("What now?", 90.0)
+    assert Question.parse("@ 0:30 what") == Question.parse("@\t0:30\nwhat") == Question("what", 30.0)
+    assert Question.parse("@1h2m what  is it") == Question("what  is it", 3720.0)
     for empty in ("", "  ", "@10", "@1:30 "):
         with pytest.raises(ConfigError, match="asks nothing"):
             Question.parse(empty)

@@ -128,7 +128,7 @@ never asked
     # What is watched is asked every ten seconds, and reported when the answer has changed.
     reports = re.findall(rf"^kvvideo: \[([\d:]+)\] {re.escape(LETTER)} (\S+)", err, re.MULTILINE)
     shown = {4.0 * (i + 1): slot.letter or "none" for i, slot in enumerate(world.Clip(77, 15, density=0.5).slots)}
-    asked = [shown[time] for time in (32.0, 44.0, 56.0)]
+    asked = [shown[time] for time in (32.0, 40.0, 52.0, 60.0)]
     changes = [said for before, said in zip([None, *asked], asked, strict=False) if said != before]
     assert [said for _, said in reports] == changes
     (picture,) = tmp_path.glob("minute-0-10*.png")
@@ -289,6 +289,17 @@ Engine.__init__ = lambda *_: time.sleep(600)
 main()
 """
 """The command line, with a model that takes ten minutes to load."""
+
+
+UNHURRIED = """
+import time
+from kvvideo.cli import main
+from kvvideo.playback import Playback
+step = Playback.step
+Playback.step = lambda self: (time.sleep(0.2), step(self))[1]
+main()
+"""
+"""The command line, with a stream that takes its time."""
 
 
 class Terminal:
@@ -494,3 +505,28 @@ def test_ctrl_c_while_the_model_is_loaded_leaves_at_once(clip: Path, tmp_path: P
     terminal.ctrl_c()
     assert terminal.wait() == 130
     assert not [*terminal.temporary.glob("kvvideo-chat-*")]
+
+
+def test_what_takes_long_says_so_and_typing_is_not_in_its_way(tmp_path: Path):
+    """A later moment is reached through all frames between; what is typed meanwhile is for the next prompt."""
+    video = Path(__file__).parents[1] / "samples" / "letters-4m.mp4"
+    terminal = Terminal(tmp_path, str(video), *SETTINGS, "--paused", program=UNHURRIED)
+    terminal.expect(r"^… \d+ s; Ctrl-C leaves")
+    terminal.expect(r"^0:00/4:00 ‖ .* ›$")
+    assert "Ctrl-C leaves" not in terminal.look()
+    terminal.enter("/seek 9:00")
+    terminal.expect(r"^there is nothing at 9:00; it ends at 4:00$")
+    terminal.enter("/seek 1:00")
+    terminal.expect(r"^… at 0:\d\d, on the way to 1:00; Ctrl-C stops$", timeout=60)
+    terminal.type("/history\x0c typed")
+    terminal.expect(r"^… at 0:[345]\d, on the way to 1:00; Ctrl-C stops$", timeout=60)
+    assert "typed" not in terminal.look()
+    terminal.expect(r"^1:00/4:00 ‖ .* › /history typed$", timeout=60)
+    assert "on the way" not in terminal.look()
+    assert terminal.look().count("/4:00 ‖") == 1  # the screen was cleared by what was typed, and is drawn once
+    terminal.type("\x15")
+    terminal.enter("/seek 4:00")
+    terminal.expect(r"^… at 1:[345]\d, on the way to 4:00; Ctrl-C stops$", timeout=60)
+    terminal.ctrl_c()
+    terminal.expect(r"^stopped\n1:\d\d/4:00 ‖ .* ›$", timeout=60)
+    assert terminal.leave() == 0

@@ -1,5 +1,6 @@
 """A chat on a real engine, driven from Python: what happened to its stream is what it says has happened."""
 
+import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from kvvideo.errors import EngineError
 from kvvideo.memories.checkpoints import Checkpoints
 from kvvideo.memories.file import MemoryFile
 from kvvideo.playback import Playback
-from kvvideo.session import Answer, Engine
+from kvvideo.session import Answer, Engine, VideoSession
+from kvvideo.times import format_time
 
 
 class Recorder:
@@ -24,6 +26,7 @@ class Recorder:
         self.said: list[str] = []
         self.problems: list[str] = []
         self.answers: list[str] = []
+        self.waited: list[str] = []
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -46,6 +49,9 @@ class Recorder:
 
     def dash(self, on: bool) -> None:
         pass
+
+    def waiting(self, text: str) -> None:
+        self.waited.append(text)
 
 
 class Driven:
@@ -295,3 +301,53 @@ def test_strategies_and_budgets_that_cannot_be(start: Start):
     assert not any(line.strip("* ").startswith(("recent", "summary")) for line in driven.screen.said)
     driven("/budget 70")
     assert driven.screen.said[-1].startswith("keeping 64 tokens, 70 in whole blocks: from the beginning")
+
+
+def test_a_question_is_watched_as_often_as_it_says(start: Start, monkeypatch: pytest.MonkeyPatch):
+    """Not counted from the end of the chunk that it was asked at: every ten seconds would become every twelve."""
+    driven = start()
+    asked: list[float] = []
+    ask_all = VideoSession.ask_all
+
+    def noted(session: VideoSession, *arguments: Any, **options: Any) -> Any:
+        asked.append(session.end)
+        return ask_all(session, *arguments, **options)
+
+    monkeypatch.setattr(VideoSession, "ask_all", noted)
+    driven(f"/set watch-every {1.25 * SECONDS}", '/watch "Is it?"', "/step 10")
+    # Due at 1.25, 2.5, 3.75 … of a chunk's length.
+    assert asked == [SECONDS * chunk for chunk in (2, 3, 4, 5, 7, 8, 9, 10)]
+    asked.clear()
+    driven("/seek 4", "/step")
+    assert asked == [4.0 + SECONDS]
+
+
+def test_a_journey_says_how_far_it_is(start: Start, monkeypatch: pytest.MonkeyPatch):
+    """And so does whatever else takes long; in the end nothing of that is left."""
+    monkeypatch.setattr("kvvideo.chat.chat._PATIENCE", 0.0)
+    monkeypatch.setattr("kvvideo.chat.player._WAIT_SECONDS", 0.001)
+    driven = start()
+    waited = driven.chat.screen.waited
+    driven("/step", f"/seek {5 * SECONDS}")
+    moments = [re.fullmatch(r"… at (\S+), on the way to (\S+); Ctrl-C stops", text) for text in waited]
+    assert {match[2] for match in moments if match} == {format_time(5 * SECONDS)}
+    assert len({match[1] for match in moments if match}) > 1
+    waited.clear()
+    driven("A?")
+    assert re.fullmatch(r"… \d s; Ctrl-C stops", waited[0])
+    assert waited[-1] == ""
+    waited.clear()
+    driven("/compare streaming window -- B?")
+    assert any(text.startswith("… window: at ") for text in waited)
+
+
+def test_a_moment_after_the_end_is_refused_at_once(start: Start):
+    driven = start()
+    length = 14 * SECONDS
+    driven.playback.source.end = length
+    driven("/step 2", f"/seek {length + 1}", f"/at {length + 1} A?")
+    says = f"there is nothing at {format_time(length + 1)}; it ends at {format_time(length)}"
+    assert driven.screen.problems == [says, says]
+    assert driven.playback.at == 2 * SECONDS
+    driven(f"/seek {length}")
+    assert driven.playback.at == length

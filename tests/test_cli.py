@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from kvvideo.__main__ import main
@@ -106,7 +107,7 @@ def test_text_output_with_every_and_a_part_of_the_video(clip: Path) -> None:
         ((), 2, "nothing to ask"),
         (("-q", "hello", "--chunk", "1.3"), 2, "the model takes them in pairs"),
         (("-q", "hello", "--decoder", "magic"), 2, "decoder"),
-        (("-q", "hello", "--model", "/nowhere/at/all"), 2, "cannot load model '/nowhere/at/all'"),
+        (("-q", "hello", "--model", "/nowhere/at/all"), 2, "there is no directory '/nowhere/at/all'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(clip: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -334,3 +335,76 @@ def test_strategies_are_listed_with_their_source() -> None:
     assert result.returncode == 0
     for name in ("full", "streaming", "window", "2309.17453"):
         assert name in result.stdout
+
+
+def test_what_takes_long_says_so_on_a_terminal(clip: Path, tmp_path: Path) -> None:
+    """Opening the video, loading the model and writing the file: each says how long it has taken."""
+    arguments = command("ingest", "--model", "tiny", "--max-tokens", "512", str(clip), "-o", "a.kvv")
+    terminal = pexpect.spawn(arguments[0], arguments[1:], cwd=str(tmp_path), encoding="utf-8", timeout=120)
+    terminal.expect(r"opening .*clip\S* … \d s")
+    terminal.expect(r"loading tiny … [1-9]\d* s")
+    terminal.expect(r"writing a\.kvv … \d s")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+    arguments = command("analyze", "--model", "tiny", str(clip), "--dry-run")
+    terminal = pexpect.spawn(arguments[0], arguments[1:], cwd=str(tmp_path), encoding="utf-8", timeout=120)
+    terminal.expect(r"looking at .*clip\S* … \d s")
+    terminal.expect("positions")
+    terminal.expect(pexpect.EOF)
+
+
+NEVER_LOADED = """
+from kvvideo.cli import main
+from kvvideo.session import Engine
+
+def load(*_):
+    raise SystemExit("the model was loaded")
+
+Engine.__init__ = load
+main()
+"""
+"""The command line, with a model that nothing may load."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("analyze", "-q", "@99:00 What?"), "'@1:39:00 What?' is after the end: '{clip}' lasts 1:00"),
+        (("analyze", "-q", "@1:01 What?", "--dry-run"), "'@1:01 What?' is after the end: '{clip}' lasts 1:00"),
+        (("analyze", "-q", "What?", "--from", "5:00"), "there is nothing to see from 5:00 on in '{clip}', which lasts"),
+        (("analyze", "--dry-run", "--from", "5:00"), "there is nothing to see from 5:00 on in '{clip}', which lasts"),
+        (("ingest", "--from", "1:00", "-o", "a.kvv"), "there is nothing to see from 1:00 on in '{clip}', which lasts"),
+    ],
+)
+def test_what_is_after_the_end_is_refused_before_the_model_is_loaded(
+    clip: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_LOADED, *arguments, "--model", "tiny", str(clip)], capture_output=True, text=True,
+        cwd=tmp_path, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("kvvideo: " + says.format(clip=clip))
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_was_not_asked_has_a_reason_and_an_exit_code(tmp_path: Path) -> None:
+    """Of a pipe nobody knows before where it ends."""
+    samples.make(tmp_path / "clip.ts", seed=5, minutes=0.2)
+    with (tmp_path / "clip.ts").open("rb") as video:
+        done = subprocess.run(
+            command("analyze", *ANALYZE[1:], "-", "-f", "jsonl", "-q", "What now?", "-q", "@5:00 And then?"),
+            stdin=video, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "kvvideo: not asked: And then? (at 5:00; what was read ends at 0:12)" in done.stderr
+    assert [record["type"] for record in records(done.stdout)] == ["answer", "done"]
+
+
+def test_a_video_may_be_named_by_its_url_and_times_have_units(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "a video é.mp4").write_bytes(clip.read_bytes())
+    asked = ("-q", "@ 0:20 What?", "-q", "@0h1m0s Now?", "--from", "0m12s", "--dry-run", "-f", "jsonl")
+    url = (tmp_path / "a video é.mp4").as_uri()
+    found = records(kvvideo("analyze", "--model", "tiny", url, *asked).stdout)
+    assert [(one["chunks"], one["video"]) for one in found] == [(12, str(tmp_path / "a video é.mp4"))]

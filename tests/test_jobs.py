@@ -77,6 +77,7 @@ BAD = [
     ({**GOOD, "id": " "}, 'id: " " is no text'),
     ({**GOOD, "id": 7}, "id: 7 is no text"),
     ({**GOOD, "video": "rtsp://camera/1"}, "is an address; a batch reads files"),
+    ({**GOOD, "video": "file://elsewhere/a.mp4"}, "is an address; a batch reads files"),
     ({**GOOD, "video": "a\0b"}, "cannot be the name of a file"),
     ({**GOOD, "budget": 0}, "budget: 0 is not a whole number above 0"),
     ({**GOOD, "budget": True}, "budget: true is not a whole number"),
@@ -109,6 +110,12 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, line: object, mess
     assert message in finding
     assert finding.isprintable()
     assert len(finding) < 500
+
+
+def test_a_file_may_be_named_by_its_url(tmp_path: Path):
+    urls = ["file:///videos/a%20b%C3%A9.mp4", "FILE://localhost/videos/100%25.mp4", "file:/a.mp4"]
+    path = write(tmp_path / "jobs.jsonl", *({**GOOD, "id": url, "video": url} for url in urls))
+    assert [job.video for job in read_jobs(path)] == ["/videos/a bé.mp4", "/videos/100%.mp4", "/a.mp4"]
 
 
 def test_all_that_is_wrong_is_said(tmp_path: Path):

@@ -57,6 +57,7 @@ class FakeSource:
     replayable: bool = True
     breaks_at: int = -1
     start: float | None = None
+    end: float | None = None
     readers: list[FakeReader] = field(default_factory=list)
 
     def open(self, skip_chunks: int = 0) -> FakeReader:

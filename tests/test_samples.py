@@ -1,6 +1,12 @@
 """The bundled model on the bundled clips, through the file, the decoder and vLLM: it knows its world."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,3 +62,44 @@ def test_what_is_evicted_is_said_to_be_gone() -> None:
     assert wrong
     assert wrong.count("not seen") >= len(wrong) - 1
     assert said[:3] == wanted[:3]
+
+
+def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kvvideo", "samples", "make", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=directory, timeout=120, check=False)
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path):
+    (tmp_path / "movie.mp4").write_bytes(b"precious")
+    done = make(tmp_path, "movie.mp4", "--minutes", "0.1", "--truth", "jobs.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kvvideo: 'movie.mp4' exists; add --force to replace it, or choose another name\n"
+    assert (tmp_path / "movie.mp4").read_bytes() == b"precious"
+    assert os.listdir(tmp_path) == ["movie.mp4"]
+    done = make(tmp_path, "movie.mp4", "--minutes", "0.1", "--truth", "jobs.jsonl", "--force")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert re.fullmatch(
+        r"kvvideo: wrote movie\.mp4: [0-9.]+ kB\nkvvideo: appended a line of 12 questions to jobs\.jsonl\n", done.stderr
+    )
+    assert sorted(os.listdir(tmp_path)) == ["jobs.jsonl", "movie.mp4"]
+
+
+@pytest.mark.parametrize("name", [".", "nowhere/a.mp4", "a.unheard"])
+def test_where_nothing_can_be_written_is_one_line(tmp_path: Path, name: str):
+    done = make(tmp_path, name, "--minutes", "0.1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not os.listdir(tmp_path)
+
+
+def test_what_was_interrupted_is_not_there(tmp_path: Path):
+    """Nor is what was there before gone."""
+    (tmp_path / "old.mp4").write_bytes(b"old")
+    command = [sys.executable, "-m", "kvvideo", "samples", "make", "old.mp4", "--minutes", "60", "--force"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 60
+        while len(os.listdir(tmp_path)) < 2 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert os.listdir(tmp_path) == ["old.mp4"]
+    assert (tmp_path / "old.mp4").read_bytes() == b"old"

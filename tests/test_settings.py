@@ -129,7 +129,7 @@ def test_a_pool_too_small_for_one_cache_is_out_of_memory(model_dir: str, size: i
 @pytest.mark.parametrize("model", ["no/such/directory", "/nowhere"])
 def test_a_model_that_is_not_there(model: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match=f"cannot load model '{model}'"):
+    with pytest.raises(ConfigError, match=f"there is no directory '{model}'"):
         Engine(EngineConfig(model=model))
 
 

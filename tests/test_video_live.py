@@ -602,7 +602,11 @@ def test_close_while_it_tries_again_returns() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_worker_that_dies_or_hangs_is_found(number: signal.Signals, waiting: VideoReader) -> None:
+def test_a_worker_that_dies_or_hangs_is_found(
+    number: signal.Signals, waiting: VideoReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that is stopped stands for one that hangs.
+    monkeypatch.setattr("kvvideo.video.awake.is_stopped", lambda _: False)
     waiting._stall = 2.0
     os.kill(waiting._process.pid, number)
     _, error = drain(waiting)

@@ -45,6 +45,12 @@ def pid(reader: VideoReader) -> int:
 
 
 @pytest.fixture
+def stopped_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped stands for one that hangs: nobody looks whether it is."""
+    monkeypatch.setattr("kvvideo.video.awake.is_stopped", lambda _: False)
+
+
+@pytest.fixture
 def long_clip() -> Path:
     """A clip of far more chunks than are decoded ahead."""
     return made(Clip("long.mp4", 600, 10, options=H264))
@@ -122,6 +128,7 @@ def test_a_slow_consumer_is_no_stall(long_clip: Path) -> None:
         assert len(list(reader)) == 14
 
 
+@pytest.mark.usefixtures("stopped_is_stuck")
 def test_a_decoder_stuck_from_the_start_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     really_ask = VideoReader._ask
 
@@ -136,6 +143,7 @@ def test_a_decoder_stuck_from_the_start_is_stopped(monkeypatch: pytest.MonkeyPat
         probe(clip("plain.mp4"), stall_seconds=0.7)
 
 
+@pytest.mark.usefixtures("stopped_is_stuck")
 def test_a_decoder_stuck_midway_gives_what_it_had(long_clip: Path) -> None:
     with VideoReader(long_clip, stall_seconds=2.0) as reader:
         assert eventually(reader._items.full)
@@ -145,6 +153,78 @@ def test_a_decoder_stuck_midway_gives_what_it_had(long_clip: Path) -> None:
     assert "no frame for 2 s at 0:" in str(error)
     assert [chunk.start for chunk in chunks] == [4.0 * i for i in range(len(chunks))]
     assert 2 <= len(chunks) < 15
+
+
+def test_a_decoder_that_is_stopped_is_waited_for(long_clip: Path) -> None:
+    """By Ctrl-Z or a cluster; once it goes on, so does everything."""
+    with VideoReader(long_clip, stall_seconds=1.0) as reader:
+        next(reader)
+        os.kill(pid(reader), signal.SIGSTOP)
+        timer = threading.Timer(4.0, os.kill, (pid(reader), signal.SIGCONT))
+        timer.start()
+        assert len(list(reader)) == 14
+        timer.join()
+
+
+READS = """
+import os, signal, sys
+import kvvideo.video.awake
+from kvvideo.video import VideoReader
+
+if sys.argv[2] == "alone":
+    kvvideo.video.awake.is_stopped = lambda _: False
+with VideoReader(sys.argv[1], stall_seconds=2.0) as reader:
+    os.kill(reader.pid, signal.SIGSTOP)
+    print(reader.pid, flush=True)
+    print(len(list(reader)))
+"""
+"""Reads a video with a decoder that is stopped at first."""
+
+
+@pytest.mark.parametrize("which", ["alone", "both"])
+def test_a_pause_is_not_taken_for_a_stall(long_clip: Path, which: str) -> None:
+    """Of the process that waits for frames, alone or with its decoder: waiting begins anew after it."""
+    command = [sys.executable, "-c", READS, str(long_clip), which]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        time.sleep(1.0)  # it waits
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(4.0)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        os.kill(worker, signal.SIGCONT)
+        out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "15\n"), errors
+
+
+def test_a_live_source_is_not_given_up_for_a_pause(tmp_path: Path) -> None:
+    """Its limit runs in the process that decodes, which is what is stopped here."""
+    pipe, data = tmp_path / "pipe", clip("late_start.ts").read_bytes()
+    os.mkfifo(pipe)
+    resumed = threading.Event()
+
+    def write() -> None:
+        with pipe.open("wb") as out:
+            out.write(data[: len(data) * 3 // 4])
+            out.flush()
+            resumed.wait()
+            time.sleep(0.5)
+            out.write(data[len(data) * 3 // 4 :])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with VideoReader(pipe, chunk_seconds=1, live=Live(retry_seconds=2.0)) as reader:
+        first = [next(reader) for _ in range(4)]
+        time.sleep(1.0)  # there is nothing more to decode
+        os.kill(pid(reader), signal.SIGSTOP)
+        time.sleep(4.0)
+        os.kill(pid(reader), signal.SIGCONT)
+        resumed.set()
+        chunks, error = drain(reader)
+        writer.join()
+    assert error is None
+    assert numbers([*first, *chunks]) == expected(clip("late_start.ts"), 2)
 
 
 def test_a_pipe_that_stays_silent_is_given_up(silent_pipe: Path) -> None:

@@ -10,7 +10,8 @@ from kvvideo.compression.policy import LiveCache, attention_received
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.strategies.distinct import distance_to_newer, in_steps
 from kvvideo.session import EngineConfig
-from kvvideo.session.engine import _block_size, model_path
+from kvvideo.session.engine import _block_size
+from kvvideo.session.hub import model_path
 from kvvideo.session.memory import text_config
 
 QUERIES = 64

@@ -21,7 +21,7 @@ from kvvideo.config import CacheConfig
 from kvvideo.errors import KvvideoError
 from kvvideo.prompt import chunk_text
 from kvvideo.session import Engine, EngineConfig, open_session
-from kvvideo.session.engine import model_path
+from kvvideo.session.hub import model_path
 from kvvideo.session.memory import block_bytes, spare_rows
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time

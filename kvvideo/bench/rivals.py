@@ -17,7 +17,8 @@ from kvvideo.compression.rotary import Rotary
 from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.prompt import OPENING, chunk_text, question_text
 from kvvideo.session import Engine, EngineConfig, VideoSession
-from kvvideo.session.engine import _block_size, _is_cpu, _set_environment, common_arguments, model_path
+from kvvideo.session.engine import _block_size, _is_cpu, _set_environment, common_arguments
+from kvvideo.session.hub import model_path
 from kvvideo.session.memory import computed_in, page_bytes, text_config
 from kvvideo.types import Chunk
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kvvideo.errors import ConfigError
-from kvvideo.session.engine import TINY, EngineConfig, model_path
+from kvvideo.session.engine import EngineConfig
+from kvvideo.session.hub import TINY, model_path
 
 SHAPES: dict[str, dict[str, Any]] = {
     "3b": {

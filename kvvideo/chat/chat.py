@@ -1,5 +1,6 @@
 """What a chat does with each line: questions, and one method per command of ``commands``."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _DIALOGUE_TOKENS = 2048
 """How much of the dialogue the model is told again with each question."""
+_PATIENCE = 1.0
+"""Seconds after which whoever waits is told that it goes on."""
+_SLACK = 1e-3
+"""Seconds by which a moment may be after the end: times are shown in milliseconds."""
 _STOPPED = "stopped"
 """Why an answer ended that the person stopped."""
 _ENDED = ("stop", "length", _STOPPED)
@@ -52,6 +57,9 @@ class Screen(Protocol):
 
     def dash(self, on: bool) -> None:
         """Keep the panel on screen, or not."""
+
+    def waiting(self, text: str) -> None:
+        """What is waited for, and how far that is; it goes with the next thing that is shown, or with an empty text."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,16 @@ class Chat:
         self._adopt(player.call(lambda playback: playback.events))
         self.leaving = False
         self.failed = 0
+        self._begun = time.monotonic()
+        self._goal: tuple[str, float] | None = None  # what is on its way, and to which moment
+        player.waiting = self._wait
 
     def handle(self, line: str) -> None:
         """Do what ``line`` asks for; what goes wrong is shown, not raised."""
         line = well_formed(line)
         if not line.strip():
             return
+        self._begun, self._goal = time.monotonic(), None
         try:
             parsed = commands.parse(line)
             if parsed is None:
@@ -113,6 +125,18 @@ class Chat:
             self.screen.say("stopped")
         except KvvideoError as error:
             self._fail(error)
+        finally:
+            self.screen.waiting("")
+
+    def _wait(self) -> None:
+        """Tell the person who waits that it goes on, and how far it is."""
+        if (passed := time.monotonic() - self._begun) < _PATIENCE:
+            return
+        far = f"{passed:.0f} s"
+        if self._goal is not None:
+            name, moment = self._goal
+            far = f"{name}at {format_time(self.player.status.at)}, on the way to {format_time(moment)}"
+        self.screen.waiting(f"… {far}; Ctrl-C stops")
 
     # Questions -----------------------------------------------------------------------------------
 
@@ -134,11 +158,12 @@ class Chat:
         self._note(*self.player.call(work))
 
     def _at(self, arguments: str) -> None:
-        time, question = commands.split_at(arguments)
+        moment, question = commands.split_at(arguments)
 
         def work(playback: Playback) -> tuple[Said, str]:
-            with playback.visit(time, self._on_chunk(playback)) as arrival:
-                self._report(arrival, time)
+            _check_within(playback, moment)
+            with playback.visit(moment, self._on_chunk(playback, moment)) as arrival:
+                self._report(arrival, moment)
                 said, reason = self._answer(playback, question)
             return replace(said, since=_way(arrival)), reason
 
@@ -236,15 +261,16 @@ class Chat:
         self.screen.say(f"at {format_time(self.player.call(work))}")
 
     def _seek(self, arguments: str) -> None:
-        time = commands.parse_moment(arguments)
+        moment = commands.parse_moment(arguments)
 
         def work(playback: Playback) -> None:
             if playback.source is not None and not playback.source.replayable:
                 raise ConfigError("a live source cannot be left for another moment; '/at TIME question' looks back")
+            _check_within(playback, moment)
             # At full speed it would be gone again before anything is asked.
             self.player.pause()
             try:
-                self._report(playback.go(time, self._on_chunk(playback)), time)
+                self._report(playback.go(moment, self._on_chunk(playback, moment)), moment)
             finally:
                 self._keep_events(len(playback.events))
 
@@ -264,8 +290,9 @@ class Chat:
             after = max([after, *(index + 1 for index in which)])
             self._happened.append(_Happened(tuple(self.dialogue.said[index] for index in which), after))
 
-    def _on_chunk(self, playback: Playback) -> Callable[[], None]:
-        """What is done after each chunk of a journey: it can be stopped, and be watched."""
+    def _on_chunk(self, playback: Playback, goal: float | None = None, name: str = "") -> Callable[[], None]:
+        """What is done after each chunk of a journey, to ``goal`` under ``name``: it can be stopped, and be watched."""
+        self._goal = None if goal is None else (name, goal)
 
         def on_chunk() -> None:
             self.player.refresh(playback)
@@ -274,6 +301,7 @@ class Chat:
         return on_chunk
 
     def _report(self, arrival: Arrival, wanted: float) -> None:
+        self._goal, self._begun = None, time.monotonic()  # what comes next is an answer
         short = "" if arrival.exact else f", the nearest to {format_time(wanted)} there is"
         self.screen.say(f"at {format_time(arrival.at)}{short}: {_way(arrival)}")
 
@@ -305,10 +333,10 @@ class Chat:
         def work(playback: Playback) -> Path:
             if playback.source is None or not playback.source.replayable:
                 raise ConfigError("frames of the past are gone: the video is not at hand as a file")
-            time = commands.parse_moment(arguments) if arguments else playback.at
+            moment = commands.parse_moment(arguments) if arguments else playback.at
             if not arguments and playback.ended and playback.also is None:
-                time = max(time - 1 / playback.source.fps, playback.start)  # the last that was looked at
-            shown, picture = frame_at(playback.source.path, time, playback.source.decoder)
+                moment = max(moment - 1 / playback.source.fps, playback.start)  # the last that was looked at
+            shown, picture = frame_at(playback.source.path, moment, playback.source.decoder)
             path = _free(f"{Path(playback.source.path).stem}-{format_time(shown).replace(':', '-')}", "png")
             _write_picture(picture, path)
             return path
@@ -362,7 +390,8 @@ class Chat:
         def work(playback: Playback) -> None:
             caches = [replace(playback.engine.config.cache, strategy=name) for name in names]
             for cache in caches:
-                with playback.anew(cache, self._on_chunk(playback)) as arrival:
+                on_chunk = self._on_chunk(playback, playback.at, f"{cache.strategy}: ")
+                with playback.anew(cache, on_chunk) as arrival:
                     told, text = self._told(playback, again), ""
                     with closing(playback.stream(asked, dialogue=told, **self._sampling(playback))) as answers:
                         for answer in answers:
@@ -387,7 +416,7 @@ class Chat:
                 raise ConfigError(f"budget: strategy {cache.strategy!r} keeps everything; start anew with another")
             wanted = replace(cache, budget=budget, max_tokens=max(cache.max_tokens * budget // cache.kept, budget + 1))
             try:
-                return playback.restart(wanted, self._on_chunk(playback))
+                return playback.restart(wanted, self._on_chunk(playback, playback.at))
             finally:
                 self._keep_events(len(playback.events))
 
@@ -406,7 +435,7 @@ class Chat:
 
         def work(playback: Playback) -> Arrival:
             try:
-                return playback.undo(self._on_chunk(playback))
+                return playback.undo(self._on_chunk(playback, playback.at))
             finally:
                 self._keep_events(len(playback.events))
 
@@ -533,6 +562,13 @@ def _free(stem: str, suffix: str) -> Path:
     """A file that is not there yet: ``stem.suffix``, ``stem-2.suffix``, …"""
     names = (f"{stem}{'' if number == 1 else f'-{number}'}.{suffix}" for number in count(1))
     return next(path for name in names if not (path := Path(name)).exists())
+
+
+def _check_within(playback: Playback, moment: float) -> None:
+    """Refuse a moment after the end, where that is known: going there would take in all there is first."""
+    end = playback.length()
+    if end is not None and moment > max(end, playback.at) + _SLACK:
+        raise ConfigError(f"there is nothing at {format_time(moment)}; it ends at {format_time(end)}")
 
 
 def _write_picture(picture: Any, path: Path) -> None:

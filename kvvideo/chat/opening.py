@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kvvideo.answering import Asking
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.memories.checkpoints import Checkpoints
@@ -11,6 +12,7 @@ from kvvideo.memories.file import MemoryFile
 from kvvideo.memories.origin import engine_for, video_of
 from kvvideo.playback import Playback
 from kvvideo.session import BASELINES, Engine, EngineConfig
+from kvvideo.session.hub import fetch
 from kvvideo.video import Source
 
 
@@ -41,6 +43,7 @@ class Opening:
         # A bad video is found before the model is loaded, and meanwhile it decodes.
         reader = source.open()
         try:
+            Asking(()).check(source, reader.info.duration)
             engine = self._engine(self.config)
             return Playback(engine, source, checkpoints=self._checkpoints(), every=self.every, reader=reader)
         except BaseException:
@@ -64,7 +67,9 @@ class Opening:
             return Playback(engine, source, checkpoints=store, every=self.every, saved=saved, memory=memory)
 
         if before is None:
-            return go_on(self._engine(engine_for(memory, self.config, self.model, self.dtype)))
+            config = engine_for(memory, self.config, self.model, self.dtype)
+            fetch(config.model, tell=self.tell)
+            return go_on(self._engine(config))
         return before.replaced_by(go_on)
 
     def _checkpoints(self) -> Checkpoints:

@@ -22,8 +22,12 @@ _POLL_SECONDS = 0.02
 """How often a player that waits for frames looks for work."""
 _REST_SECONDS = 0.25
 """How often one that has none to wait for looks whether it is to end; work wakes it at once."""
+_WAIT_SECONDS = 0.2
+"""How often whoever waits is told that it goes on."""
 _TIMELINE_SECONDS = 0.5
 """How often what is held of each stretch is looked up, while someone looks at it."""
+_SLACK = 1e-6
+"""Seconds by which moments that are the same may differ."""
 _WATCH_TOKENS = 32
 """Longest answer to a question that is asked again and again."""
 _RATE_SECONDS = 3.0
@@ -82,6 +86,7 @@ class Player:
         layer: layer whose timeline is shown; None for the mean.
         looked_at: whether someone looks at the timeline now.
         playback: what is played; to be replaced in the player's thread only.
+        waiting: called again and again, in the person's thread, while that waits for work or for the model.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Player:
         self.watches: list[Watch] = []
         self.layer: int | None = None
         self.looked_at = False
+        self.waiting: Callable[[], None] = lambda: None
         self.status = Status(
             at=0.0, duration=None, state="waiting", speed="", fps=0.0, realtime=0.0, stats=CacheStats(0, 0, 0, 0, 0, 0),
             budget=None, max_tokens=None, strategy="", blocks_free=0, blocks_total=0, timeline=(), layer=None,
@@ -114,7 +120,13 @@ class Player:
 
     def wait_ready(self) -> None:
         """Returns once the model is loaded; raises what kept it from that."""
-        self._ready.result()
+        while True:
+            try:
+                return self._ready.result(timeout=_WAIT_SECONDS)
+            except TimeoutError:
+                if self._ready.done():
+                    raise
+                self.waiting()
 
     def call(self, work: Callable[[Playback], T]) -> T:
         """Do ``work`` in the player's thread and return what it returns. Ctrl-C cancels it.
@@ -128,12 +140,14 @@ class Player:
         self._work.put((work, future))
         while True:
             try:
-                return future.result(timeout=0.2)
-            except TimeoutError:
-                if future.done():
-                    raise
-                if not self._thread.is_alive():
-                    raise KvvideoError("the player has ended") from None
+                try:
+                    return future.result(timeout=_WAIT_SECONDS)
+                except TimeoutError:
+                    if future.done():
+                        raise
+                    if not self._thread.is_alive():
+                        raise KvvideoError("the player has ended") from None
+                    self.waiting()
             except KeyboardInterrupt:
                 self._cancel.set()
 
@@ -278,12 +292,13 @@ class Player:
         for watch in self.watches:
             if watch.due > playback.at + watch.every:
                 watch.due = playback.at  # it went back
-        due = [watch for watch in self.watches if watch.due <= playback.at]
+        due = [watch for watch in self.watches if watch.due <= playback.at + _SLACK]
         if not due:
             return
         answers = playback.session.ask_all([watch.question for watch in due], max_tokens=_WATCH_TOKENS)
         for watch, answer in zip(due, answers, strict=True):
-            watch.due = playback.at + watch.every
+            # Not from now, which is the end of a chunk: what is due every ten seconds would be asked every twelve.
+            watch.due += watch.every * (1 + (playback.at + _SLACK - watch.due) // watch.every)
             if answer.text != watch.answer:
                 was = "" if watch.answer is None else f" (was: {watch.answer})"
                 self._tell(f"[{format_time(playback.at)}] {watch.question} {answer.text}{was}")

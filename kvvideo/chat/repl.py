@@ -4,8 +4,10 @@ import asyncio
 import errno
 import signal
 import sys
+import termios
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from rich.console import RenderableType
 
+_CLEAR = "\r\x1b[2K"
+"""Takes the line at hand off the screen."""
 _WIDTH = 100
 """Columns of a panel where there is no terminal to ask."""
 _TYPED = 20
@@ -50,6 +54,9 @@ class PipeScreen:
         from rich.console import Console
 
         Console(width=_WIDTH, highlight=False).print(what(_WIDTH))
+
+    def waiting(self, text: str) -> None:
+        pass
 
     def dash(self, on: bool) -> None:
         if on:
@@ -90,6 +97,9 @@ class TerminalScreen:
 
     def __init__(self) -> None:
         self.dashed = False
+        self._lock = threading.Lock()
+        self._waiting = False  # whether the line at hand says what is waited for
+        self._midway = False  # whether something else begun that line
 
     def say(self, text: str) -> None:
         self._print(f"\x1b[2m{clean(text)}\x1b[0m\n")
@@ -117,7 +127,23 @@ class TerminalScreen:
     def dash(self, on: bool) -> None:
         self.dashed = on
 
+    def waiting(self, text: str) -> None:
+        from shutil import get_terminal_size
+
+        with self._lock:
+            if not self._midway and (text or self._waiting):
+                room = max(get_terminal_size().columns - 1, 0)
+                self._write(f"{_CLEAR}\x1b[2m{clean(text)[:room]}\x1b[0m" if text else _CLEAR)
+                self._waiting = bool(text)
+
     def _print(self, text: str) -> None:
+        if not text:
+            return
+        with self._lock:
+            self._write(_CLEAR + text if self._waiting else text)
+            self._waiting, self._midway = False, not text.endswith("\n")
+
+    def _write(self, text: str) -> None:
         # Looked up each time: while a prompt is open, stdout is what prints above it.
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -161,12 +187,30 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
         try:
             with patch_stdout(raw=True):
                 line = next_line(session)
-            chat.handle(line)
+            with unseen(typed):
+                chat.handle(line)
         except KeyboardInterrupt:
             continue
         except EOFError:
             break
     return 0
+
+
+@contextmanager
+def unseen(typed: TextIO) -> Iterator[None]:
+    """Keep what is typed in a terminal meanwhile from the screen; the next prompt shows it. Ctrl-C is heeded."""
+    if not typed.isatty():
+        yield
+        return
+    before = termios.tcgetattr(typed)
+    quiet = termios.tcgetattr(typed)
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(typed, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # the window may be gone
+            termios.tcsetattr(typed, termios.TCSANOW, before)
 
 
 def next_line(session: "PromptSession[str]") -> str:

@@ -11,6 +11,7 @@ import typer
 from kvvideo.agenda import TASKS, Agenda, Question, Task
 from kvvideo.answering import Answering, Asking, Hooks, files_of, kept
 from kvvideo.cli import complete, options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
@@ -19,7 +20,7 @@ from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
 from kvvideo.outputs.writer import to_stdout
 from kvvideo.session import EngineConfig
-from kvvideo.times import parse_time
+from kvvideo.times import format_time, parse_time
 
 if TYPE_CHECKING:
     from kvvideo.journal import Run
@@ -101,6 +102,7 @@ def command(
     Ctrl-C finishes the chunk at hand, prints what there is and exits 130; a second one stops at once.
     After that, or a crash, the same command with --resume goes on.
     """
+    video = options.place(video)
     names = [strategy] if compare is None else _compared(compare, context)
     caches = [
         options.cache_config(name, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
@@ -121,13 +123,14 @@ def command(
     asking.agenda(reading["start"], reading["end"])
     choice = choose(format or (), output, len(caches))
     if dry_run:
-        _dry_run(video, decoder, reading, [replace(config, cache=cache) for cache in caches], choice, force)
+        _dry_run(video, decoder, reading, [replace(config, cache=cache) for cache in caches], choice, force, asking)
         return
     from kvvideo.video import Source
 
     source = Source(video, decoder=decoder, live=options.live(video, follow, retry, when_behind), **reading)
     if compare is not None and not source.replayable and source.live is not None:
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
+    ensure(model, source)
     with kept(source, config, caches, asking, apart, resume, say) as run:
         _run(source, config, caches, asking, choice, force, run)
 
@@ -163,7 +166,10 @@ def _run(
     progress = render.Progress(source.start)
     with closing(Stills(source)) as stills, Stop() as stop:
         hooks = Hooks(
-            lambda: stop.asked, lambda model: progress.say(f"loading {model} …"), progress.chunk, stills.watching
+            lambda: stop.asked,
+            lambda model: progress.wait(f"loading {model} …"),
+            progress.chunk,
+            stills.watching,
         )
         answering = Answering(source, config, caches, asking, run, hooks)
         delivery = Delivery(
@@ -174,33 +180,56 @@ def _run(
         answering.files = delivery.files
         try:
             with progress, closing(answering.records()) as records:
+                progress.wait(f"opening {source.path} …")
                 for record in records:
                     delivery.write(record)
         finally:
-            failure = delivery.close()
+            with render.Transient() as shown:
+                # Of a comparison the answers come only now, to where this would be shown.
+                if choice.files and len(caches) == 1:
+                    shown.wait("writing files …")
+                failure = delivery.close()
             if answering.complete and failure is None:
                 run.finish()
             elif run.resumable:
                 say("the same command with --resume goes on from there")
-    _conclude(answering.agendas, answering.failures)
+    unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)
     if stop.asked and not answering.complete:
         raise SystemExit(INTERRUPTED)
+    if unasked:
+        raise SystemExit(1)
 
 
-def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError]) -> None:
-    """Say what was not asked and what went wrong; the first error is raised, for the exit code."""
-    for text in dict.fromkeys(q.text for agenda in agendas for q in agenda.left()):
-        say(f"not asked: {text}")
+def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError], end: float) -> bool:
+    """Say what was not asked and what went wrong; the first error is raised, for the exit code.
+
+    Args:
+        end: where the video ended that was read.
+
+    Returns:
+        Whether there was something that was not asked.
+    """
+    unasked = dict.fromkeys((q.text, q.at) for agenda in agendas for q in agenda.left())
+    for text, at in unasked:
+        late = at is not None and at > end
+        say(f"not asked: {text}" + (f" (at {format_time(at or 0.0)}; what was read ends at {format_time(end)})" * late))
     for text in dict.fromkeys(str(error) for error in errors[1:] if str(error) != str(errors[0])):
         say(text)
     if errors:
         raise errors[0]
+    return bool(unasked)
 
 
 def _dry_run(
-    video: str, decoder: str, reading: dict[str, Any], configs: list[EngineConfig], choice: Choice, force: bool
+    video: str,
+    decoder: str,
+    reading: dict[str, Any],
+    configs: list[EngineConfig],
+    choice: Choice,
+    force: bool,
+    asking: Asking,
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import prediction
@@ -210,7 +239,7 @@ def _dry_run(
     open_files(
         choice.template, choice.files, stem=stem_of(video), strategies=names, force=force, inputs=[Path(video)]
     )  # fmt: skip
-    predictions = [prediction(video, decoder, reading, config) for config in configs]
+    predictions = [prediction(video, decoder, reading, config, asking) for config in configs]
     match choice.stdout:
         case "json":
             to_stdout(document(predictions))

@@ -9,6 +9,7 @@ import typer
 from kvvideo.agenda import Question
 from kvvideo.answering import Hooks
 from kvvideo.cli import complete, options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills, choose
@@ -81,11 +82,12 @@ def _run(
 
     last = file.memory()
     agenda_of(last, questions)
-    source, note = video_of(last, file.path, video)
+    source, note = video_of(last, file.path, None if video is None else options.place(video))
     if note:
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
+    ensure(config.model)
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
         delivery = Delivery(
@@ -94,7 +96,7 @@ def _run(
             frame=None if source is None else stack.enter_context(closing(Stills(source))),
         )  # fmt: skip
         stop = stack.enter_context(Stop())
-        hooks = Hooks(lambda: stop.asked, lambda model: progress.say(f"loading {model} …"), progress.chunk)
+        hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
         try:
             with progress:
                 for record in answering(

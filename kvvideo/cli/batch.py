@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvvideo.cli import options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
@@ -149,6 +151,8 @@ def command(
     from kvvideo.batch.results import Results
     from kvvideo.batch.run import Batch
 
+    if where is Where.local:
+        ensure(model)
     with Results(output, "" if part is None else f"{part[0]}-of-{part[1]}", restart=restart) as results:
         batch = Batch(tasks, results, defaults, retries=retries, fail_fast=fail_fast, only_failed=only_failed, say=say)
         _run(batch, results, config, executor, apart, json_output)
@@ -222,7 +226,7 @@ def _run(
         with Board(batch.progress, done) as board:
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
-                board.say(f"loading {config.model} …")
+                board.wait(f"loading {config.model} …")
                 executor = make(
                     config, [*dict.fromkeys(task.cache for task in pending)], batch.defaults.max_answer_tokens,
                     loaded=lambda engine: results.check_model(engine.fingerprint),
@@ -270,17 +274,22 @@ def _conclude(batch: "Batch", results: "Results", status: str, failure: KvvideoE
 
 def _check(tasks: "Sequence[Task]", defaults: "Defaults", json_output: bool) -> None:
     from kvvideo.batch.check import check, total
-    from kvvideo.cli import board
+    from kvvideo.cli import board, render
 
     found: list[dict[str, Any]] = []
-    for record in check(tasks, defaults):
-        found.append(record)
-        if json_output:
-            to_stdout(jsons.line(record))
-        if record["error"] is not None:
-            say(f"{record['where']}: {record['error']}")
-        for finding in record["findings"]:
-            say(finding)
+    with render.Transient() if not json_output else nullcontext() as shown:
+        if shown is not None:
+            shown.wait(f"looking at {len(tasks)} videos …")
+        for record in check(tasks, defaults):
+            found.append(record)
+            if json_output:
+                to_stdout(jsons.line(record))
+            if record["error"] is not None:
+                say(f"{record['where']}: {record['error']}")
+            for finding in record["findings"]:
+                say(finding)
+            if shown is not None:
+                shown.wait(f"{len(found)} of {len(tasks)} videos looked at …")
     whole = total(found, defaults)
     if json_output:
         print(json.dumps(whole), flush=True)

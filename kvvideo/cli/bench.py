@@ -10,6 +10,7 @@ import typer
 from kvvideo import compression
 from kvvideo.cli import complete, options
 from kvvideo.cli.command import App
+from kvvideo.cli.download import ensure
 from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
@@ -59,8 +60,9 @@ def stream(
     # Small pictures for the bundled model, as always: figures can be compared with earlier ones.
     source = SMALL if shape is None and frame_tokens is None else LARGE
     frames = Frames(config, frame_tokens, source, seconds=chunk)
+    ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {model} …")
+        progress.wait(f"loading {config.model} …")
         report = run(config, chunks, frames, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
     if json_output:
         print(json.dumps(report))
@@ -111,8 +113,9 @@ def checkpoint(
 
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {model} …")
+        progress.wait(f"loading {config.model} …")
         report = run(config, minutes, on_minute=lambda number, ms: progress.say(f"minute {number}: {ms:.0f} ms"))
     if json_output:
         print(json.dumps(report))
@@ -194,8 +197,9 @@ def compaction(
 
     chosen = names() if strategies is None else [name.strip() for name in strategies.split(",")]
     config = _config(chosen[0], max_tokens, ratio, model, shape, dtype, seed)
+    ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        progress.wait(f"loading {config.model} …")
 
         def say(cost: Cost) -> None:
             progress.say(f"{cost.strategy}: {cost.compaction_ms:.1f} ms per compaction")
@@ -223,8 +227,9 @@ def profile(
     from kvvideo.cli import bench_tables, render
 
     config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
+    ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        progress.wait(f"loading {config.model} …")
         report = run(config, cycles, frame_tokens, chunk, lambda number: progress.say(f"cycle {number} of {cycles}"))
     _print(report, bench_tables.profile, json_output)
 
@@ -288,8 +293,9 @@ def _race(
     if not chunks or min(chunks) < 2:
         raise ConfigError(f"lengths: {lengths!r} are not numbers of at least 2 with commas between, such as {LENGTHS}")
     names = [name.strip() for name in against.split(",")]
+    ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        progress.wait(f"loading {config.model} …")
         report = run(
             config, chunks, names, questions, frame_tokens, chunk, lambda n: progress.say(f"chunk {n} of {max(chunks)}")
         )
@@ -383,8 +389,9 @@ def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes:
         parts = []
     if not parts or not all(0 < part < 1 for part in parts):
         raise ConfigError(f"shares: {shares!r} are not numbers between 0 and 1 with commas between, such as 0.05,0.1")
+    ensure(config.model)
     with render.Progress() as progress:
-        progress.say(f"loading {config.model} …")
+        progress.wait(f"loading {config.model} …")
         return run(config, names, parts, minutes=minutes, clips=clips, seed=config.seed, on_progress=progress.say)
 
 

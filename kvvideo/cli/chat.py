@@ -3,19 +3,25 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from kvvideo.chat import commands
 from kvvideo.cli import options
+from kvvideo.cli.download import ensure
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
+
+if TYPE_CHECKING:
+    from kvvideo.chat.chat import Screen
+    from kvvideo.chat.player import Player
 
 _QUESTIONS = 4
 """Questions that the pool has room for: one with the dialogue before it, or those that are watched."""
@@ -76,6 +82,7 @@ def command(
     is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the
     same answers; of a camera or a broadcast, which may have no end, it is answered at once.
     """
+    video, beside = options.place(video), None if beside is None else options.place(beside)
     given = {name for name in context.params if options.is_typed(context, name)}
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
@@ -83,7 +90,7 @@ def command(
     from kvvideo.chat.chat import Chat
     from kvvideo.chat.opening import Opening
     from kvvideo.chat.player import Player
-    from kvvideo.chat.repl import PipeScreen, TerminalScreen, run_pipe, run_terminal
+    from kvvideo.chat.repl import PipeScreen, TerminalScreen, run_pipe, run_terminal, unseen
     from kvvideo.chat.scratch import scratch
     from kvvideo.journal import state_directory
     from kvvideo.memories.file import is_memory_file
@@ -101,6 +108,7 @@ def command(
             video, decoder=decoder, live=options.live(video, follow, retry, when_behind),
             **options.reading(config, fps, chunk, start, end, frame_tokens),
         )  # fmt: skip
+        ensure(model, source)
     typed = sys.stdin
     if video == "-":
         # Lines and video cannot come the same way.
@@ -119,7 +127,8 @@ def command(
         with closing(player), _left_on_signals():
             screen.notice(f"loading {config.model if file is None else file} …")
             try:
-                player.wait_ready()
+                with unseen(typed) if isinstance(screen, TerminalScreen) else nullcontext():
+                    _wait(player, screen)
             except (KeyboardInterrupt, SystemExit) as stop:
                 code, at_once = getattr(stop, "code", INTERRUPTED), True
             else:
@@ -135,6 +144,17 @@ def command(
         os._exit(code)
     if code:
         raise SystemExit(code)
+
+
+def _wait(player: "Player", screen: "Screen") -> None:
+    """Until the model is loaded, say how long that has taken."""
+    begun = time.monotonic()
+    player.waiting = lambda: screen.waiting(f"… {time.monotonic() - begun:.0f} s; Ctrl-C leaves")
+    try:
+        player.wait_ready()
+    finally:
+        player.waiting = lambda: None
+        screen.waiting("")
 
 
 def _terminal() -> TextIO:

@@ -2,12 +2,15 @@
 
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvvideo.answering import Asking
 from kvvideo.cli import options
+from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import jsons
@@ -71,6 +74,7 @@ def command(
     While it works, its checkpoints are in a folder named as the file with .part added. Ctrl-C finishes the chunk at
     hand, takes a checkpoint and exits 130; after that, or a crash, --resume goes on.
     """
+    video = options.place(video)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
     apart, room = options.period(checkpoint_every), parse_size(max_disk)
@@ -91,6 +95,7 @@ def command(
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config):
         say(f"{str(path)!r} is complete already")
         return
+    ensure(model, source)
     with Part(path, source, cache, dtype, resume=resume, restart=restart, force=force) as part:
         _run(source, config, part, apart, room, json_output)
 
@@ -104,8 +109,12 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
     began, read = time.perf_counter(), 0 if part.memory is None else part.memory.chunks
     try:
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
-        with render.Progress(source.start) as progress, Stop() as stop, source.open(skip_chunks=read) as reader:
-            progress.say(f"loading {config.model} …")
+        with ExitStack() as stack:
+            progress, stop = stack.enter_context(render.Progress(source.start)), stack.enter_context(Stop())
+            progress.wait(f"opening {source.path} …")
+            reader = stack.enter_context(source.open(skip_chunks=read))
+            Asking(()).check(source, reader.info.duration)
+            progress.wait(f"loading {config.model} …")
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
             first: tuple[int, float] | None = None
@@ -121,7 +130,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
 
             done = ingest(
                 engine, source, part, every=every, max_bytes=room, reader=reader, stopped=lambda: stop.asked,
-                on_chunk=on_chunk,
+                on_chunk=on_chunk, on_write=lambda: progress.wait(f"writing {part.output} …"),
             )  # fmt: skip
     except BaseException:
         if part.resumable:

@@ -10,6 +10,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT
 from kvvideo.outputs.choice import TEMPLATE, listed
 from kvvideo.session import EngineConfig
+from kvvideo.session.engine import DTYPES
 from kvvideo.times import parse_time
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ Positions = Annotated[
         autocompletion=complete.one_of(*CHOICES["positions"]),
     ),
 ]  # fmt: skip
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 Dtype = Annotated[
     str,
     typer.Option(
@@ -183,6 +183,13 @@ def reading(
     return {
         "fps": fps, "chunk_seconds": chunk, "start": begin, "end": until, "min_pixels": low, "max_pixels": high,
     }  # fmt: skip
+
+
+def place(video: str) -> str:
+    """The name of a video, also of one that was given as a ``file://`` URL."""
+    from kvvideo.video.address import local_path
+
+    return local_path(video)
 
 
 def live(video: str, follow: bool, retry: str, when_behind: str) -> "Live | None":

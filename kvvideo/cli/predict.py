@@ -3,20 +3,27 @@
 from dataclasses import asdict
 from typing import Any
 
+from kvvideo.answering import Asking
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
 
-def prediction(video: str, decoder: str, reading: dict[str, Any], config: EngineConfig) -> dict[str, Any]:
+def prediction(
+    video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, asking: Asking | None = None
+) -> dict[str, Any]:
     """The record of what streaming ``video`` with these settings will take.
 
     Raises:
-        ConfigError: if the video does not say how long it is.
+        ConfigError: if the video does not say how long it is, or what is to be seen or asked is after its end.
     """
+    from kvvideo.cli import render
     from kvvideo.session.prediction import predict
-    from kvvideo.video import plan, probe
+    from kvvideo.video import Source, plan, probe
 
-    info = probe(video, decoder)
+    with render.Transient() as shown:
+        shown.wait(f"looking at {video} …")
+        info = probe(video, decoder)
+    (asking or Asking(())).check(Source(video, **reading), info.duration)
     planned = plan(info, **reading)
     if planned.chunks is None or planned.frames is None:
         raise ConfigError(f"{video!r} does not say how long it is; give --to to predict what that much will take")

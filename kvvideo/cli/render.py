@@ -277,10 +277,15 @@ class Transient:
         """Show ``text`` until the next update."""
         self._show(lambda _: Text(clean(text), style="dim"))
 
-    def _show(self, what: Callable[[int], RenderableType]) -> None:
-        """Show what rich makes for so many columns."""
+    def wait(self, text: str) -> None:
+        """Show ``text`` until the next update, and for how long: nobody knows how long it will be."""
+        begun = time.monotonic()
+        self._show(lambda _: Text(f"{clean(text)} {time.monotonic() - begun:.0f} s", style="dim"), ticking=True)
+
+    def _show(self, what: Callable[[int], RenderableType], ticking: bool = False) -> None:
+        """Show what rich makes for so many columns; ``ticking``: anew every second."""
         if self._shown:
-            self._shown.show(lambda columns, rows: _lines(what(columns), columns, rows))
+            self._shown.show(lambda columns, rows: _lines(what(columns), columns, rows), ticking)
 
 
 class Progress(Transient):

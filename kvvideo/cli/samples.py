@@ -1,11 +1,16 @@
 """``kvvideo samples``: clips nobody has seen, with questions and answers."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kvvideo.cli.command import App
+from kvvideo.cli.stop import say
+from kvvideo.errors import ConfigError
+from kvvideo.sizes import format_size
+from kvvideo.times import format_time
 
 app = App(no_args_is_help=True, help="Make clips with known answers.")
 
@@ -23,8 +28,27 @@ def make(
     truth: Annotated[
         Path | None, typer.Option("--truth", help="Append the questions and answers to this job file, a line a video.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
 ) -> None:
     """Write a synthetic clip that the bundled model can be asked about."""
+    from kvvideo.cli import render
     from kvvideo.tiny.samples import make as write
 
-    write(video, seed=seed, minutes=minutes, truth=truth)
+    if video.is_dir():
+        raise ConfigError(f"{str(video)!r} is a folder; name a file in it")
+    if not video.parent.is_dir():
+        raise ConfigError(f"there is no folder {str(video.parent)!r} to write {video.name!r} to")
+    if video.exists() and not force:
+        raise ConfigError(f"{str(video)!r} exists; add --force to replace it, or choose another name")
+    with render.Transient() as shown:
+
+        def on_frame(done: float, length: float) -> None:
+            shown.say(f"making {video}: {format_time(math.floor(done))} of {format_time(round(length))}")
+
+        try:
+            asked = write(video, seed=seed, minutes=minutes, truth=truth, on_frame=on_frame)
+        except ValueError as error:  # PyAV's, of a name that says no format
+            raise ConfigError(f"{str(video)!r} cannot be written: {error}; name an .mp4") from None
+    say(f"wrote {video}: {format_size(video.stat().st_size)}")
+    if truth is not None:
+        say(f"appended a line of {len(asked)} questions to {truth}")

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
@@ -16,6 +17,7 @@ from typing import Any, TextIO, cast
 Drawing = Callable[[int, int], list[str]]
 """Makes the lines of a live part, with colours, of at most so many columns and so many lines."""
 
+_TICK_SECONDS = 1.0
 _ERASE = "\r\x1b[J"
 # A terminal may be narrower already than we are told: there the lines are cut then, and not continued in others.
 _CUT, _WRAP = "\x1b[?7l", "\x1b[?7h"
@@ -30,11 +32,25 @@ class Bottom:
         self._drawing: Drawing | None = None
         self._drawn = self._midline = False
 
-    def show(self, drawing: Drawing) -> None:
-        """Draw it, in place of what was there; from now on it is drawn again below whatever is printed."""
+    def show(self, drawing: Drawing, ticking: bool = False) -> None:
+        """Draw it, in place of what was there; from now on it is drawn again below whatever is printed.
+
+        If it is ``ticking``, it is drawn again every second, too.
+        """
         with self._lock:
             self._drawing = drawing
             self._draw()
+        if ticking:
+            threading.Thread(target=self._tick, args=(drawing,), name="kvvideo-tick", daemon=True).start()
+
+    def _tick(self, drawing: Drawing) -> None:
+        """Draw it again, for as long as it is the one that is shown."""
+        while True:
+            time.sleep(_TICK_SECONDS)
+            with self._lock:
+                if self._drawing is not drawing:
+                    return
+                self._draw()
 
     def end(self) -> None:
         """Take it away."""

@@ -9,7 +9,7 @@ from typing import Any
 from kvvideo.doctor.finding import Finding, broken, ok, warning
 from kvvideo.doctor.places import free_room
 from kvvideo.errors import first_line
-from kvvideo.session.engine import model_path
+from kvvideo.session.hub import named
 from kvvideo.sizes import format_size
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
@@ -21,7 +21,7 @@ _NEEDED = ("tokenizer_config.json", "preprocessor_config.json")
 
 def model(name: str) -> Iterator[Finding]:
     """Whether the model called ``name`` is on this machine, whole, and one that sessions run."""
-    path = model_path(name)
+    path = named(name)
     if os.path.isdir(path):
         yield _checked(name, Path(path), "copy or download the model again, or name another with --model")
         return

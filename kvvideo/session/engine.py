@@ -18,38 +18,20 @@ from kvvideo import _compat
 from kvvideo.compression.schedule import Schedule
 from kvvideo.config import KEY, CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, first_line
+from kvvideo.session.hub import model_path, named
 from kvvideo.types import Chunk
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TINY = "tiny"
-"""Name of the bundled model."""
-
 STEPS = (1, 2, 4, 8, 16, *range(32, 1025, 32))
 """Sizes of steps, in tokens, that are captured in CUDA graphs; others are padded to the next, larger ones run bare."""
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Types of numbers that a model is computed in."""
+
 QUESTION_TOKENS = 1024
 """Room in tokens for a question: its text, last frames and answer."""
-
-
-def model_path(name: str) -> str:
-    """Directory or hub name to load for ``--model name``; ``tiny`` is the bundled model."""
-    if name != TINY:
-        return name
-    from kvvideo import tiny
-
-    return str(Path(tiny.__file__).parent / "weights")
-
-
-def _directory(name: str) -> Path:
-    """Where the files of a model that was loaded lie."""
-    path = model_path(name)
-    if os.path.isdir(path):
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(path, local_files_only=True))
 
 
 @dataclass(frozen=True)
@@ -72,6 +54,9 @@ class EngineConfig:
         load_format: vLLM's; ``dummy`` makes weights up, for measuring at a model's true shape.
         step_tokens: most tokens computed in one step; also bounds the frames of one chunk.
         options: further ``EngineArgs`` of vLLM.
+
+    Raises:
+        ConfigError: if there is no such dtype.
     """
 
     model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -86,6 +71,10 @@ class EngineConfig:
     load_format: str = "auto"
     step_tokens: int = 8192
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype: no {self.dtype!r}; choose one of {', '.join(DTYPES)}")
 
 
 def engine_args(**settings: Any) -> dict[str, Any]:
@@ -111,7 +100,7 @@ def engine_args(**settings: Any) -> dict[str, Any]:
 def common_arguments(config: EngineConfig) -> dict[str, Any]:
     """What ``config`` says to vLLM, the cache apart."""
     return {
-        "model": model_path(config.model),
+        "model": named(config.model) if _is_elsewhere(config) else model_path(config.model),
         "trust_remote_code": False,
         "dtype": config.dtype,
         "max_model_len": config.max_model_len,
@@ -128,6 +117,11 @@ def common_arguments(config: EngineConfig) -> dict[str, Any]:
         "skip_mm_profiling": True,
         **({} if _is_cpu() or config.options.get("enforce_eager") else {"compilation_config": _graphs(config)}),
     }
+
+
+def _is_elsewhere(config: EngineConfig) -> bool:
+    """Whether another revision of the model is wanted, or in another place: vLLM gets that itself."""
+    return not config.options.keys().isdisjoint({"revision", "download_dir"})
 
 
 def _graphs(config: EngineConfig) -> dict[str, Any]:
@@ -170,9 +164,9 @@ class Engine:
         from kvvideo.session import directory
         from kvvideo.session.memory import text_config
 
-        path = model_path(config.model)
-        if os.path.isdir(path):
-            directory.check(path, weights=config.load_format != "dummy")
+        weighty = config.load_format != "dummy" and not _is_elsewhere(config)
+        path = model_path(config.model, weights=weighty)
+        directory.check(path, weights=weighty)
         text_config(path)
         arguments = {
             **common_arguments(config),
@@ -246,7 +240,7 @@ class Engine:
         """Of the model's configuration and weights: memories fit only the model that made them."""
         from kvvideo.memories.fingerprint import of_model
 
-        return of_model(_directory(self.config.model), "" if self.config.load_format != "dummy" else "dummy")
+        return of_model(Path(model_path(self.config.model)), "" if self.config.load_format != "dummy" else "dummy")
 
     @property
     def knows_dialogue(self) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import OPENING, chunk_text
 from kvvideo.session import BASELINES
-from kvvideo.session.engine import EngineConfig, model_path
+from kvvideo.session.engine import EngineConfig
+from kvvideo.session.hub import model_path
 from kvvideo.session.memory import block_bytes, model_config
 from kvvideo.video.geometry import FACTOR
 from kvvideo.video.plan import Plan

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ def make(
     density: float | None = None,
     width: int = world.WIDTH,
     height: int = world.HEIGHT,
+    on_frame: Callable[[float, float], None] = lambda *_: None,
 ) -> list[world.Question]:
     """Write the clip of ``seed`` to ``out`` and return the questions one can ask of it.
 
@@ -33,9 +35,18 @@ def make(
         questions: how many questions are drawn; half of them are asked at the end.
         density: part of the slots that show a letter; drawn from the seed if None.
         width, height: of the video, in pixels.
+        on_frame: told after each frame how many seconds there are, and will be.
+
+    Raises:
+        OSError: if it cannot be written; what was at ``out`` is still there then, as it is until the clip is complete.
     """
     clip = world.Clip(seed, max(1, round(minutes * 60 / world.SLOT)), density, width, height)
-    encode(clip, out, fps)
+    part = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")
+    try:
+        encode(clip, part, fps, on_frame)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
     rng = np.random.default_rng([seed, 1])
     asked = clip.questions(rng, questions - questions // 2, end=False)
     kinds: tuple[world.Kind, ...] = ("colour", "when")
@@ -53,7 +64,9 @@ def make(
     return asked
 
 
-def encode(clip: world.Clip, out: Path, fps: int = 8) -> None:
+def encode(
+    clip: world.Clip, out: Path, fps: int = 8, on_frame: Callable[[float, float], None] = lambda *_: None
+) -> None:
     """Write ``clip`` as H.264: a keyframe every four seconds, B-frames between."""
     import av
 
@@ -66,4 +79,5 @@ def encode(clip: world.Clip, out: Path, fps: int = 8) -> None:
         for i in range(round(clip.duration * fps)):
             frame = av.VideoFrame.from_ndarray(clip.frame(i / fps), format="rgb24")
             container.mux(stream.encode(frame))
+            on_frame((i + 1) / fps, clip.duration)
         container.mux(stream.encode(None))

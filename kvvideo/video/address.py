@@ -10,6 +10,7 @@ import stat
 import sys
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote_to_bytes
 
 from kvvideo.errors import VideoError
 
@@ -30,6 +31,7 @@ PROTOCOLS = {
 """Schemes of streams, and the FFmpeg protocols each may use; those of http are also HLS'."""
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+_FILE_URL = re.compile(r"(?i:file:(?://(?:localhost)?)?)(?P<path>/(?!/).*)", re.DOTALL)
 _CAMERA_DEVICE = re.compile(r"/dev/video\d+", re.ASCII)
 
 Kind = Literal["file", "pipe", "camera", "url"]
@@ -99,6 +101,15 @@ class Address:
             hint = f"there are {', '.join(there)}" if there else "none is connected, or none may be seen from here"
             raise VideoError(f"there is no camera {self.path} ({device}); {hint}")
         return "v4l2", device
+
+
+def local_path(path: str) -> str:
+    """The file that a ``file://`` URL of this machine stands for; other names, and names of files, as they are."""
+    match = _FILE_URL.fullmatch(path)
+    if match is None or os.path.lexists(path):
+        return path
+    found = os.fsdecode(unquote_to_bytes(match["path"].encode(errors="surrogateescape")))
+    return path if "\0" in found else found
 
 
 def is_live(path: str | os.PathLike[str]) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from kvvideo.errors import VideoError
 from kvvideo.times import format_time
+from kvvideo.video import awake
 from kvvideo.video.address import Address
 from kvvideo.video.connect import CALL_SECONDS, BrokenOff, Link, Stalled, connect, feed, has_begun
 from kvvideo.video.diagnosis import advice
@@ -153,6 +154,7 @@ class Capture:
         self.limit = live.retry_seconds or CALL_SECONDS
         if address.kind == "file":
             self.limit += CALL_SECONDS  # that it does not grow any more is found first, and no error
+        awake.watch()
         self.heard = self._asked = self._alive = time.monotonic()
         self._address, self._live, self._stdin, self._report = address, live, stdin, report
         # Of HLS nothing comes for as long as a segment is.
@@ -170,7 +172,7 @@ class Capture:
     @property
     def hangs(self) -> bool:
         """Whether a call of FFmpeg has not returned although its time is over."""
-        return time.monotonic() - self._alive > self._call_seconds + HANG_SECONDS
+        return awake.since(self._alive) > self._call_seconds + HANG_SECONDS
 
     def gave_up(self) -> VideoError:
         """What to say of a source that is given up."""
@@ -228,7 +230,7 @@ class Capture:
                 raise error
             hint = advice(self._address, error.__cause__, self._call_seconds)
             raise VideoError(f"{self._address.name!r} cannot be opened ({why}); {hint}")
-        if self._address.kind in ("pipe", "file") or time.monotonic() - self._asked >= self._live.retry_seconds:
+        if self._address.kind in ("pipe", "file") or awake.since(self._asked) >= self._live.retry_seconds:
             raise self.gave_up()
         if not self._away:
             self._away = True

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import av  # noqa: TID253  reached only through lazy imports
 
 from kvvideo.errors import VideoError
+from kvvideo.video import awake
 from kvvideo.video.address import PROTOCOLS, STDIN, Address
 from kvvideo.video.decoder import check_file, reason
 from kvvideo.video.diagnosis import what_it_is
@@ -147,10 +148,10 @@ class GrowingFile:
         self._complete = False  # FFmpeg asks again at the end
 
     def read(self, size: int) -> bytes:
-        deadline = time.monotonic() + self._seconds
+        began = time.monotonic()
         while not (data := b"" if self._complete else os.read(self._fd, size)):
             self._alive()
-            self._complete = self._complete or time.monotonic() >= deadline
+            self._complete = self._complete or awake.since(began) >= self._seconds
             if self._complete:
                 return b""
             time.sleep(POLL_SECONDS)

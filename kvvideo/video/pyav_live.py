@@ -11,6 +11,7 @@ from typing import Any
 
 from kvvideo.errors import VideoError
 from kvvideo.types import Chunk
+from kvvideo.video import awake
 from kvvideo.video.address import Address
 from kvvideo.video.capture import TICK, Capture, Report, Taken
 from kvvideo.video.decoder import Progress
@@ -96,7 +97,7 @@ class LiveDecoder(PyavDecoder):
             if spool.is_over:
                 self._lost = self._capture.error
                 return None
-            if time.monotonic() - max(waiting, self._capture.heard) >= self._capture.limit:
+            if awake.since(max(waiting, self._capture.heard)) >= self._capture.limit:
                 self._lost = self._capture.gave_up()
                 return None
             if not self._capture.hangs:  # else the reader's watchdog is to act

@@ -22,7 +22,7 @@ import kvvideo
 from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.times import format_time
 from kvvideo.types import Chunk
-from kvvideo.video import wire
+from kvvideo.video import awake, wire
 from kvvideo.video.address import STDIN, Address, is_live
 from kvvideo.video.decoder import check_decoder
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, check_pixels
@@ -34,6 +34,8 @@ logger = logging.getLogger("kvvideo.video")
 
 _TELL_SECONDS = 10.0
 """Delay of live video, in seconds, that is told of."""
+_LOOK_SECONDS = 1.0
+"""How often it is looked whether a decoder that is waited for is stopped."""
 STALL_SECONDS = 60.0
 """How long a decoder may be silent while it is waited for."""
 
@@ -133,6 +135,7 @@ class VideoReader(Iterator[Chunk]):
         live = _fitting(self.path, live)
         if live is not None and decoder != "pyav":
             raise ConfigError(f"{decoder} reads files only; read {self._name!r} with pyav")
+        awake.watch()
         stdin = _own_stdin() if self.path == STDIN else None
         self._stall = stall_seconds
         self._pulse = _Pulse(time.monotonic(), grid.time(0))
@@ -260,18 +263,23 @@ class VideoReader(Iterator[Chunk]):
             return  # it died; waiting for its answer says of what
 
     def _next(self) -> _Item:
-        """The next item from the worker; raises the errors among them, and its own when it stays silent."""
+        """The next item from the worker; raises the errors among them, and its own when it stays silent.
+
+        It is not waited for while it, or this process, is stopped.
+        """
         waiting = time.monotonic()
         while True:
-            silent = time.monotonic() - max(waiting, self._pulse.heard)
+            silent = awake.since(max(waiting, self._pulse.heard))
             if silent >= self._stall:
                 raise VideoError(
                     f"the decoder gave no frame for {self._stall:g} s at {format_time(self._pulse.at)} of "
                     f"{self._name!r} and was stopped; the file or the disk it is on may be damaged"
                 )
             try:
-                item = self._items.get(timeout=self._stall - silent)
+                item = self._items.get(timeout=min(self._stall - silent, _LOOK_SECONDS))
             except queue.Empty:
+                if awake.is_stopped(self._process.pid):
+                    waiting = time.monotonic()
                 continue
             if isinstance(item, KvvideoError):
                 raise item

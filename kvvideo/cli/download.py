@@ -1,0 +1,30 @@
+"""Gets a model from the hub, for those who wait: before anything else, and with its progress on a terminal."""
+
+from typing import TYPE_CHECKING
+
+from kvvideo.cli.stop import say
+from kvvideo.errors import INTERRUPTED
+from kvvideo.session.hub import fetch, is_here
+
+if TYPE_CHECKING:
+    from kvvideo.video import Source
+
+
+def ensure(model: str, source: "Source | None" = None) -> None:
+    """Download what is not here of ``model``; Ctrl-C ends the command, and what was downloaded stays.
+
+    A ``source`` that cannot be read is found first, if it can be read again.
+
+    Raises:
+        ConfigError: if the model is not to be had.
+        VideoError: if the video cannot be decoded.
+    """
+    if is_here(model):
+        return
+    if source is not None and source.replayable:
+        source.open().close()
+    try:
+        fetch(model, tell=say)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on with the download")
+        raise SystemExit(INTERRUPTED) from None
