@@ -180,6 +180,8 @@ class Lanes:
             if self._closed:
                 return done
             self._at = step.coded.time
+            if step.coded.anew:
+                lane.take(slot.drain(done), done)
             lane.take(slot.decode(step, done), done)
         if part.ends:
             lane.take(slot.drain(done), done)

@@ -34,11 +34,14 @@ class NvdecDecoder(PyavDecoder):
     def __init__(self, path: str, progress: Progress) -> None:
         gpu = _gpu()
         with PyavDecoder(path, progress) as looked:
-            codec = looked.info.codec
-        if codec in EXACT:
-            self.hwaccel = gpu
-        else:
+            codec, segmented = looked.info.codec, looked.segmented
+        if codec not in EXACT:
             logger.warning("%r is %s, which only the CPU decodes exactly; it does", path, codec)
+        elif segmented:
+            # Frames that stand for those that were cut out take up the few pictures that an engine has.
+            logger.warning("%r has an edit list of several parts, which only the CPU decodes; it does", path)
+        else:
+            self.hwaccel = gpu
         super().__init__(path, progress)
 
     def _threads(self) -> int:

@@ -116,6 +116,19 @@ class PyavDecoder(Decoder):
             self.close()
             raise
 
+    @property
+    def segmented(self) -> bool:
+        """Whether an edit list shows several parts of the track: then its index is in no order of time."""
+        shown = again = False
+        for entry in self._stream.index_entries:
+            if entry.is_discard:
+                again = again or (shown and entry.is_keyframe)
+            elif again:
+                return True
+            else:
+                shown = True
+        return False
+
     def _reset(self) -> None:
         """Forget what was read and decoded."""
         self._clock: deque[float] = deque()  # times of packets not yet decoded, where frames have none
@@ -317,7 +330,7 @@ class PyavDecoder(Decoder):
         """``(time, frame)`` of all frames ``grid`` needs and some more, then ``(end, None)``."""
         silence = _Silence()
         for step in self._steps(grid, back):
-            if step.fresh:
+            if step.fresh or step.coded.anew:
                 yield from self._timed(self._drain())
             self._decoder.skip_frame = "DEFAULT" if step.whole else "NONREF"
             before = self._last
@@ -431,7 +444,7 @@ class PyavDecoder(Decoder):
     def _from(self, start: float, back: float) -> Iterator[Any]:
         """Packets from a place where decoding can begin and that is shown ``back`` seconds before ``start``."""
         large = start > 0 and self._is_regular() and os.stat(self._path).st_size > READ_BYTES
-        if large and not _segmented(self._stream.index_entries):
+        if large and not self.segmented:
             configured = self._container.format.name.startswith(CONFIGURED)
             for packet in self._head:
                 self._restarts(packet)
@@ -479,7 +492,7 @@ class PyavDecoder(Decoder):
                 self._broken = f"it is encrypted from there on; {ENCRYPTED}"
                 break
             restarts = self._restarts(first) and first.pts is not None
-            lost, joins = self._access.seen.lost, self._access.joins
+            seen, joins = self._access.seen, self._access.joins
             for packet in frame[1:]:
                 self._restarts(packet)
             size = sum(packet.size + PACKET_BYTES for packet in frame)
@@ -487,7 +500,7 @@ class PyavDecoder(Decoder):
                 yield from straight(timeline.rest())
                 yield Coded(frame, time, size, hidden=True, joins=True)
                 continue
-            coded = Coded(frame, time, size, restarts, lost, joins)
+            coded = Coded(frame, time, size, restarts, seen.lost, joins, joins and seen.key)
             yield from straight(timeline.place(coded, time, self._length(first)))
             if timeline.damaged > LOST_PACKETS:
                 self._broken = "its times are damaged from there on; remux it"
@@ -685,19 +698,6 @@ class _Slot:
                 done.marked += frame.is_corrupt
                 timed.append((self._last, frame))
         return timed
-
-
-def _segmented(entries: Any) -> bool:
-    """Whether an edit list shows several parts of a track: then its index is in no order of time."""
-    shown = again = False
-    for entry in entries:
-        if entry.is_discard:
-            again = again or (shown and entry.is_keyframe)
-        elif again:
-            return True
-        else:
-            shown = True
-    return False
 
 
 def _joined(packets: Iterable[Any], time_of: Callable[[Any], float]) -> Iterator[tuple[float, list[Any]]]:

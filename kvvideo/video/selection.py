@@ -36,6 +36,7 @@ class Coded(Generic[P]):
         restarts: whether decoding can begin here, so that it and all frames shown later come out right.
         hidden: whether it is only decoded for others and never shown.
         joins: whether a decoder may lose here the frames that it still holds.
+        anew: whether it needs none of them, so that the decoder may give them out first.
     """
 
     payload: P
@@ -44,6 +45,7 @@ class Coded(Generic[P]):
     restarts: bool = False
     hidden: bool = False
     joins: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
