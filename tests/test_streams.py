@@ -3,7 +3,7 @@
 import collections
 
 import pytest
-from streams import LANES, NAMES, PAIRS, Corpus, Shown, Stream, described, in_lanes
+from streams import H264, LANES, NAMES, PAIRS, Corpus, Run, Shown, Stream, described, in_lanes, sampled
 
 from kvvideo.video.pyav import PyavDecoder
 
@@ -64,3 +64,18 @@ def test_lanes_are_as_many_as_was_asked_for(corpus: Corpus) -> None:
     for count in LANES:
         with in_lanes(count, "pyav"), PyavDecoder(str(corpus.path(stream)), lambda _: None) as decoder:
             assert decoder._lanes() == count
+
+
+BOXED = [stream for stream in STREAMS if stream.codec == H264 and stream.suffix in {"mp4", "mov", "3gp"}]
+
+
+@pytest.mark.parametrize("stream", BOXED, ids=lambda stream: stream.name)
+def test_decord_is_right_where_it_is_let(corpus: Corpus, stream: Stream) -> None:
+    faults = corpus.faults(stream, "decord")
+    assert not faults, "\n".join([str(stream), *faults])
+
+
+def test_decord_is_let_somewhere(corpus: Corpus) -> None:
+    run = Run(1, 2, None)
+    let = [stream for stream in BOXED if not isinstance(corpus.truth(stream), str)]
+    assert sum(bool(sampled(corpus.path(stream), run, "decord")[0]) for stream in let) >= 4

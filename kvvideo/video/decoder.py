@@ -42,11 +42,9 @@ class Decoder(ABC):
         info: what is known of the video.
         failure: why decoding ended early, once it has; what was decoded before is right.
         first: when the first frame of the video is shown, in seconds: it stands for what comes before it, too.
-        slack: seconds by which the times that it gives may be off.
     """
 
     name: ClassVar[str]
-    slack: ClassVar[float] = EPSILON
     info: VideoInfo
     failure: VideoError | None = None
     first: float = 0.0
@@ -95,7 +93,7 @@ class Decoder(ABC):
         """As ``sample``; raises VideoError instead of answering a moment with a frame that comes after it."""
         for index, (time, frame) in enumerate(self.sample(grid, height, width)):
             moment = grid.time(index)
-            if time > max(moment + self.slack, self.first):
+            if time > max(moment + EPSILON, self.first):
                 raise VideoError(
                     f"the decoder {self.name} gave a frame of {format_time(time)} for {format_time(moment)} of "
                     f"{self.info.path!r}, which is a fault of kvvideo; remux the file, and report it"

@@ -6,7 +6,7 @@ damaged packet loses the chunk. Between chunks it goes on decoding in the backgr
 seeking to 0 after each stops that, mostly (up to 0.8 GB were seen in ten minutes; PyAV needs 0.1 GB).
 """
 
-import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,31 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from kvvideo.errors import ConfigError, VideoError
+from kvvideo.video.bitstream import Access
 from kvvideo.video.decoder import Decoder, Progress, reason
 from kvvideo.video.plan import VideoInfo
 from kvvideo.video.pyav import LENIENT, PyavDecoder
-from kvvideo.video.sampling import Grid
-
-CLOCK_SLACK = 0.001
-"""decord gives times as 32-bit floats, which are up to half a millisecond off after two hours."""
+from kvvideo.video.sampling import EPSILON, Grid
 
 
 class DecordDecoder(Decoder):
     """Decodes H.264 in mp4 with decord, by the frames' own times."""
 
     name = "decord"
-    slack = CLOCK_SLACK
 
     def __init__(self, path: str, progress: Progress) -> None:
         self._decord = _load()
         self._progress = progress
         with PyavDecoder(path, progress) as checked:
             self.info = checked.info
-        unfit = _unfit(self.info)
-        if unfit:
-            raise VideoError(
-                f"decord reads {unfit} wrongly or not at all; read {path!r} with the default decoder, pyav"
-            )
+        self._times = _times(self.info)
 
     def close(self) -> None:
         """decord frees a file with the last reference to its reader."""
@@ -47,20 +40,19 @@ class DecordDecoder(Decoder):
     def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
         try:
             reader = self._decord.VideoReader(self.info.path, width=width, height=height)
-            spans = reader.get_frame_timestamp(range(len(reader)))
         except Exception as error:
             self.failure = self._failed(error)
             return
-        times = np.asarray(spans, np.float64)[:, 0]
-        if not np.isfinite(times).all() or (np.diff(times) < 0).any() or abs(times[0]) > CLOCK_SLACK:
-            self.failure = self._failed(ValueError("it gives times that cannot be right"))
+        times = self._times
+        if len(reader) != len(times):
+            self.failure = self._failed(ValueError("it finds another number of frames"))
             return
         count = grid.count_before(self.info.duration or 0.0)
         count = count if grid.count is None else min(count, grid.count)
         for first in range(0, count, grid.per_chunk):
             batch = [grid.time(i) for i in range(first, min(first + grid.per_chunk, count))]
             self._progress(batch[0])
-            index = np.searchsorted(times, np.asarray(batch) + CLOCK_SLACK, side="right") - 1
+            index = np.searchsorted(times, np.asarray(batch) + EPSILON, side="right") - 1
             try:
                 frames: npt.NDArray[np.uint8] = reader.get_batch(index.tolist()).asnumpy()
                 reader.seek(0)
@@ -97,18 +89,46 @@ def _load() -> Any:
     return decord
 
 
-def _unfit(info: VideoInfo) -> str | None:
-    """What about a video decord was measured to get wrong; None if nothing is."""
+def _times(info: VideoInfo) -> npt.NDArray[np.float64]:
+    """Return when each frame is shown, in seconds, in order: decord itself tells it with 32 bits only.
+
+    Raises:
+        VideoError: naming what decord was measured to get wrong, if the file has it.
+    """
     if info.codec != "h264":
-        return f"{info.codec} video"
+        raise _unfit(info, f"{info.codec} video")
     if "mp4" not in info.container.split(","):
-        return f"{info.container} files"
+        raise _unfit(info, f"{info.container} files")
     if info.duration is None or not info.timed:
-        return "files that do not say how long they are"
+        raise _unfit(info, "files that do not say how long they are")
+    shown: list[float] = []
+    begins: list[bool] = []
+    key = -math.inf
     with av.open(f"file:{info.path}", **LENIENT) as container:
         stream = container.streams.best("video")
         if container.start_time or stream.start_time:
-            return "files that do not begin at 0"
-        if any(packet.is_discard for packet in itertools.islice(container.demux(stream), 200)):
-            return "files with an edit list"
-    return None
+            raise _unfit(info, "files that do not begin at 0")
+        access = Access(info.codec, stream.codec_context.extradata)
+        for packet in container.demux(stream):
+            if not packet.size or packet.pts is None:
+                continue
+            restarts = access.read(bytes(packet), b"" if packet.has_sidedata("new_extradata") else None)
+            if packet.is_discard:
+                raise _unfit(info, "files with an edit list")
+            if access.joins:
+                raise _unfit(info, "files whose headers change on the way")
+            key = packet.pts if restarts else key
+            if packet.pts < key:
+                raise _unfit(info, "open groups of pictures")
+            shown.append(float(packet.pts * stream.time_base))
+            begins.append(restarts)
+        entries = list(stream.index_entries)
+        if len({entry.pos for entry in entries}) != len(shown):
+            raise _unfit(info, "files with an edit list")
+        if any(entry.is_keyframe and not begin for entry, begin in zip(entries, begins, strict=True)):
+            raise _unfit(info, "files that call frames keyframes which are none")
+    return np.sort(np.asarray(shown, np.float64))
+
+
+def _unfit(info: VideoInfo, what: str) -> VideoError:
+    return VideoError(f"decord reads {what} wrongly or not at all; read {info.path!r} with the default decoder, pyav")
