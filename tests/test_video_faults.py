@@ -166,6 +166,19 @@ def test_a_pause_before_a_cut_counts_once(tmp_path: Path) -> None:
         assert sum(len(chunk.frames) for chunk in reader) == 12
 
 
+def test_a_cut_may_begin_long_after_a_keyframe(tmp_path: Path) -> None:
+    """More frames are decoded for it than may be silent."""
+    path = tmp_path / "cut.mp4"
+    times = tuple(Fraction(i, 10) for i in range(700))
+    part = streams.Part(times, (64, 48), {"preset": "ultrafast", "g": "1000", "sc_threshold": "0"})
+    cut = streams.Stream("cut", "edits", "libx264", "mp4", 10, Fraction(1, 10), (part,), 1, edits=((62.0, 6.0),))
+    streams.write(cut, path)
+    for start in (0.0, 2.5):
+        with VideoReader(path, 2, 4, start, **SMALL) as reader:
+            shown = [streams.read(frame) for chunk in reader for frame in chunk.frames]
+        assert shown[: round(12 - 2 * start)] == [620 + round(10 * start) + 5 * i for i in range(round(12 - 2 * start))]
+
+
 # Frames of the future ----------------------------------------------------------------------------------
 
 

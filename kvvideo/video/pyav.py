@@ -58,8 +58,10 @@ BACK_SECONDS = (0.0, 10.0, 60.0)
 """How long before the first moment decoding begins: farther back where nothing comes out of what is nearer."""
 GAP_SECONDS, GAPS_TOLD = 60.0, 3
 """A stretch without a frame that is told of, and how many of them."""
+CLOCKED = frozenset({"mpeg", "mpegts"})
+"""Containers whose length is the difference of two times."""
 LEAST_RATE = 100
-"""Bytes a second that a video has at least; a length that leaves it fewer is that of a clock that was set back."""
+"""Bytes a second that they have at least: with fewer the clock was set back between the two."""
 READ_ERRORS = 20
 """Errors in a row after which reading a file is given up."""
 LOST_SECONDS, LOST_PACKETS = 30.0, 100
@@ -321,10 +323,11 @@ class PyavDecoder(Decoder):
         else:
             return None
         duration: float = end - self._origin
-        believable = 0 < duration <= LONGEST_SECONDS
-        if believable and self._is_regular() and duration > 3600:
-            believable = os.stat(self._path).st_size >= LEAST_RATE * duration
-        return duration if believable else None
+        if self._is_regular() and container.format.name in CLOCKED:
+            longest = os.stat(self._path).st_size / LEAST_RATE
+        else:
+            longest = LONGEST_SECONDS
+        return duration if 0 < duration <= longest else None
 
     def _frames(self, grid: Grid, back: float) -> Iterator[tuple[float, Any]]:
         """``(time, frame)`` of all frames ``grid`` needs and some more, then ``(end, None)``."""
@@ -337,7 +340,7 @@ class PyavDecoder(Decoder):
             for packet in step.coded.payload:
                 yield from self._timed(self._decode(packet))
             self._fed = max(self._fed, step.due)
-            if silence.lost(1, step.coded.time, heard=self._last > before):
+            if silence.lost([step], heard=self._last > before):
                 break
         yield from self._timed(self._drain())
         yield self._finish(), None
@@ -368,7 +371,7 @@ class PyavDecoder(Decoder):
                         self._last = time
                         yield time, picture
                 self._fed = max([self._fed, *(step.due for step in part.steps)])
-                if silence.lost(len(part.steps), part.steps[-1].coded.time, done.heard):
+                if silence.lost(part.steps, done.heard):
                     break
         yield self._finish(), None
 
@@ -429,9 +432,9 @@ class PyavDecoder(Decoder):
                     if at is not None:
                         end = float((at + (packet.duration or 0)) * packet.time_base) - self._origin
                         self._reached = max(self._reached, end)
-                        # Fragments count what was cut out as part of the length.
-                        self._cut_out += float((packet.duration or 0) * packet.time_base) if packet.is_discard else 0.0
                     if packet.stream_index == self._stream.index:
+                        # Fragments count what was cut out as part of the length.
+                        self._cut_out += self._length(packet) if packet.is_discard else 0.0
                         yield packet
                 self._complete = True
                 return
@@ -653,12 +656,15 @@ class _Silence:
         self._steps = 0
         self._heard: float | None = None  # time of the packet that last made a frame come out
 
-    def lost(self, steps: int, time: float, heard: bool) -> bool:
-        """Whether that is too long now, after ``steps`` more up to ``time``, of which a frame was ``heard`` or not."""
-        self._steps += steps
-        if self._heard is None or heard:
-            self._steps, self._heard = 0, time
-        return self._steps > LOST_PACKETS and time - self._heard > LOST_SECONDS
+    def lost(self, steps: list[Step[Any]], heard: bool) -> bool:
+        """Whether that is too long now, after ``steps`` of which a frame was ``heard`` or not."""
+        times = [step.coded.time for step in steps if not step.coded.hidden]
+        if times:
+            self._steps += len(times)
+            if self._heard is None or heard:
+                self._steps, self._heard = 0, times[-1]
+            return self._steps > LOST_PACKETS and times[-1] - self._heard > LOST_SECONDS
+        return False
 
 
 class _Slot:
