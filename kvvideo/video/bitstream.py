@@ -25,8 +25,9 @@ class Seen:
         key: its first picture needs no other, nor does any that is shown after it.
         sets: parameter sets in it.
         alone: it needs no parameter sets but its own, in a codec that repeats them with each such picture.
-        lost: decoders leave its picture out, for it needs one that is not there (HEVC: RASL after a splice).
+        lost: no picture comes of it: it holds none, or one that needs what is not there (HEVC: RASL after a splice).
         joint: the pictures before it and not shown yet are to be thrown away.
+        tells: it says truly whether others refer to its picture.
     """
 
     key: bool = False
@@ -34,6 +35,7 @@ class Seen:
     alone: bool = False
     lost: bool = False
     joint: bool = False
+    tells: bool = True
 
 
 class Access:
@@ -156,6 +158,7 @@ def _prefixed(data: bytes, prefix: int) -> Iterator[bytes]:
 class _H264(_Reader):
     IDR, SEI, SPS, PPS, EXTENSION, SUBSET = 5, 6, 7, 8, 13, 15
     RECOVERY_POINT = 6
+    NO_PICTURE = frozenset(range(SEI, EXTENSION + 1))
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
@@ -179,11 +182,14 @@ class _H264(_Reader):
 
     def read(self, packet: bytes) -> Seen:
         seen = Seen()
+        kinds = set()
         for unit in _prefixed(packet, self._prefix) if self._prefix else _started(packet):
             kind = unit[0] & 31
+            kinds.add(kind)
             if kind == self.IDR or (kind == self.SEI and _recovers_at_once(unit[1:])):
                 seen.key = True
             self._note(unit, seen.sets)
+        seen.lost = bool(kinds) and kinds <= self.NO_PICTURE
         return seen
 
     def _note(self, unit: bytes, sets: Sets) -> None:
@@ -217,12 +223,14 @@ def _recovers_at_once(sei: bytes) -> bool:
 class _Hevc(_Reader):
     RASL, BLA, IDR, CRA, LAST_ACCESS = (8, 9), (16, 17, 18), (19, 20), 21, 23
     VPS, SPS, PPS, ENDS = 32, 33, 34, (36, 37)
+    NO_PICTURE = frozenset(range(VPS, 41))
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
         configured = len(extradata) >= 23 and (extradata[0] or extradata[1] or extradata[2] > 1)
         self._prefix = (extradata[21] & 3) + 1 if configured else 0
-        self._ended = True
+        self._ended, self._begun = True, False
+        self._layered = False  # whether pictures that others of their layer do not refer to may be referred to
         self._spliced = False  # whether pictures before the last access point are not there for those after it
 
     def configured(self) -> Sets:
@@ -246,20 +254,25 @@ class _Hevc(_Reader):
     def read(self, packet: bytes) -> Seen:
         seen = Seen()
         first = True
+        kinds = set()
         for unit in _prefixed(packet, self._prefix) if self._prefix else _started(packet):
             if len(unit) < 3 or unit[0] & 1 or unit[1] >> 3:  # of another layer
                 continue
             kind = unit[0] >> 1 & 63
+            kinds.add(kind)
             if kind <= self.LAST_ACCESS and first:
                 first = False
                 seen.key = kind >= self.BLA[0]
                 seen.lost = kind in self.RASL and self._spliced
                 if seen.key:
-                    self._spliced = kind in self.BLA or (kind == self.CRA and self._ended)
-                    seen.joint = kind != self.CRA and bool(unit[2] & 0x40)
-                self._ended = False
+                    joins = kind == self.CRA and self._ended
+                    self._spliced = kind in self.BLA or joins
+                    seen.joint = (joins and self._begun) or (kind != self.CRA and bool(unit[2] & 0x40))
+                self._ended, self._begun = False, True
             self._ended = self._ended or kind in self.ENDS
             self._note(unit, seen.sets)
+        seen.lost = seen.lost or (bool(kinds) and kinds <= self.NO_PICTURE)
+        seen.tells = not self._layered
         return seen
 
     def _note(self, unit: bytes, sets: Sets) -> None:
@@ -267,6 +280,7 @@ class _Hevc(_Reader):
         if kind == self.VPS:
             number = unit[2] >> 4
         elif kind == self.SPS:
+            self._layered = self._layered or bool(unit[2] >> 1 & 7)
             number = _hevc_sequence(_Bits(_head(unit, 128)[2:]))
         elif kind == self.PPS:
             number = _Bits(_head(unit)[2:]).golomb()
@@ -292,6 +306,7 @@ class _Mpeg4(_Reader):
     """Layers are parameter sets; so is user data, by which decoders know the faults of encoders."""
 
     LAYERS, USER, PICTURE = range(0x20, 0x30), 0xB2, 0xB6
+    _ticks = 0  # in a second; 0 if that is not known
 
     def configured(self) -> Sets:
         return self._sets(_started(self.extradata))
@@ -299,11 +314,51 @@ class _Mpeg4(_Reader):
     def read(self, packet: bytes) -> Seen:
         units = [*_started(packet)]
         pictures = [unit for unit in units if unit[0] == self.PICTURE and len(unit) > 1]
+        sets = self._sets(iter(units))
+        for unit in (unit for (kind, _), unit in sets.items() if kind in self.LAYERS):
+            self._ticks = _mpeg4_ticks(_Bits(unit[1:40]))
+        if not self._ticks:
+            for unit in (unit for unit in self.configured().values() if unit[0] in self.LAYERS):
+                self._ticks = _mpeg4_ticks(_Bits(unit[1:40]))
         # Two in one packet are of a stream that packs them: the second waits for the next packet.
-        return Seen(key=len(pictures) == 1 and pictures[0][1] >> 6 == 0, sets=self._sets(iter(units)))
+        packed = len(pictures) > 1
+        return Seen(
+            key=len(pictures) == 1 and pictures[0][1] >> 6 == 0,
+            sets=sets,
+            lost=len(pictures) == 1 and not self._is_coded(pictures[0]),
+            tells=not packed,
+        )
+
+    def _is_coded(self, picture: bytes) -> bool:
+        """Return False for a picture that only says that the one before it stays."""
+        bits = _Bits(picture[1:17])
+        bits.take(2)
+        while bits.take(1):
+            pass
+        bits.take(1 + max(1, (self._ticks - 1).bit_length()) + 1)
+        return bool(bits.take(1)) or not self._ticks
 
     def _sets(self, units: Iterator[bytes]) -> Sets:
         return {(unit[0], 0): unit for unit in units if unit[0] in self.LAYERS or unit[0] == self.USER}
+
+
+def _mpeg4_ticks(bits: _Bits) -> int:
+    """Return the ticks in a second of a layer's clock, which stand behind its kind, shape and buffer."""
+    bits.take(1 + 8)
+    version = 1
+    if bits.take(1):
+        version = bits.take(4)
+        bits.take(3)
+    if bits.take(4) == 15:
+        bits.take(16)
+    if bits.take(1):
+        bits.take(2 + 1)
+        if bits.take(1):
+            bits.take(79)
+    if bits.take(2) == 3 and version != 1:
+        bits.take(4)
+    bits.take(1)
+    return bits.take(16)
 
 
 class _Mpeg2(_Reader):
@@ -405,7 +460,6 @@ _READERS: dict[str, Callable[[bytes], _Reader]] = {
     "mpeg2video": _Mpeg2,
     "mpeg4": _Mpeg4,
     "prores": _ProRes,
-    "rawvideo": _Reader,
     "vp8": _Vp8,
     "vp9": _Vp9,
 }

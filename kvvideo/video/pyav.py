@@ -49,6 +49,8 @@ DEFAULT_FPS = 25.0
 """Frame rate where a stream without times does not tell its own; FFmpeg assumes the same."""
 PEEK = 500
 """Packets of the picture that may fail before the first frame."""
+SOUGHT = ("mov", "matroska", "mpegts", "flv")
+"""Beginnings of the names of containers in which places are sought: others give packets after that wrong times."""
 CONFIGURED = ("mov", "matroska")
 """Beginnings of the names of containers that hold parameter sets apart from the frames, and give the right ones after a
 seek. Of others, and of these where sets stand among the frames, a place is sought only if it holds all sets itself."""
@@ -70,6 +72,7 @@ LATE_PICTURE_SECONDS = 1.0
 """A picture that begins this long after the sound is told of."""
 PAUSE_SLACK = 0.5
 """Seconds by which two counts of the same length may differ."""
+SILENT = "the data from there on is damaged; get another copy"
 ENCRYPTED = "kvvideo cannot play what is protected; use a copy that is not"
 LONGEST_SECONDS = 30 * 86400.0
 """A video that says it is longer than this is damaged, and how long it is is not known."""
@@ -139,6 +142,7 @@ class PyavDecoder(Decoder):
         self._newest = 0.0  # time of the last frame, as far as the video was read
         self._end = 0.0  # where the video ends, as far as it was read
         self._reached = 0.0  # the same over all streams: audio may go on longer
+        self._decoded_to = -math.inf  # time of decoding of the last packet that was read, in ticks
         self._cut_out = 0.0  # seconds that an edit list does not show
         self._complete = False  # whether everything was read
         self._broken: str | None = None  # why it could not be
@@ -272,11 +276,11 @@ class PyavDecoder(Decoder):
         if self._turned:
             height, width = width, height
         kind = container.format.name
-        packet = self._head[0]
-        if container.start_time is None and packet.pts is not None:
-            self._origin = packet.pts * self._tick
+        times = [packet.pts for packet in self._head if packet.pts is not None]
+        if container.start_time is None and times:
+            self._origin = times[0] * self._tick
         duration = self._duration()
-        timed = packet.pts is not None and kind not in UNTIMED
+        timed = bool(times) and kind not in UNTIMED
         if not timed:
             logger.warning("%r carries no display times: frames are spaced evenly", self._path)
             self._origin = 0.0
@@ -341,6 +345,7 @@ class PyavDecoder(Decoder):
                 yield from self._timed(self._decode(packet))
             self._fed = max(self._fed, step.due)
             if silence.lost([step], heard=self._last > before):
+                self._broken = self._broken or SILENT
                 break
         yield from self._timed(self._drain())
         yield self._finish(), None
@@ -372,6 +377,7 @@ class PyavDecoder(Decoder):
                         yield time, picture
                 self._fed = max([self._fed, *(step.due for step in part.steps)])
                 if silence.lost(part.steps, done.heard):
+                    self._broken = self._broken or SILENT
                     break
         yield self._finish(), None
 
@@ -395,14 +401,15 @@ class PyavDecoder(Decoder):
         """Where the video ends; sets ``failure`` if it should have gone on."""
         decoded_to = self._last + self._span
         if self._fed - self._last > SHORT_SECONDS:
-            return self._fail(decoded_to, "the data from there on is damaged; get another copy")
+            return self._fail(decoded_to, SILENT)
         if self._broken is not None:
-            return self._fail(self._end, self._broken)
+            return self._fail(decoded_to if self._broken is SILENT else self._end, self._broken)
         total = (self._container.duration or 0) / av.time_base - self._pause
         reached = self._reached + self._cut_out + max(0.0, self._origin)  # duration counts from either beginning
         if (
             self._complete
             and not self._set_anew
+            and not self._is_indexed()
             and LONGEST_SECONDS > total > reached + max(SHORT_SECONDS, SHORT_SHARE * total)
         ):
             return self._fail(self._end, "the file is cut short; get a complete copy")
@@ -411,6 +418,12 @@ class PyavDecoder(Decoder):
             # A packet's duration counts in the order of storage: it may be too long for the last frame.
             end = min(end, self.info.duration)
         return max(end, self._newest + CLOCK_SLACK + 2 * EPSILON)
+
+    def _is_indexed(self) -> bool:
+        """Whether the last frame of the container's index was read: then nothing is missing."""
+        entries = self._stream.index_entries
+        whole = self._container.format.name.startswith("mov") and self._stream.frames and len(entries)
+        return bool(whole) and entries[len(entries) - 1].timestamp <= self._decoded_to
 
     def _fail(self, end: float, why: str) -> float:
         end = max(0.0, end)
@@ -435,6 +448,7 @@ class PyavDecoder(Decoder):
                     if packet.stream_index == self._stream.index:
                         # Fragments count what was cut out as part of the length.
                         self._cut_out += self._length(packet) if packet.is_discard else 0.0
+                        self._decoded_to = max(self._decoded_to, -math.inf if packet.dts is None else packet.dts)
                         yield packet
                 self._complete = True
                 return
@@ -447,8 +461,9 @@ class PyavDecoder(Decoder):
     def _from(self, start: float, back: float) -> Iterator[Any]:
         """Packets from a place where decoding can begin and that is shown ``back`` seconds before ``start``."""
         large = start > 0 and self._is_regular() and os.stat(self._path).st_size > READ_BYTES
-        if large and not self.segmented:
-            configured = self._container.format.name.startswith(CONFIGURED)
+        kind = self._container.format.name
+        if large and kind.startswith(SOUGHT) and not self.segmented:
+            configured = kind.startswith(CONFIGURED)
             for packet in self._head:
                 self._restarts(packet)
             # Indexes point by time of decoding, which is earlier than that of display: look back if need be.
@@ -496,6 +511,8 @@ class PyavDecoder(Decoder):
                 break
             restarts = self._restarts(first) and first.pts is not None
             seen, joins = self._access.seen, self._access.joins
+            # The first may have no time: they are decoded for others.
+            hidden = seen.lost or first.pts is None
             for packet in frame[1:]:
                 self._restarts(packet)
             size = sum(packet.size + PACKET_BYTES for packet in frame)
@@ -503,7 +520,7 @@ class PyavDecoder(Decoder):
                 yield from straight(timeline.rest())
                 yield Coded(frame, time, size, hidden=True, joins=True)
                 continue
-            coded = Coded(frame, time, size, restarts, seen.lost, joins, joins and seen.key)
+            coded = Coded(frame, time, size, restarts, hidden, joins or not seen.tells, joins and seen.key)
             yield from straight(timeline.place(coded, time, self._length(first)))
             if timeline.damaged > LOST_PACKETS:
                 self._broken = "its times are damaged from there on; remux it"
@@ -709,6 +726,7 @@ class _Slot:
 def _joined(packets: Iterable[Any], time_of: Callable[[Any], float]) -> Iterator[tuple[float, list[Any]]]:
     """Packets of one moment together, with that: one without a time is the second field of the frame before it."""
     frame: list[Any] = []
+    early: list[Any] = []  # before the first that has a time
     time = 0.0
     for packet in packets:
         if frame and (packet.pts is None or time_of(packet) == time):
@@ -720,8 +738,14 @@ def _joined(packets: Iterable[Any], time_of: Callable[[Any], float]) -> Iterator
         if frame:
             yield time, frame
         elif packet.pts is None:
+            early.append(packet)
+            if len(early) == SAME_TIME:
+                early.clear()
             continue
         frame, time = [packet], time_of(packet)
+        if early:
+            yield time, early
+            early = []
     if frame:
         yield time, frame
 
@@ -747,7 +771,7 @@ def choose(container: Any, name: str) -> Any:
     if not videos:
         what = "only audio" if streams.audio else "no video"
         raise VideoError(f"{name!r} holds {what}; name a file with moving pictures")
-    stream = max(videos, key=lambda s: s.codec_context is not None and s.width * s.height)
+    stream = max(videos, key=lambda s: (s.codec_context is not None and s.width * s.height, s.frames))
     if stream.codec_context is None:
         raise VideoError(f"{name!r} uses a codec this FFmpeg cannot decode; convert it to H.264")
     check_picture(stream.height, stream.width, name)
