@@ -160,6 +160,13 @@ def test_a_prediction_downloads_no_weights(hub: Hub) -> None:
     assert "model.safetensors" not in files
 
 
+@pytest.mark.parametrize("command", ["analyze", "ingest", "chat"])
+def test_a_mistyped_video_is_found_before_a_model_is_looked_for(command: str, hub: Hub) -> None:
+    done = kvvideo(command, "nothere.mp4", "--model", SOME, *(("-q", "Now?") if command == "analyze" else ()))
+    assert (done.returncode, done.stderr.strip()) == (3, "kvvideo: there is no file 'nothere.mp4'; check the name")
+    assert hub.asked == []
+
+
 def test_a_bad_video_is_found_before_gigabytes_are_fetched(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     done = kvvideo("analyze", "bad.mp4", "-q", "Now?", "--model", SOME)

@@ -179,6 +179,62 @@ def test_a_cut_may_begin_long_after_a_keyframe(tmp_path: Path) -> None:
         assert shown[: round(12 - 2 * start)] == [620 + round(10 * start) + 5 * i for i in range(round(12 - 2 * start))]
 
 
+def test_an_edit_list_may_be_longer_than_the_media(tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    times = tuple(Fraction(i, 10) for i in range(80))
+    part = streams.Part(times, (64, 48), {"preset": "ultrafast", "g": "20"})
+    made_of = streams.Stream("long", "edits", "libx264", "mp4", 10, Fraction(1, 10), (part,), 1, edits=((2.0, 7.5),))
+    streams.write(made_of, path)
+    with VideoReader(path, 2, 4, **SMALL) as reader:
+        chunks, error = drain(reader)
+    assert error is None
+    assert [streams.read(frame) for chunk in chunks for frame in chunk.frames][:12] == [20 + 5 * i for i in range(12)]
+
+
+def test_frames_before_time_begins_are_decoded_for_others() -> None:
+    """FFmpeg gives the first packets of such a Matroska file no time."""
+    early = {"avoid_negative_ts": "disabled"}
+    path = made(Clip("early.mkv", 120, first=-60, clock=MS, options=H264, container=early))
+    with VideoReader(path, 2, 4, **SMALL) as reader:
+        assert reader.info.timed
+        assert numbers(reader) == [3, 18, 33, 48, 63, 78, 93, 108]
+
+
+@pytest.mark.parametrize("start", [0.0, 2.34, 5.9])
+def test_program_streams_are_not_sought(start: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most packets have no time of their own, and after a seek FFmpeg guesses others."""
+    monkeypatch.setattr(pyav, "READ_BYTES", 0)
+    path = made(Clip("program.mpg", 200, 25, codec="mpeg2video", format="mpeg", options={"bf": "2", "qscale": "3"}))
+    wanted = expected(path, 10, start, 7.4)  # FFmpeg gives the last frames times that go back
+    got = numbers(read_chunks(str(path), 10, 4, start, 7.4, **SMALL))
+    assert got == wanted + wanted[-1:] * (len(wanted) % 2)
+
+
+def test_pictures_that_only_say_that_nothing_changed(tmp_path: Path) -> None:
+    """XviD writes them; no frame comes of one, for longer than a decoder may be silent."""
+    path = tmp_path / "still.mp4"
+    with streams.av.open(str(path), "w") as out:
+        video: Any = out.add_stream("mpeg4", rate=10, width=64, height=48, options={"qscale": "2", "g": "10"})
+        packets: list[Any] = []
+        for i in range(40):
+            frame = streams.av.VideoFrame.from_ndarray(streams.draw(i, 64, 48), format="yuv420p")
+            frame.pts = i
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        for i in range(440):
+            # A P-picture that is not coded, at a tick of this second or the first of the next.
+            unchanged = b"\0\0\1\xb6" + (bytes([0x50 | i % 10, 0x9F]) if i % 10 else b"\x68\x4f")
+            packet = packets[i] if i < 20 else streams.av.Packet(unchanged) if i < 420 else packets[i - 400]
+            packet.pts = packet.dts = i
+            packet.time_base, packet.stream = Fraction(1, 10), video
+            out.mux(packet)
+    for abreast in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PyavDecoder, "abreast", abreast)
+            chunks = list(read_chunks(str(path), 1, 4, **SMALL))
+        assert [streams.read(frame) for chunk in chunks for frame in chunk.frames] == [0, 10] + [19] * 40 + [20, 30]
+
+
 # Frames of the future ----------------------------------------------------------------------------------
 
 
@@ -299,6 +355,28 @@ def test_another_configuration_ends_it() -> None:
 )
 def test_a_keyframe_is_one_because_the_bitstream_says_so(codec: str, packet: bytes, begins: bool) -> None:
     assert Access(codec, None).read(packet) is begins
+
+
+def test_what_holds_no_picture_is_not_waited_for() -> None:
+    h264, hevc = Access("h264", None), Access("hevc", None)
+    for packet, lost in (
+        (units(b"\x0c\xff\x80"), True),
+        (units(SPS, PPS), True),
+        (units(IDR), False),
+        (bytes(90), False),
+    ):
+        h264.read(packet)
+        assert h264.seen.lost is lost
+    hevc.read(units(b"\x4e\x01\x05"))  # supplemental information
+    assert hevc.seen.lost
+
+
+def test_pictures_of_higher_layers_may_refer_to_those_that_nobody_refers_to() -> None:
+    """So none of such a stream is skipped."""
+    for layers, tells in ((0, True), (2, False)):
+        hevc = Access("hevc", units(b"\x42\x01" + bytes([layers << 1 | 1]) + bytes(30)))
+        hevc.read(units(b"\x02\x01\xd0"))
+        assert hevc.seen.tells is tells
 
 
 def test_changing_sequences_are_joins() -> None:

@@ -117,6 +117,7 @@ def command(
     apart = options.period(checkpoint_every)
     if resume and not apart:
         raise ConfigError("resume: with --checkpoint-every 0 nothing is kept that could be gone on from")
+    options.check_video(video, follow)
     reading = options.reading(config, fps, chunk, start, end, frame_tokens)
     asking = _asking(questions, every, task, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.

@@ -78,6 +78,7 @@ def command(
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
     apart, room = options.period(checkpoint_every), parse_size(max_disk)
+    options.check_video(video, follow)
     reading = options.reading(config, fps, chunk, start, end, frame_tokens)
     if dry_run:
         _dry_run(video, decoder, reading, config, apart, room, json_output)

@@ -185,6 +185,15 @@ def reading(
     }  # fmt: skip
 
 
+def check_video(video: str, follow: bool) -> None:
+    """Raise VideoError if the file named is none that could be read: a model may have to be downloaded first."""
+    from kvvideo.video.address import is_live
+    from kvvideo.video.decoder import check_file
+
+    if not follow and not is_live(video):
+        check_file(video)
+
+
 def place(video: str) -> str:
     """The name of a video, also of one that was given as a ``file://`` URL."""
     from kvvideo.video.address import local_path
