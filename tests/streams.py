@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 import random
 import shutil
@@ -898,16 +899,30 @@ def in_lanes(count: int, decoder: str) -> Iterator[None]:
             nvdec.ENGINES = engines
 
 
+@contextlib.contextmanager
+def called_damaged() -> Iterator[list[str]]:
+    """Collects what is said of damage: no stream of the corpus has any."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage()) if "damaged" in record.getMessage() else None  # type: ignore[method-assign]
+    logger = logging.getLogger("kvvideo.video")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+
+
 Sample = tuple[int | None, float]
 """The number that a sampled picture shows, and the time at which it says it appeared."""
 
 
 def sampled(path: Path, run: Run, decoder: str = "pyav") -> tuple[list[Sample], str]:
-    """What kvvideo gives, and the error after it, if one comes."""
+    """What kvvideo gives, and the error after it, if one comes; one that is only logged counts, too."""
     from kvvideo.video import read_chunks
 
     got: list[Sample] = []
-    with in_lanes(run.lanes, decoder):
+    with in_lanes(run.lanes, decoder), called_damaged() as said:
         try:
             for chunk in read_chunks(
                 str(path), run.fps, CHUNK, run.start, min_pixels=1, max_pixels=24 * 784, decoder=decoder
@@ -916,7 +931,7 @@ def sampled(path: Path, run: Run, decoder: str = "pyav") -> tuple[list[Sample], 
                 got += [(read(chunk.frames[i]), chunk.times[i]) for i in range(real)]
         except Exception as error:  # of whatever kind: none is right
             return got, f"{type(error).__name__}: {error}".replace(str(path), path.name)
-    return got, ""
+    return got, " ".join(said)
 
 
 def wrong(truth: Shown, run: Run, got: Sequence[Sample], failure: str) -> str:

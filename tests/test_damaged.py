@@ -166,11 +166,11 @@ def at_times(name: str, *times: float) -> Path:
 @pytest.mark.parametrize("after", [3, 40])
 def test_a_clock_that_leaps_goes_on(after: int, caplog: pytest.LogCaptureFixture) -> None:
     times = [i / 2 for i in range(20)]
-    path = at_times(f"leap{after}.mkv", *times, *(9000 + i / 2 for i in range(after)), 9000 + after / 2)
+    path = at_times(f"leap{after}.flv", *times, *(9000 + i / 2 for i in range(after)), 9000 + after / 2)
     with VideoReader(path, fps=10, chunk_seconds=1) as reader:
         chunks, error = drain(reader)
     assert error is None
-    assert sorted({*numbers(chunks)}) == list(range(20 + after))
+    assert sorted({*numbers(chunks)}) == list(range(21 + after))
     assert all(time < 12 + after / 2 for chunk in chunks for time in chunk.times)
     assert "goes ahead by 2:29:5" in caplog.text
 
@@ -184,6 +184,12 @@ def test_damaged_times_among_good_ones_are_passed_over(tmp_path: Path, caplog: p
     assert 6 <= len(chunks) * 2 <= 8
     assert all(time < 3 for chunk in chunks for time in chunk.times)
     assert "frames show faults" in caplog.text
+
+
+def test_an_hour_without_a_frame_is_no_leap_where_the_file_says_how_long_it_is() -> None:
+    path = at_times("sparse.mp4", 0.0, 1.0, 4000.0, 9000.0, 16000.0, 16001.0)
+    with VideoReader(path, fps=1 / 1000, chunk_seconds=2000) as reader:
+        assert numbers(reader) == [0, 1, 1, 1] + [2] * 5 + [3] * 7 + [4, 4]
 
 
 def test_frames_may_be_hours_apart_where_few_are_wanted() -> None:
@@ -221,7 +227,7 @@ def test_times_of_frames_that_are_cut_out_say_nothing(tmp_path: Path) -> None:
 
 def test_nothing_to_show_from_the_beginning_is_the_videos_fault() -> None:
     times = [5000.0 * i for i in range(1, 6)]  # the sound begins at 0
-    path = made(Clip("apart.mkv", len(times), times=times, clock=MS, options={**H264, "bf": "0"}, audio=1.0))
+    path = made(Clip("apart.flv", len(times), times=times, clock=MS, options={**H264, "bf": "0"}, audio=1.0))
     with VideoReader(path, **SMALL) as reader, pytest.raises(VideoError, match="no frame that can be shown"):
         next(reader)
 

@@ -1,5 +1,6 @@
 """Files that play everywhere, and were refused, or shown wrongly: each stands for a kind."""
 
+import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -435,3 +436,20 @@ def test_the_picture_is_the_same_wherever_it_is_read_from(tmp_path: Path) -> Non
                 shown = numbers(reader)
             wanted = expected(clip(name), 2, start)
             assert shown == wanted + wanted[-1:] * (len(wanted) % 2)
+
+
+@pytest.mark.parametrize("cores", [1, 8])
+@pytest.mark.parametrize("then", ["gone", "another"])
+def test_a_file_that_is_open_may_be_renamed_or_replaced(
+    cores: int, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoders of groups are opened later, and must open the same file."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    path = tmp_path / "file.mp4"
+    path.write_bytes(clip("plain.mp4").read_bytes())
+    with PyavDecoder(str(path), lambda _: None) as decoder:
+        path.unlink()
+        if then == "another":
+            path.write_bytes(clip("long_gop.mp4").read_bytes())
+        chunks = list(decoder.chunks(Grid.of(2, 4, None, None), 784, 24 * 784))
+    assert numbers(chunks) == expected(clip("plain.mp4"), 2)

@@ -108,6 +108,9 @@ class PyavDecoder(Decoder):
         self._progress = progress
         self._reformatter = VideoReformatter()
         self._origin = self._pause = 0.0
+        self._container: Any = None
+        self._file: int | None = None  # held open: by then it may be called otherwise, or another be called so
+        self._kind: str | None = None  # format of the file
         self._reset()
         self._open()
         try:
@@ -120,6 +123,10 @@ class PyavDecoder(Decoder):
         except BaseException:
             self.close()
             raise
+
+    def _size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._file).st_size if self._file is not None else 0
 
     @property
     def segmented(self) -> bool:
@@ -153,7 +160,11 @@ class PyavDecoder(Decoder):
         self._errors = self._marked = 0
 
     def close(self) -> None:
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
         for back in (*BACK_SECONDS, math.inf):
@@ -195,14 +206,22 @@ class PyavDecoder(Decoder):
 
     def _reopen(self) -> None:
         """Begin anew, at the beginning of the file."""
-        self.close()
+        self._container.close()
         self._reset()
         self._open()
         self._head = []
 
     def _open(self) -> None:
         """Open the file at its beginning."""
-        self._container, self._stream = self._opened()
+        if self._file is None:
+            self._file = _held_open(self._path)
+        try:
+            self._container, self._stream = self._opened()
+        except BaseException:
+            self.close()
+            raise
+        if self._file is not None:
+            self._kind = self._container.format.name.partition(",")[0]
         self._decode_with(self._stream.codec_context)
         self._tick = float(self._stream.time_base)
         self._pixel_ratio = float(self._stream.sample_aspect_ratio or 1)
@@ -214,11 +233,12 @@ class PyavDecoder(Decoder):
 
     def _opened(self) -> tuple[Any, Any]:
         """The file, opened once more, and its video."""
-        check_file(self._path)
+        path = self._path if self._kind is None else f"/proc/self/fd/{self._file}"
         try:
             # "file:" and the whitelist keep names and playlists from reaching for other files or hosts.
             container: Any = av.open(
-                f"file:{self._path}",
+                f"file:{path}",
+                format=self._kind,
                 options=BOUNDED,
                 container_options={"protocol_whitelist": "file", "format_whitelist": _formats()},
                 hwaccel=self.hwaccel,
@@ -328,7 +348,7 @@ class PyavDecoder(Decoder):
             return None
         duration: float = end - self._origin
         if self._is_regular() and container.format.name in CLOCKED:
-            longest = os.stat(self._path).st_size / LEAST_RATE
+            longest = self._size() / LEAST_RATE
         else:
             longest = LONGEST_SECONDS
         return duration if 0 < duration <= longest else None
@@ -383,7 +403,7 @@ class PyavDecoder(Decoder):
 
     def _is_regular(self) -> bool:
         """Whether the source is a file in which one can go back, and no pipe."""
-        return stat.S_ISREG(os.stat(self._path).st_mode)
+        return self._file is not None
 
     def _steps(self, grid: Grid, back: float = 0.0) -> Iterator[Step[list[Any]]]:
         start = grid.time(0)
@@ -460,7 +480,7 @@ class PyavDecoder(Decoder):
 
     def _from(self, start: float, back: float) -> Iterator[Any]:
         """Packets from a place where decoding can begin and that is shown ``back`` seconds before ``start``."""
-        large = start > 0 and self._is_regular() and os.stat(self._path).st_size > READ_BYTES
+        large = start > 0 and self._size() > READ_BYTES
         kind = self._container.format.name
         if large and kind.startswith(SOUGHT) and not self.segmented:
             configured = kind.startswith(CONFIGURED)
@@ -497,7 +517,8 @@ class PyavDecoder(Decoder):
 
         Decoding does not begin anew in the ``back`` seconds before ``start``.
         """
-        timeline: Timeline[Coded[list[Any]]] = Timeline(start)
+        believed = self.info.container.startswith(CONFIGURED)
+        timeline: Timeline[Coded[list[Any]]] = Timeline(start, (self.info.duration or 0.0) * believed)
 
         def straight(placed: list[Placed[Coded[list[Any]]]]) -> Iterator[Coded[list[Any]]]:
             self._tell_of_breaks(timeline)
@@ -784,6 +805,15 @@ def _is_animated(path: str) -> bool:
     with open(path, "rb") as file:
         head = file.read(21)
     return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+
+
+def _held_open(path: str) -> int | None:
+    """A descriptor of the file called ``path``; None of what is no regular file."""
+    check_file(path)
+    try:
+        return os.open(path, os.O_RDONLY) if stat.S_ISREG(os.stat(path).st_mode) else None
+    except OSError as error:
+        raise VideoError(f"{path!r} cannot be read: {reason(error)}") from None
 
 
 def frame_seconds(rate: Any) -> float:

@@ -128,6 +128,3 @@ class LiveDecoder(PyavDecoder):
         if self._fed - self._last > SHORT_SECONDS:
             return self._fail(self._last + self._span, "what comes from there on cannot be decoded")
         return max(self._end, self._newest + CLOCK_SLACK + 2 * EPSILON)
-
-    def _is_regular(self) -> bool:
-        return False

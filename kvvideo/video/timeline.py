@@ -42,6 +42,7 @@ class Timeline(Generic[P]):
 
     Args:
         start: seconds up to which the file was passed over.
+        known: seconds that the file is known to last, if its times can be believed; 0 otherwise.
 
     Attributes:
         newest: when the newest frame is shown, in seconds.
@@ -50,11 +51,11 @@ class Timeline(Generic[P]):
         damaged: frames in a row, up to the latest, whose times were of no use.
     """
 
-    def __init__(self, start: float) -> None:
+    def __init__(self, start: float, known: float = 0.0) -> None:
         self.newest, self.end = start, -math.inf
         self.breaks: list[Break] = []
         self.damaged = 0
-        self._shift = 0.0
+        self._shift, self._known = 0.0, known
         self._before: deque[float] = deque(maxlen=REORDER + 1)
         self._held: list[tuple[P, float, float]] = []
 
@@ -77,7 +78,7 @@ class Timeline(Generic[P]):
         if self._held and abs(time - self._held[-1][1] - self._shift) < abs(time - self.newest):
             return False  # it goes on from those that do not
         late = len(self._before) > REORDER and time < min(self._before) - LATE_SECONDS
-        return time <= self.newest + JUMP_SECONDS and not late
+        return time <= max(self.newest + JUMP_SECONDS, self._known) and not late
 
     def _agree(self) -> bool:
         times = [time for _, time, _ in self._held]
