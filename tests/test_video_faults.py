@@ -380,6 +380,16 @@ def test_pictures_of_higher_layers_may_refer_to_those_that_nobody_refers_to() ->
         assert hevc.seen.tells is tells
 
 
+def test_a_sequence_that_ends_is_a_join() -> None:
+    cra, trail, end, skipped = (units(bytes.fromhex(unit)) for unit in ("2a01af", "0201d0", "4801", "1001d0"))
+    hevc = Access("hevc", None)
+    assert [hevc.read(packet) for packet in (cra, trail, cra, trail + end)] == [True, False, True, False]
+    assert not hevc.read(cra)
+    assert hevc.joins
+    hevc.read(skipped)
+    assert hevc.seen.lost  # it refers to what was before the end
+
+
 def test_changing_sequences_are_joins() -> None:
     def mpeg2(size: bytes, kind: int) -> bytes:
         return b"\0\0\1\xb3" + size + b"\x13" + b"\0\0\1\0\0" + bytes([kind << 3]) + b"\xff"

@@ -36,16 +36,16 @@ PATIENCE_SECONDS = 60.0
 """After how long without any engine the person who waits is told."""
 
 LOOK_SECONDS = 2.0
-"""How often it is asked which machines the cluster has."""
+"""Seconds between two looks at the machines of the cluster."""
 
 SILENT_SECONDS = 40.0
-"""How long the head of the cluster may not answer. After 60 s Ray would end this process."""
+"""Seconds without an answer of the cluster's head. After 60 s Ray would end this process."""
 
 DEAD_SECONDS = 5.0
-"""How long all machines may be dead, the head's too. A dead one never comes back."""
+"""Seconds that all machines may be dead, the head's too. A dead one never comes back."""
 
 ROOMLESS_SECONDS = 300.0
-"""How long no machine may have room for an engine. An autoscaler takes minutes to start another."""
+"""Seconds without room for an engine on any machine. An autoscaler takes minutes to start another."""
 
 REACH_SECONDS = 10.0
 """How long the address of a cluster may take to answer."""

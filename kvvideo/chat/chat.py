@@ -59,7 +59,7 @@ class Screen(Protocol):
         """Keep the panel on screen, or not."""
 
     def waiting(self, text: str) -> None:
-        """What is waited for, and how far that is; it goes with the next thing that is shown, or with an empty text."""
+        """Show what is waited for, and how far that is; it goes with the next thing shown, or with an empty text."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ class Chat:
             self._happened.append(_Happened(tuple(self.dialogue.said[index] for index in which), after))
 
     def _on_chunk(self, playback: Playback, goal: float | None = None, name: str = "") -> Callable[[], None]:
-        """What is done after each chunk of a journey, to ``goal`` under ``name``: it can be stopped, and be watched."""
+        """Return what to do after each chunk on the way to ``goal``, called ``name``: look for a stop, and tell."""
         self._goal = None if goal is None else (name, goal)
 
         def on_chunk() -> None:

@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.02
 _REST_SECONDS = 0.25
 """How often one that has none to wait for looks whether it is to end; work wakes it at once."""
 _WAIT_SECONDS = 0.2
-"""How often whoever waits is told that it goes on."""
+"""Seconds between two signs of life to whoever waits."""
 _TIMELINE_SECONDS = 0.5
 """How often what is held of each stretch is looked up, while someone looks at it."""
 _SLACK = 1e-6

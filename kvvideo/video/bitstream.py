@@ -10,6 +10,7 @@ Alliance for Open Media, 6.2 and 5.3 to 5.9), JPEG (ITU-T T.81, B.1.1), FFV1 (RF
 36, 5.1).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -155,45 +156,62 @@ def _prefixed(data: bytes, prefix: int) -> Iterator[bytes]:
         at += length
 
 
-class _H264(_Reader):
+class _Units(_Reader, ABC):
+    """Packets of units, with start codes (MPEG-TS) or lengths of ``prefix`` bytes (MP4, Matroska) before them."""
+
+    prefix = 0
+
+    def configured(self) -> Sets:
+        sets: Sets = {}
+        for unit in self.listed() if self.prefix else _started(self.extradata):
+            self.note(unit, sets)
+        return sets
+
+    def units(self, packet: bytes) -> Iterator[bytes]:
+        """Yield the units of ``packet`` that are not empty."""
+        return _prefixed(packet, self.prefix) if self.prefix else _started(packet)
+
+    @abstractmethod
+    def listed(self) -> Iterator[bytes]:
+        """Yield the parameter sets that the container lists."""
+
+    @abstractmethod
+    def note(self, unit: bytes, sets: Sets) -> None:
+        """Put ``unit`` among ``sets`` if it is one."""
+
+
+class _H264(_Units):
     IDR, SEI, SPS, PPS, EXTENSION, SUBSET = 5, 6, 7, 8, 13, 15
     RECOVERY_POINT = 6
     NO_PICTURE = frozenset(range(SEI, EXTENSION + 1))
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
-        self._prefix = (extradata[4] & 3) + 1 if extradata[:1] == b"\1" and len(extradata) >= 5 else 0
+        self.prefix = (extradata[4] & 3) + 1 if extradata[:1] == b"\1" and len(extradata) >= 5 else 0
 
-    def configured(self) -> Sets:
-        sets: Sets = {}
-        if not self._prefix:
-            for unit in _started(self.extradata):
-                self._note(unit, sets)
-            return sets
+    def listed(self) -> Iterator[bytes]:
         at = 5
         for mask in (31, 255):  # sequence parameter sets, then picture parameter sets
             count = self.extradata[at] & mask if at < len(self.extradata) else 0
             at += 1
             for _ in range(count):
                 length = int.from_bytes(self.extradata[at : at + 2], "big")
-                self._note(self.extradata[at + 2 : at + 2 + length], sets)
+                yield self.extradata[at + 2 : at + 2 + length]
                 at += 2 + length
-        return sets
 
     def read(self, packet: bytes) -> Seen:
         seen = Seen()
         kinds = set()
-        for unit in _prefixed(packet, self._prefix) if self._prefix else _started(packet):
+        for unit in self.units(packet):
             kind = unit[0] & 31
             kinds.add(kind)
             if kind == self.IDR or (kind == self.SEI and _recovers_at_once(unit[1:])):
                 seen.key = True
-            self._note(unit, seen.sets)
+            self.note(unit, seen.sets)
         seen.lost = bool(kinds) and kinds <= self.NO_PICTURE
         return seen
 
-    def _note(self, unit: bytes, sets: Sets) -> None:
-        """Put ``unit`` among ``sets`` if it is one."""
+    def note(self, unit: bytes, sets: Sets) -> None:
         kind = unit[0] & 31 if unit else 0
         if kind in (self.SPS, self.SUBSET):
             sets[kind, _Bits(_head(unit)[4:]).golomb()] = unit.rstrip(b"\0")
@@ -220,7 +238,7 @@ def _recovers_at_once(sei: bytes) -> bool:
     return False
 
 
-class _Hevc(_Reader):
+class _Hevc(_Units):
     RASL, BLA, IDR, CRA, LAST_ACCESS = (8, 9), (16, 17, 18), (19, 20), 21, 23
     VPS, SPS, PPS, ENDS = 32, 33, 34, (36, 37)
     NO_PICTURE = frozenset(range(VPS, 41))
@@ -228,35 +246,29 @@ class _Hevc(_Reader):
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
         configured = len(extradata) >= 23 and (extradata[0] or extradata[1] or extradata[2] > 1)
-        self._prefix = (extradata[21] & 3) + 1 if configured else 0
+        self.prefix = (extradata[21] & 3) + 1 if configured else 0
         self._ended, self._begun = True, False
         self._layered = False  # whether pictures that others of their layer do not refer to may be referred to
         self._spliced = False  # whether pictures before the last access point are not there for those after it
 
-    def configured(self) -> Sets:
-        sets: Sets = {}
-        if not self._prefix:
-            for unit in _started(self.extradata):
-                self._note(unit, sets)
-            return sets
+    def listed(self) -> Iterator[bytes]:
         at = 23
         for _ in range(self.extradata[22]):
             count = int.from_bytes(self.extradata[at + 1 : at + 3], "big")
             at += 3
             for _ in range(count):
                 length = int.from_bytes(self.extradata[at : at + 2], "big")
-                self._note(self.extradata[at + 2 : at + 2 + length], sets)
+                yield self.extradata[at + 2 : at + 2 + length]
                 at += 2 + length
                 if at > len(self.extradata):
-                    return sets
-        return sets
+                    return
 
     def read(self, packet: bytes) -> Seen:
         seen = Seen()
         first = True
         kinds = set()
-        for unit in _prefixed(packet, self._prefix) if self._prefix else _started(packet):
-            if len(unit) < 3 or unit[0] & 1 or unit[1] >> 3:  # of another layer
+        for unit in self.units(packet):
+            if len(unit) < 2 or unit[0] & 1 or unit[1] >> 3:  # of another layer
                 continue
             kind = unit[0] >> 1 & 63
             kinds.add(kind)
@@ -267,15 +279,15 @@ class _Hevc(_Reader):
                 if seen.key:
                     joins = kind == self.CRA and self._ended
                     self._spliced = kind in self.BLA or joins
-                    seen.joint = (joins and self._begun) or (kind != self.CRA and bool(unit[2] & 0x40))
+                    seen.joint = (joins and self._begun) or (kind != self.CRA and bool(unit[2:] and unit[2] & 0x40))
                 self._ended, self._begun = False, True
             self._ended = self._ended or kind in self.ENDS
-            self._note(unit, seen.sets)
+            self.note(unit, seen.sets)
         seen.lost = seen.lost or (bool(kinds) and kinds <= self.NO_PICTURE)
         seen.tells = not self._layered
         return seen
 
-    def _note(self, unit: bytes, sets: Sets) -> None:
+    def note(self, unit: bytes, sets: Sets) -> None:
         kind = unit[0] >> 1 & 63 if len(unit) > 2 else 0
         if kind == self.VPS:
             number = unit[2] >> 4
@@ -306,7 +318,11 @@ class _Mpeg4(_Reader):
     """Layers are parameter sets; so is user data, by which decoders know the faults of encoders."""
 
     LAYERS, USER, PICTURE = range(0x20, 0x30), 0xB2, 0xB6
-    _ticks = 0  # in a second; 0 if that is not known
+
+    def __init__(self, extradata: bytes) -> None:
+        super().__init__(extradata)
+        self._ticks = 0  # in a second; 0 if that is not known
+        self._learn(self.configured())
 
     def configured(self) -> Sets:
         return self._sets(_started(self.extradata))
@@ -315,11 +331,7 @@ class _Mpeg4(_Reader):
         units = [*_started(packet)]
         pictures = [unit for unit in units if unit[0] == self.PICTURE and len(unit) > 1]
         sets = self._sets(iter(units))
-        for unit in (unit for (kind, _), unit in sets.items() if kind in self.LAYERS):
-            self._ticks = _mpeg4_ticks(_Bits(unit[1:40]))
-        if not self._ticks:
-            for unit in (unit for unit in self.configured().values() if unit[0] in self.LAYERS):
-                self._ticks = _mpeg4_ticks(_Bits(unit[1:40]))
+        self._learn(sets)
         # Two in one packet are of a stream that packs them: the second waits for the next packet.
         packed = len(pictures) > 1
         return Seen(
@@ -328,6 +340,12 @@ class _Mpeg4(_Reader):
             lost=len(pictures) == 1 and not self._is_coded(pictures[0]),
             tells=not packed,
         )
+
+    def _learn(self, sets: Sets) -> None:
+        """Take note of the clock of the layers among ``sets``."""
+        for (kind, _), unit in sets.items():
+            if kind in self.LAYERS:
+                self._ticks = _mpeg4_ticks(_Bits(unit[1:40]))
 
     def _is_coded(self, picture: bytes) -> bool:
         """Return False for a picture that only says that the one before it stays."""
