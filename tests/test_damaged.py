@@ -18,7 +18,7 @@ from commands import run
 from video_clips import H264, MS, Clip, clip, drain, expected, made, numbers
 
 from kvvideo.errors import ConfigError, VideoError
-from kvvideo.video import Live, VideoReader, frame_at, plan, probe
+from kvvideo.video import Live, VideoReader, awake, frame_at, plan, probe
 from kvvideo.video.worker import MEMORY_BYTES
 
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", 512, "--max-answer-tokens", 4, "-f", "jsonl")
@@ -61,6 +61,7 @@ def test_the_script_finds_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr(damaged, "STALL_SECONDS", 0.5)
+        patch.setattr(awake, "is_stopped", lambda _: False)  # else it is waited for
         patch.setattr(VideoReader, "_ask", with_signal(signal.SIGSTOP))
         assert "it hung" in damaged.examine(damage.Damaged("hangs", path)).fault
     monkeypatch.setattr(VideoReader, "_ask", with_signal(signal.SIGSEGV))

@@ -164,7 +164,13 @@ def test_a_prediction_downloads_no_weights(hub: Hub) -> None:
 def test_a_mistyped_video_is_found_before_a_model_is_looked_for(command: str, hub: Hub) -> None:
     done = kvvideo(command, "nothere.mp4", "--model", SOME, *(("-q", "Now?") if command == "analyze" else ()))
     assert (done.returncode, done.stderr.strip()) == (3, "kvvideo: there is no file 'nothere.mp4'; check the name")
-    assert hub.asked == []
+    assert not any("safetensors" in path for _, path, _ in hub.asked)
+
+
+@pytest.mark.parametrize("command", ["analyze", "ingest", "chat"])
+def test_a_mistyped_video_is_said_rather_than_a_model_that_cannot_be_had(command: str, home: Path) -> None:
+    done = kvvideo(command, "nothere.mp4", *(("-q", "Now?") if command == "analyze" else ()))
+    assert (done.returncode, done.stderr.strip()) == (3, "kvvideo: there is no file 'nothere.mp4'; check the name")
 
 
 def test_a_bad_video_is_found_before_gigabytes_are_fetched(hub: Hub, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from video_clips import CLIPS, Clip, clip, expected, made, read
+from vllm import envs
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
 
@@ -101,6 +102,7 @@ def test_more_frames_than_may_be_held(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_pictures_larger_than_the_server_takes(monkeypatch: pytest.MonkeyPatch):
+    envs.disable_envs_cache()  # an engine that was started in this process settles them
     monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "1000")
     with pytest.raises(VLLMValidationError, match="160x120"):
         load(clip("plain.mp4").read_bytes(), fps=2.0)

@@ -157,10 +157,10 @@ def test_a_decoder_stuck_midway_gives_what_it_had(long_clip: Path) -> None:
 
 def test_a_decoder_that_is_stopped_is_waited_for(long_clip: Path) -> None:
     """By Ctrl-Z or a cluster; once it goes on, so does everything."""
-    with VideoReader(long_clip, stall_seconds=1.0) as reader:
+    with VideoReader(long_clip, stall_seconds=3.0) as reader:
         next(reader)
         os.kill(pid(reader), signal.SIGSTOP)
-        timer = threading.Timer(4.0, os.kill, (pid(reader), signal.SIGCONT))
+        timer = threading.Timer(6.0, os.kill, (pid(reader), signal.SIGCONT))
         timer.start()
         assert len(list(reader)) == 14
         timer.join()

@@ -117,8 +117,8 @@ def command(
     apart = options.period(checkpoint_every)
     if resume and not apart:
         raise ConfigError("resume: with --checkpoint-every 0 nothing is kept that could be gone on from")
-    options.check_video(video, follow)
-    reading = options.reading(config, fps, chunk, start, end, frame_tokens)
+    with options.video_first(video, follow):
+        reading = options.reading(config, fps, chunk, start, end, frame_tokens)
     asking = _asking(questions, every, task, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
@@ -131,7 +131,8 @@ def command(
     source = Source(video, decoder=decoder, live=options.live(video, follow, retry, when_behind), **reading)
     if compare is not None and not source.replayable and source.live is not None:
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
-    ensure(model, source)
+    with options.video_first(video, follow):
+        ensure(model, source)
     with kept(source, config, caches, asking, apart, resume, say) as run:
         _run(source, config, caches, asking, choice, force, run)
 

@@ -104,12 +104,12 @@ def command(
     if file is None and beside is not None:
         raise ConfigError(f"--video: {video!r} is a video itself; leave that out")
     if file is None:
-        options.check_video(video, follow)
-        source = Source(
-            video, decoder=decoder, live=options.live(video, follow, retry, when_behind),
-            **options.reading(config, fps, chunk, start, end, frame_tokens),
-        )  # fmt: skip
-        ensure(model, source)
+        with options.video_first(video, follow):
+            source = Source(
+                video, decoder=decoder, live=options.live(video, follow, retry, when_behind),
+                **options.reading(config, fps, chunk, start, end, frame_tokens),
+            )  # fmt: skip
+            ensure(model, source)
     typed = sys.stdin
     if video == "-":
         # Lines and video cannot come the same way.

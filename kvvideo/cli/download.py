@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from kvvideo.cli.stop import say
 from kvvideo.errors import INTERRUPTED
 from kvvideo.session.hub import fetch, is_here
+from kvvideo.video.decoder import check_file
 
 if TYPE_CHECKING:
     from kvvideo.video import Source
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 def ensure(model: str, source: "Source | None" = None) -> None:
     """Download what is not here of ``model``; Ctrl-C ends the command, and what was downloaded stays.
 
-    A ``source`` that cannot be read is found first, if it can be read again.
+    A ``source`` that is not there is found first, and one that cannot be read, if it can be read again.
 
     Raises:
         ConfigError: if the model is not to be had.
@@ -21,6 +22,8 @@ def ensure(model: str, source: "Source | None" = None) -> None:
     """
     if is_here(model):
         return
+    if source is not None and source.live is None:
+        check_file(source.path)
     if source is not None and source.replayable:
         source.open().close()
     try:

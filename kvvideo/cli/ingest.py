@@ -78,8 +78,8 @@ def command(
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
     apart, room = options.period(checkpoint_every), parse_size(max_disk)
-    options.check_video(video, follow)
-    reading = options.reading(config, fps, chunk, start, end, frame_tokens)
+    with options.video_first(video, follow):
+        reading = options.reading(config, fps, chunk, start, end, frame_tokens)
     if dry_run:
         _dry_run(video, decoder, reading, config, apart, room, json_output)
         return
@@ -96,7 +96,8 @@ def command(
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config):
         say(f"{str(path)!r} is complete already")
         return
-    ensure(model, source)
+    with options.video_first(video, follow):
+        ensure(model, source)
     with Part(path, source, cache, dtype, resume=resume, restart=restart, force=force) as part:
         _run(source, config, part, apart, room, json_output)
 

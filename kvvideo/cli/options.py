@@ -1,5 +1,7 @@
 """Options that several commands share, and what they add up to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -185,13 +187,18 @@ def reading(
     }  # fmt: skip
 
 
-def check_video(video: str, follow: bool) -> None:
-    """Raise VideoError if the file named is none that could be read: a model may have to be downloaded first."""
+@contextmanager
+def video_first(video: str, follow: bool) -> Iterator[None]:
+    """Say of a file that is not there, rather than of a model: that may be a download away."""
     from kvvideo.video.address import is_live
     from kvvideo.video.decoder import check_file
 
-    if not follow and not is_live(video):
-        check_file(video)
+    try:
+        yield
+    except ConfigError:
+        if not follow and not is_live(video):
+            check_file(video)
+        raise
 
 
 def place(video: str) -> str:
