@@ -203,7 +203,7 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
 
 
 def _decoding(args: argparse.Namespace) -> dict[str, Any]:
-    """How whole files are decoded: by us, unless another decoder is named, and as large as they are shown."""
+    """Return the settings that read whole files: our decoder, unless another is named, in the size they are shown."""
     from kvvideo.plugin.loader import LOADER
 
     said = {"video_backend": LOADER, **(args.media_io_kwargs.get("video") or {})}

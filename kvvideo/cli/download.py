@@ -1,4 +1,4 @@
-"""Gets a model from the hub, for those who wait: before anything else, and with its progress on a terminal."""
+"""Get a model from the hub, for those who wait: before anything else, and with its progress on a terminal."""
 
 from typing import TYPE_CHECKING
 

@@ -24,11 +24,11 @@ from kvvideo.video.sampling import Grid
 LOADER = "kvvideo"
 """Its name."""
 FRAMES_BYTES = 1 << 30
-"""What the frames of one video may take: some 200,000 tokens, more than a model takes at once."""
+"""Most bytes of the frames of one video: some 200,000 tokens, more than a model takes at once."""
 UNSAID = 32
 """Number of frames that vLLM asks every loader for where a request says nothing of it."""
 DEFAULT_FPS = 25.0
-"""Of a video that does not say how many frames a second it has."""
+"""Frames a second where a video does not say how many it has."""
 
 
 class KvVideoLoader(VideoLoader):
@@ -114,7 +114,7 @@ class _Video:
         return str(error).replace(repr(self._path), "the file").replace(self._path, "the file")
 
     def rate(self, num_frames: float, fps: float, max_duration: float) -> tuple[float, float | None]:
-        """How many frames per second to sample, and up to when."""
+        """Return the frames per second to sample, and the second to end at; None for the end of the video."""
         if fps > 0 and num_frames <= 0 and max_duration <= 0:
             return fps, None
         info = self._info()
@@ -163,7 +163,7 @@ class _Video:
             return reader.info
 
     def _length(self) -> float:
-        """How long a video that does not say so is, in seconds, by reading it."""
+        """Read a video that does not say how long it is, and return its seconds."""
         with self._open(DEFAULT_FPS, None, 1, MIN_PIXELS) as reader:
             for _ in reader:
                 pass

@@ -120,7 +120,7 @@ def common_arguments(config: EngineConfig) -> dict[str, Any]:
 
 
 def _is_elsewhere(config: EngineConfig) -> bool:
-    """Whether another revision of the model is wanted, or in another place: vLLM gets that itself."""
+    """Return True if another revision of the model is wanted, or in another place: vLLM gets that itself."""
     return not config.options.keys().isdisjoint({"revision", "download_dir"})
 
 

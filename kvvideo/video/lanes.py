@@ -154,7 +154,7 @@ class Lanes:
             yield self._oldest(running)
 
     def _oldest(self, running: "_Running") -> tuple[Part[Any], Done]:
-        """Takes the part that was begun first, and waits for what comes of it."""
+        """Take the part that was begun first, and wait for what comes of it."""
         part, future = running.popleft()
         done = self._finished(future)
         self._heard = self._heard or done.heard
@@ -207,7 +207,7 @@ _Running = deque[tuple[Part[Any], "Future[Done]"]]
 
 
 def _many(running: _Running, most: int) -> bool:
-    """Whether more than ``most`` parts wait, or more bytes than may."""
+    """Return True if more than ``most`` parts wait, or more bytes than may."""
     return len(running) > most or sum(part.size for part, _ in running) > HELD
 
 
