@@ -6,25 +6,25 @@ Names are loaded when first used, so that importing kvvideo, and ``kvvideo --hel
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kvvideo._version import __version__
+
 if TYPE_CHECKING:
-    from kvvideo.agenda import Agenda, Question
-    from kvvideo.analyze import Asked
-    from kvvideo.config import CacheConfig
+    from kvvideo.compression.config import CacheConfig
     from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, VideoError
-    from kvvideo.memories.file import MemoryFile
-    from kvvideo.memories.memory import Memory
-    from kvvideo.playback import Playback
+    from kvvideo.runs.agenda import Agenda, Question
+    from kvvideo.runs.playback import Playback
+    from kvvideo.runs.streaming import Asked
     from kvvideo.session import Answer, Engine, EngineConfig, Session, Span, VideoSession, engine_args, open_session
+    from kvvideo.session.memory import Memory
+    from kvvideo.storage.file import MemoryFile
     from kvvideo.types import CacheStats, Chunk
     from kvvideo.video import Source, VideoReader
 
-__version__ = "0.1.0"
-
 _HOME = {
-    "Agenda": "agenda",
+    "Agenda": "runs.agenda",
     "Answer": "session",
-    "Asked": "analyze",
-    "CacheConfig": "config",
+    "Asked": "runs.streaming",
+    "CacheConfig": "compression.config",
     "CacheStats": "types",
     "Chunk": "types",
     "ConfigError": "errors",
@@ -32,11 +32,11 @@ _HOME = {
     "EngineConfig": "session",
     "EngineError": "errors",
     "KvvideoError": "errors",
-    "Memory": "memories.memory",
-    "MemoryFile": "memories.file",
+    "Memory": "session.memory",
+    "MemoryFile": "storage.file",
     "OutOfMemoryError": "errors",
-    "Playback": "playback",
-    "Question": "agenda",
+    "Playback": "runs.playback",
+    "Question": "runs.agenda",
     "Session": "session",
     "Source": "video",
     "Span": "session",
@@ -70,6 +70,7 @@ __all__ = [
     "VideoError",
     "VideoReader",
     "VideoSession",
+    "__version__",
     "engine_args",
     "open_session",
 ]

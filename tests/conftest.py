@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import engines
 import pytest
 import torch
-import toys
 from hypothesis import settings
 
 import kvvideo.session
-from kvvideo import _compat
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
+from kvvideo.plugin import compat
 from kvvideo.session import Engine
-from kvvideo.session.engine import EngineConfig, model_path
+from kvvideo.session.config import EngineConfig
+from kvvideo.session.engine import model_path
+from tests.helpers import engines, toys
 
 # The machine may be shared: how long an example takes says nothing.
 settings.register_profile("kvvideo", deadline=None)
@@ -34,7 +34,7 @@ os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="kvvideo-tests-")
 # The model is tiny and the machine may be shared: more threads would only wait for each other.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 torch.set_num_threads(1)
-_compat.prepare()
+compat.prepare()
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def model_dir() -> str:
 @pytest.fixture(scope="session")
 def reference(model_dir: str) -> Any:
     """The same weights in transformers."""
-    from reference import Model
+    from tests.helpers.reference import Model
 
     return Model(model_dir, getattr(torch, engines.DTYPE))
 
@@ -132,11 +132,16 @@ def llm_for(model_dir: str) -> Callable[..., Any]:
         settings.setdefault("enforce_eager", True)
         alive.append(
             LLM(
-                model_dir, dtype=engines.DTYPE, max_model_len=2048, kv_cache_memory_bytes=64 << 20,
-                skip_mm_profiling=True, mm_processor_kwargs={"do_resize": False},
-                limit_mm_per_prompt={"video": 1, "image": 0}, **settings,
+                model_dir,
+                dtype=engines.DTYPE,
+                max_model_len=2048,
+                kv_cache_memory_bytes=64 << 20,
+                skip_mm_profiling=True,
+                mm_processor_kwargs={"do_resize": False},
+                limit_mm_per_prompt={"video": 1, "image": 0},
+                **settings,
             )
-        )  # fmt: skip
+        )
         return alive[-1]
 
     return get

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvvideo.batch.tasks import Defaults, Task
 from kvvideo.errors import KvvideoError
-from kvvideo.records import SCHEMA
+from kvvideo.runs.records import SCHEMA
 from kvvideo.session.prediction import predict
 from kvvideo.times import format_time
 from kvvideo.video import plan, probe
@@ -23,16 +23,21 @@ def check(tasks: Sequence[Task], defaults: Defaults) -> Iterator[dict[str, Any]]
 def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
     source = task.source
     record: dict[str, Any] = {
-        "type": "check", "schema": SCHEMA, "video": source.path, "strategy": task.cache.strategy,
-        "jobs": [job.id for job in task.jobs], "where": task.jobs[0].where,
-        "questions": sum(map(len, task.wants.values())), "error": None, "findings": [],
-    }  # fmt: skip
+        "type": "check",
+        "schema": SCHEMA,
+        "video": source.path,
+        "strategy": task.cache.strategy,
+        "jobs": [job.id for job in task.jobs],
+        "where": task.jobs[0].where,
+        "questions": sum(map(len, task.wants.values())),
+        "error": None,
+        "findings": [],
+    }
     try:
         info = probe(source.path, source.decoder)
         looked = {
-            name: getattr(source, name)
-            for name in ("fps", "chunk_seconds", "start", "end", "min_pixels", "max_pixels")
-        }  # fmt: skip
+            name: getattr(source, name) for name in ("fps", "chunk_seconds", "start", "end", "min_pixels", "max_pixels")
+        }
         planned = plan(info, **looked)
         end = None if info.duration is None else min(source.end or info.duration, info.duration)
         record["findings"] = [
@@ -53,15 +58,19 @@ def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
 
 def total(found: Sequence[dict[str, Any]], defaults: Defaults) -> dict[str, Any]:
     """The record of all ``found`` together: its sums leave out what is not known."""
-    from kvvideo.session.engine import pool_bytes
+    from kvvideo.session.pool import pool_bytes
 
     sums = {
         name: sum(record.get(name) or 0 for record in found)
         for name in ("questions", "seconds", "chunks", "frames", "tokens")
-    }  # fmt: skip
+    }
     return {
-        "type": "check_total", "schema": SCHEMA, "model": defaults.engine.model, **sums,
-        "sessions": defaults.engine.sessions, "pool_bytes": pool_bytes(defaults.engine),
+        "type": "check_total",
+        "schema": SCHEMA,
+        "model": defaults.engine.model,
+        **sums,
+        "sessions": defaults.engine.sessions,
+        "pool_bytes": pool_bytes(defaults.engine),
         "errors": sum(record["error"] is not None for record in found),
         "findings": sum(len(record["findings"]) for record in found),
-    }  # fmt: skip
+    }

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kvvideo.agenda import Question
 from kvvideo.batch.run import Local, Queue
 from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Task
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, VideoError, first_line
+from kvvideo.runs.agenda import Question
 from kvvideo.session import Engine, EngineConfig, open_engine
 
 logger = logging.getLogger("kvvideo.batch")
@@ -337,9 +337,12 @@ class _Fleet:
         gpus, cpus, count = share_out(ray.nodes(), cluster.engines, cluster.cpus)
         self._local = Local(cluster.engine, cluster.caches, cluster.max_answer_tokens, every=cluster.every)
         self._remote = ray.remote(
-            num_gpus=gpus, num_cpus=cpus, max_restarts=0, max_task_retries=0,
+            num_gpus=gpus,
+            num_cpus=cpus,
+            max_restarts=0,
+            max_task_retries=0,
             runtime_env={"env_vars": _environment(gpus, cpus)},
-        )(cluster.worker)  # fmt: skip
+        )(cluster.worker)
         self._watch = _Watch(ray, gpus, cpus, cluster.say)
         self._failure: KvvideoError | None = None
         self._model: str | None = None

@@ -17,9 +17,10 @@ from typing import Any, Self
 
 from kvvideo.batch.tasks import Task, Want
 from kvvideo.errors import ConfigError
-from kvvideo.memories.checkpoints import Checkpoints, durable
 from kvvideo.outputs.jsons import dumps, line
-from kvvideo.workspace import Busy, Workspace
+from kvvideo.storage.checkpoints import Checkpoints
+from kvvideo.storage.disk import durable
+from kvvideo.storage.workspace import Busy, Workspace
 
 Record = dict[str, Any]
 Key = tuple[str, float | None, str]

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from kvvideo import records
-from kvvideo.analyze import Asked
+from kvvideo.batch.jobs import is_right
 from kvvideo.batch.results import Record, Results, differs
 from kvvideo.batch.streams import Answered, Ended, Event, Streams
 from kvvideo.batch.tasks import Defaults, Task, Want
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import KvvideoError, VideoError
-from kvvideo.jobs import is_right
+from kvvideo.runs import records
+from kvvideo.runs.streaming import Asked
 from kvvideo.session import Engine, EngineConfig, open_engine
 from kvvideo.times import format_time
 
@@ -97,9 +97,13 @@ class Local:
                 return
             engine.use(cache)
             yield from Streams(
-                engine, partial(queue.take, cache), max_tokens=self.max_answer_tokens, kept=self.kept,
-                every=self.every, stopped=self.stopped,
-            ).run()  # fmt: skip
+                engine,
+                partial(queue.take, cache),
+                max_tokens=self.max_answer_tokens,
+                kept=self.kept,
+                every=self.every,
+                stopped=self.stopped,
+            ).run()
 
 
 def question_tokens(chunk_tokens: int, max_answer_tokens: int) -> int:
@@ -198,19 +202,28 @@ class Batch:
         strategies = dict.fromkeys(task.cache.strategy for task in self.tasks)
         took = time.perf_counter() - self._began
         return {
-            "type": "summary", "schema": records.SCHEMA, "status": status, "error": error,
-            "model": self.defaults.engine.model, "jobs": len({want.job.id for want in wants}),
-            "videos": len({task.source.path for task in self.tasks}), "questions": len(wants),
-            "answered": len(answered), "failed": len(done) - len(answered), "left": len(wants) - len(done),
+            "type": "summary",
+            "schema": records.SCHEMA,
+            "status": status,
+            "error": error,
+            "model": self.defaults.engine.model,
+            "jobs": len({want.job.id for want in wants}),
+            "videos": len({task.source.path for task in self.tasks}),
+            "questions": len(wants),
+            "answered": len(answered),
+            "failed": len(done) - len(answered),
+            "left": len(wants) - len(done),
             **_score([record for _, record in answered]),
             "strategies": {
                 name: _score([record for _, record in answered if record["strategy"] == name]) for name in strategies
             },
             "now": {
-                "ingests": self.progress.ended, "video_seconds": round(self.progress.seconds, 3),
-                "frames": self.progress.frames, "seconds": round(took, 3),
+                "ingests": self.progress.ended,
+                "video_seconds": round(self.progress.seconds, 3),
+                "frames": self.progress.frames,
+                "seconds": round(took, 3),
             },
-        }  # fmt: skip
+        }
 
     def _wants(self) -> list[Want]:
         return [want for task in self.tasks for wants in task.wants.values() for want in wants]
@@ -245,9 +258,12 @@ class Batch:
     def _record(self, asked: Asked, want: Want, event: Answered) -> Record:
         task = event.task
         record = _common(want, task) | records.answer(
-            asked, video=task.source.path, model=self.defaults.engine.model, strategy=task.cache.strategy,
+            asked,
+            video=task.source.path,
+            model=self.defaults.engine.model,
+            strategy=task.cache.strategy,
             schedule=event.schedule,
-        )  # fmt: skip
+        )
         expected = want.asking.expected
         if expected is not None:
             record |= {"expected": expected, "right": is_right(record["answer"], expected)}
@@ -305,22 +321,35 @@ def _failure(want: Want, task: Task, defaults: Defaults, error: KvvideoError, re
     """``record`` is of an answer that was given although the video broke off; empty if there is none."""
     asking = want.asking
     said: Record = {
-        "schema": records.SCHEMA, "video": task.source.path, "question": asking.question.text,
-        "model": defaults.engine.model, "strategy": task.cache.strategy,
-    }  # fmt: skip
+        "schema": records.SCHEMA,
+        "video": task.source.path,
+        "question": asking.question.text,
+        "model": defaults.engine.model,
+        "strategy": task.cache.strategy,
+    }
     expected = {} if asking.expected is None else {"expected": asking.expected}
     return {
-        **_common(want, task), **said, **expected, **record, "type": "failed", "error": str(error),
-        "exit_code": error.exit_code, "attempts": task.attempt + 1,
-    }  # fmt: skip
+        **_common(want, task),
+        **said,
+        **expected,
+        **record,
+        "type": "failed",
+        "error": str(error),
+        "exit_code": error.exit_code,
+        "attempts": task.attempt + 1,
+    }
 
 
 def _common(want: Want, task: Task) -> Record:
     meta: dict[str, Any] = {} if want.job.meta is None else {"meta": want.job.meta}
     return {
-        "id": want.job.id, "index": want.index, "t": want.asking.question.at, **meta, "settings": task.settings,
+        "id": want.job.id,
+        "index": want.index,
+        "t": want.asking.question.at,
+        **meta,
+        "settings": task.settings,
         "fingerprint": task.fingerprint,
-    }  # fmt: skip
+    }
 
 
 def _score(answers: Sequence[Record]) -> Record:

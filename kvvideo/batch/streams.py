@@ -11,14 +11,14 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvvideo.agenda import Question
-from kvvideo.analyze import Asked, analyzing
 from kvvideo.batch.tasks import Task
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import EngineError, KvvideoError, VideoError
-from kvvideo.memories.checkpoints import Checkpoints
-from kvvideo.memories.memory import Memory
+from kvvideo.runs.agenda import Question
+from kvvideo.runs.streaming import Asked, analyzing
 from kvvideo.session import Engine, Session, VideoSession, open_session
+from kvvideo.session.memory import Memory
+from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.types import CacheStats, Chunk
 from kvvideo.video import VideoReader
 
@@ -83,10 +83,15 @@ class Streams:
     """
 
     def __init__(
-        self, engine: Engine, take: Callable[[], Task | None], *, max_tokens: int = 128,
-        kept: Callable[[Task], Path | None] = lambda _: None, every: float = 60.0,
+        self,
+        engine: Engine,
+        take: Callable[[], Task | None],
+        *,
+        max_tokens: int = 128,
+        kept: Callable[[Task], Path | None] = lambda _: None,
+        every: float = 60.0,
         stopped: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.engine, self.stopped = engine, stopped
         self.max_tokens, self.kept, self.every = max_tokens, kept, every
         self.sessions = 0
@@ -202,9 +207,14 @@ class _Stream:
         with nullcontext() if directory is None else Checkpoints(directory, max_bytes=0) as store:
             try:
                 for asked in analyzing(
-                    session, self._chunks(reader), agenda, max_tokens=host.max_tokens, seed=host.engine.config.seed,
-                    stopped=host.stopped, on_chunk=on_chunk,
-                ):  # fmt: skip
+                    session,
+                    self._chunks(reader),
+                    agenda,
+                    max_tokens=host.max_tokens,
+                    seed=host.engine.config.seed,
+                    stopped=host.stopped,
+                    on_chunk=on_chunk,
+                ):
                     yield from moved
                     moved.clear()
                     yield None if asked is None else Answered(task, asked, schedule)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kvvideo.agenda import Agenda, Question
-from kvvideo.config import CacheConfig
+from kvvideo.batch.jobs import Asking, Job, JobsError
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, VideoError
-from kvvideo.jobs import Asking, Job, JobsError
+from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.session import EngineConfig
 from kvvideo.video import Source
 
@@ -133,9 +133,16 @@ def _task(job: Job, defaults: Defaults) -> Task:
     engine = defaults.engine
     reading = {name: value for name, value in source.as_dict().items() if name != "path"}
     settings = _digest(
-        [cache.as_dict(), reading, engine.model, engine.dtype, engine.seed, engine.load_format,
-         defaults.max_answer_tokens]
-    )  # fmt: skip
+        [
+            cache.as_dict(),
+            reading,
+            engine.model,
+            engine.dtype,
+            engine.seed,
+            engine.load_format,
+            defaults.max_answer_tokens,
+        ]
+    )
     wants = {asking.question: [Want(job, index)] for index, asking in enumerate(job.askings)}
     task = Task(source, fingerprint, cache, settings, wants)
     task.agenda()

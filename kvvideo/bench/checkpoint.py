@@ -9,9 +9,9 @@ from pathlib import Path
 
 from kvvideo.bench.frames import SMALL, Frames
 from kvvideo.bench.machine import describe
-from kvvideo.ingest import memory_bytes
-from kvvideo.memories.checkpoints import Checkpoints
+from kvvideo.runs.ingest import memory_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.storage.checkpoints import Checkpoints
 
 PER_MINUTE = 15
 """Chunks of 4 s."""

@@ -10,7 +10,7 @@ from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.profile import COMPACTING, STATE, WATCHING, ingest_cycle, watch
 from kvvideo.compression import load
 from kvvideo.session import BASELINES, Engine, EngineConfig, VideoSession
-from kvvideo.session.memory import spare_rows
+from kvvideo.session.pool import spare_rows
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,12 @@ def names() -> list[str]:
 
 
 def run(
-    config: EngineConfig, strategies: Sequence[str], cycles: int = 3, frame_tokens: int | None = None,
+    config: EngineConfig,
+    strategies: Sequence[str],
+    cycles: int = 3,
+    frame_tokens: int | None = None,
     on_strategy: Callable[[Cost], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Stream over ``cycles`` compactions under each strategy with nothing timed inside, and as many timed."""
     caches = [replace(config.cache, strategy=name) for name in strategies]
     first = replace(caches[0], spare_rows=spare_rows(caches[0], caches[1:]))

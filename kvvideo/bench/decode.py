@@ -25,10 +25,15 @@ WARM_CHUNKS = 16
 
 
 def run(
-    decoders: Sequence[str], seconds: float = 20.0, size: tuple[int, int] = (1920, 1080), fps: float = 2.0,
-    repeats: int = 3, on_run: Callable[[str, float], None] = lambda *_: None, config: EngineConfig | None = None,
+    decoders: Sequence[str],
+    seconds: float = 20.0,
+    size: tuple[int, int] = (1920, 1080),
+    fps: float = 2.0,
+    repeats: int = 3,
+    on_run: Callable[[str, float], None] = lambda *_: None,
+    config: EngineConfig | None = None,
     frame_tokens: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Make an H.264 clip and read it through ``VideoReader`` with each decoder by turns; returns the report.
 
     Args:
@@ -76,14 +81,21 @@ def run(
             }
         )
     return {
-        "bench": "decode", "machine": describe(), "seconds": seconds, "size": list(size), "fps": fps, "bytes": bytes_,
-        "repeats": repeats, "decoders": rows, "fed": fed,
-    }  # fmt: skip
+        "bench": "decode",
+        "machine": describe(),
+        "seconds": seconds,
+        "size": list(size),
+        "fps": fps,
+        "bytes": bytes_,
+        "repeats": repeats,
+        "decoders": rows,
+        "fed": fed,
+    }
 
 
 def _feed(
     config: EngineConfig, decoders: Sequence[str], clip: Path, fps: float, frame_tokens: int | None
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """How busy an engine is that ingests ``clip`` from each decoder, from its first chunk on.
 
     Decoders run ahead, in processes of their own. ``busy`` is the part of the time that the engine works; what it

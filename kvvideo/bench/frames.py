@@ -34,9 +34,13 @@ class Frames:
     """
 
     def __init__(
-        self, config: EngineConfig, frame_tokens: int | None = None, source: tuple[int, int] = LARGE,
-        fps: float = 2.0, seconds: float = 4.0,
-    ) -> None:  # fmt: skip
+        self,
+        config: EngineConfig,
+        frame_tokens: int | None = None,
+        source: tuple[int, int] = LARGE,
+        fps: float = 2.0,
+        seconds: float = 4.0,
+    ) -> None:
         Grid.of(fps, seconds, None, None)
         self.name = config.model
         self.fps, self.seconds = fps, seconds

@@ -10,9 +10,9 @@ from kvvideo.compression.policy import LiveCache, attention_received
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.strategies.distinct import distance_to_newer, in_steps
 from kvvideo.session import EngineConfig
-from kvvideo.session.engine import _block_size
+from kvvideo.session.arguments import block_size
 from kvvideo.session.hub import model_path
-from kvvideo.session.memory import text_config
+from kvvideo.session.model_config import text_config
 
 QUERIES = 64
 """Queries watched, as ``snapkv`` does."""
@@ -66,10 +66,14 @@ def run(config: EngineConfig) -> dict[str, Any]:
         ms, reference_ms = _time(action), None if reference is None else round(_time(reference), 4)
         found.append(Kernel(name, round(ms, 4), reference_ms, moved, operations, round(limit, 4), round(limit / ms, 3)))
     return {
-        "tokens": layer.n, "kv_heads": layer.heads, "head_dim": layer.size, "dtype": name_of(layer.dtype),
-        "gigabytes_per_second": round(bandwidth / 1e9), "kernels": [asdict(kernel) for kernel in found],
+        "tokens": layer.n,
+        "kv_heads": layer.heads,
+        "head_dim": layer.size,
+        "dtype": name_of(layer.dtype),
+        "gigabytes_per_second": round(bandwidth / 1e9),
+        "kernels": [asdict(kernel) for kernel in found],
         "teraflops": {name_of(unit): round(rate / 1e12, 2) for unit, rate in rates.items()},
-    }  # fmt: skip
+    }
 
 
 class _Layer:
@@ -79,7 +83,7 @@ class _Layer:
         import torch
 
         text = text_config(model_path(config.model))
-        schedule = config.cache.schedule(_block_size())
+        schedule = config.cache.schedule(block_size())
         assert schedule is not None
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
@@ -149,34 +153,51 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
 
     page = heads * n * 2 * size * layer.width
     yield Work(
-        "read a layer's pages", lambda: pages.read(one, blocks, n),
-        lambda: cache[blocks].transpose(0, 1).flatten(1, 2).contiguous(), 2 * page, 0, layer.dtype,
-    )  # fmt: skip
+        "read a layer's pages",
+        lambda: pages.read(one, blocks, n),
+        lambda: cache[blocks].transpose(0, 1).flatten(1, 2).contiguous(),
+        2 * page,
+        0,
+        layer.dtype,
+    )
     yield Work(
         "take rotation off keys",
         lambda: distance.turned_back(live.keys, live.positions, live.places, rotary.frequencies, rotary.axis),
         lambda: rotary.turn(live.keys, -rotary.angles(live.positions.expand(3, -1, -1))),
-        heads * n * size * (layer.width + 4), 3 * heads * n * size, torch.float32,
-    )  # fmt: skip
+        heads * n * size * (layer.width + 4),
+        3 * heads * n * size,
+        torch.float32,
+    )
     yield Work(
-        NEAREST, lambda: distance.nearest_newer(layer.steps), lambda: distance_to_newer(layer.steps),
-        *layer.distances, torch.float16,
-    )  # fmt: skip
+        NEAREST,
+        lambda: distance.nearest_newer(layer.steps),
+        lambda: distance_to_newer(layer.steps),
+        *layer.distances,
+        torch.float16,
+    )
     yield Work(
-        "choose the best", lambda: selection.choose(scores, budget, sink, recent), best,
-        4 * heads * n + 8 * heads * budget, 0, layer.dtype,
-    )  # fmt: skip
+        "choose the best",
+        lambda: selection.choose(scores, budget, sink, recent),
+        best,
+        4 * heads * n + 8 * heads * budget,
+        0,
+        layer.dtype,
+    )
     yield Work(
         "gather, rotate and scatter survivors",
-        lambda: pages.write(
-            one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary, 2
-        ),
-        gather, 4 * heads * budget * size * layer.width, 3 * heads * budget * size, torch.float32,
-    )  # fmt: skip
+        lambda: pages.write(one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary, 2),
+        gather,
+        4 * heads * budget * size * layer.width,
+        3 * heads * budget * size,
+        torch.float32,
+    )
     yield Work(
-        RECEIVED, lambda: attention_received(layer.queries, live),
-        lambda: attention(layer.queries, live).sum(dim=(1, 2)), *layer.attention, layer.dtype,
-    )  # fmt: skip
+        RECEIVED,
+        lambda: attention_received(layer.queries, live),
+        lambda: attention(layer.queries, live).sum(dim=(1, 2)),
+        *layer.attention,
+        layer.dtype,
+    )
 
 
 def name_of(dtype: Any) -> str:

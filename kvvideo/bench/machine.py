@@ -2,8 +2,9 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from kvvideo.plugin.compat import installed_version
 
 
 def describe() -> dict[str, Any]:
@@ -43,11 +44,3 @@ def _cpu() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package; None if it is not there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

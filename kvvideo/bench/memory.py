@@ -17,12 +17,12 @@ from PIL import Image
 
 from kvvideo.bench.machine import describe
 from kvvideo.compression import load
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import KvvideoError
 from kvvideo.prompt import chunk_text
 from kvvideo.session import Engine, EngineConfig, open_session
 from kvvideo.session.hub import model_path
-from kvvideo.session.memory import block_bytes, spare_rows
+from kvvideo.session.pool import block_bytes, spare_rows
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.tiny import world
@@ -239,9 +239,14 @@ def _whole_blocks(count: float, size: int) -> int:
 
 
 def _cell(
-    engine: Engine, cache: CacheConfig, name: str, share: float, max_tokens: int, clips: Sequence[Clip],
+    engine: Engine,
+    cache: CacheConfig,
+    name: str,
+    share: float,
+    max_tokens: int,
+    clips: Sequence[Clip],
     on_progress: Callable[[str], None],
-) -> Cell:  # fmt: skip
+) -> Cell:
     engine.use(cache)
     cell = Cell(name, share, max_tokens, [0] * len(AGES), [0] * len(AGES))
     began, ingesting, count = time.perf_counter(), 0.0, 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from kvvideo.bench.kernels import multiplying_rate, name_of
 from kvvideo.session import EngineConfig
 from kvvideo.session.hub import model_path
-from kvvideo.session.memory import computed_in, model_config
+from kvvideo.session.model_config import computed_in, model_config
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,12 @@ def _least(config: EngineConfig, frames: Frames, tokens: float, live: float) -> 
 
 
 def run(
-    config: EngineConfig, cycles: int = 4, frame_tokens: int | None = None, chunk_seconds: float = 4.0,
+    config: EngineConfig,
+    cycles: int = 4,
+    frame_tokens: int | None = None,
+    chunk_seconds: float = 4.0,
     on_cycle: Callable[[int], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Ingest made-up chunks over ``cycles`` compactions, with and without looking; returns the report.
 
     Chunks are watched and left alone by turns of a cycle, from one compaction to the next, so that both are

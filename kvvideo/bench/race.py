@@ -47,9 +47,14 @@ class Row:
 
 
 def run(
-    config: EngineConfig, lengths: Sequence[int], rivals: Sequence[str] = RIVALS, questions: int = 0,
-    frame_tokens: int | None = None, chunk_seconds: float = 4.0, on_chunk: Callable[[int], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+    config: EngineConfig,
+    lengths: Sequence[int],
+    rivals: Sequence[str] = RIVALS,
+    questions: int = 0,
+    frame_tokens: int | None = None,
+    chunk_seconds: float = 4.0,
+    on_chunk: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
     """Let ``rivals`` follow one stream side by side, chunk by chunk in an order of chance; returns the report.
 
     So what else the machine does hits all of them alike, and ratios inside the run mean something.
@@ -123,7 +128,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
 
 def _limit(
     config: EngineConfig, rows: Sequence[Row], tokens: float, video_tokens: int, live: Sequence[int]
-) -> dict[str, Any] | None:  # fmt: skip
+) -> dict[str, Any] | None:
     """How fast any program could be with the cache that kvvideo had, since the length before the last: milliseconds
     for the matrix products alone, and how many times as fast as each rival was that is. None without kvvideo."""
     if not live:
@@ -135,10 +140,12 @@ def _limit(
     ms = 1000 * work.all / rate
     last = [row for row in rows if row.chunks == lengths[-1]]
     return {
-        "operations": asdict(work), "operations_per_second": round(rate), "dtype": operations.dtype(config),
+        "operations": asdict(work),
+        "operations_per_second": round(rate),
+        "dtype": operations.dtype(config),
         "ms": round(ms, 2),
         "ratios": {row.rival: round(row.mean_ms / ms, 2) for row in last},
-    }  # fmt: skip
+    }
 
 
 def _seconds(action: Callable[[], None]) -> float:
@@ -150,6 +157,12 @@ def _seconds(action: Callable[[], None]) -> float:
 def _row(rival: Rival, chunks: int, last: list[float], since: list[float], asked: list[float], frames: int) -> Row:
     mean = statistics.fmean(since or last)
     return Row(
-        rival.name, chunks, round(1000 * statistics.median(last), 2), round(1000 * mean, 2), round(frames / mean, 1),
-        round(1000 * statistics.median(asked), 2) if asked else None, rival.seen, rival.held_bytes,
-    )  # fmt: skip
+        rival.name,
+        chunks,
+        round(1000 * statistics.median(last), 2),
+        round(1000 * mean, 2),
+        round(frames / mean, 1),
+        round(1000 * statistics.median(asked), 2) if asked else None,
+        rival.seen,
+        rival.held_bytes,
+    )

@@ -17,9 +17,11 @@ from kvvideo.compression.rotary import Rotary
 from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.prompt import OPENING, chunk_text, question_text
 from kvvideo.session import Engine, EngineConfig, VideoSession
-from kvvideo.session.engine import _block_size, _is_cpu, _set_environment, common_arguments
+from kvvideo.session.arguments import block_size, common_arguments, is_cpu
+from kvvideo.session.environment import set_environment
 from kvvideo.session.hub import model_path
-from kvvideo.session.memory import computed_in, page_bytes, text_config
+from kvvideo.session.model_config import computed_in, text_config
+from kvvideo.session.pool import page_bytes
 from kvvideo.types import Chunk
 
 
@@ -109,7 +111,7 @@ class Plain:
     """
 
     def __init__(self, config: EngineConfig, tokens: int, chunks: int, copies: int) -> None:
-        _set_environment()
+        set_environment()
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -126,7 +128,7 @@ class Plain:
             "kv_cache_memory_bytes": copies * self.token_bytes * (self.limit + 2 * size),
             **config.options,
         }
-        if not _is_cpu():
+        if not is_cpu():
             arguments.setdefault("gpu_memory_utilization", 0.01)
         self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self.core = self.llm.engine_core.engine_core
@@ -147,9 +149,12 @@ class Plain:
             prompt["multi_modal_data"] = {"video": [as_video(chunk) for chunk in chunks]}
         params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
         request = self.llm.input_processor.process_inputs(
-            request_id=name, prompt=prompt, params=params, supported_tasks=self.llm.get_supported_tasks(),
+            request_id=name,
+            prompt=prompt,
+            params=params,
+            supported_tasks=self.llm.get_supported_tasks(),
             resumable=resumable,
-        )  # fmt: skip
+        )
         request.prompt_token_ids = list(request.prompt_token_ids)
         return request
 
@@ -429,7 +434,7 @@ def open_rivals(
             add(VllmSession(plain) if name == "vllm-session" else Resend(plain))
     if "transformers" in names:
         try:
-            add(Transformers(config, _block_size()))
+            add(Transformers(config, block_size()))
         except ConfigError as error:
             left_out.append(str(error))
     return found, left_out

@@ -9,29 +9,43 @@ from pathlib import Path
 from typing import Any
 
 from kvvideo.errors import ConfigError
-from kvvideo.session.engine import EngineConfig
+from kvvideo.session.config import EngineConfig
 from kvvideo.session.hub import TINY, model_path
 
 SHAPES: dict[str, dict[str, Any]] = {
     "3b": {
-        "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
-        "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
     },
     "7b": {
-        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-        "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
     },
-}  # fmt: skip
+}
 """The language models' sizes, from the configurations of Qwen2.5-VL-3B and 7B (arXiv 2502.13923, table 1)."""
 
 _TEXT = {
-    "max_position_embeddings": 128000, "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
-}  # fmt: skip
+}
 _VISION = {
-    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
     "fullatt_block_indexes": [7, 15, 23, 31],
-}  # fmt: skip
+}
 
 
 @cache

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kvvideo.session.engine import EngineConfig
+from kvvideo.session.config import EngineConfig
 
 
 def run(config: EngineConfig) -> dict[str, object]:
@@ -18,13 +18,14 @@ def run(config: EngineConfig) -> dict[str, object]:
         seconds[name] = round(time.perf_counter() - began, 2)
 
     with stage("import torch and torchvision"):
-        from kvvideo import _compat
+        from kvvideo.plugin import compat
 
-        _compat.prepare()
+        compat.prepare()
     with stage("import vLLM"):
-        from kvvideo.session.engine import Engine, _set_environment
+        from kvvideo.session.engine import Engine
+        from kvvideo.session.environment import set_environment
 
-        _set_environment()
+        set_environment()
         import vllm.v1.engine.llm_engine  # noqa: F401
     with stage("load the model and its cache"):
         engine = Engine(config)

@@ -38,9 +38,12 @@ class Window:
 
 
 def run(
-    config: EngineConfig, chunks: int, frames: Frames, windows: int = 20,
+    config: EngineConfig,
+    chunks: int,
+    frames: Frames,
+    windows: int = 20,
     on_window: Callable[[Window], None] = lambda _: None,
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, object]:
     """Stream ``chunks`` chunks of made-up ``frames`` through one session; returns the report.
 
     Ratios compare the last window with the second: the first pays for warming up. ``mean_ms`` is of all
@@ -63,10 +66,17 @@ def run(
         if number % size == 0 or number == chunks:
             rows.append(
                 Window(
-                    number, round(statistics.median(took) * 1000, 2), stats.seen, stats.live, peak, stats.blocks,
-                    engine.free_blocks, round(host_bytes() / 1e6, 1), gpu_mb(),
+                    number,
+                    round(statistics.median(took) * 1000, 2),
+                    stats.seen,
+                    stats.live,
+                    peak,
+                    stats.blocks,
+                    engine.free_blocks,
+                    round(host_bytes() / 1e6, 1),
+                    gpu_mb(),
                 )
-            )  # fmt: skip
+            )
             on_window(rows[-1])
             later += took if len(rows) > 1 else []
             took, peak = [], 0

@@ -14,9 +14,10 @@ from kvvideo.chat.dialogue import Dialogue, Said
 from kvvideo.chat.hints import little_held
 from kvvideo.chat.player import Cancelled, Player, Watch
 from kvvideo.errors import ConfigError, EngineError, KvvideoError
-from kvvideo.memories.file import SUFFIX
-from kvvideo.playback import Arrival, Event, Playback
 from kvvideo.prompt import Turn, well_formed
+from kvvideo.runs.events import Event
+from kvvideo.runs.playback import Arrival, Playback
+from kvvideo.storage.file import SUFFIX
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
@@ -90,9 +91,14 @@ class Chat:
     """
 
     def __init__(
-        self, player: Player, screen: Screen, name: str, remember: bool, load: Callable[[Playback, Path], Playback],
+        self,
+        player: Player,
+        screen: Screen,
+        name: str,
+        remember: bool,
+        load: Callable[[Playback, Path], Playback],
         file: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.player, self.screen, self.name = player, screen, name
         self.remember, self._open = remember, load
         self.dialogue = Dialogue()
@@ -207,13 +213,12 @@ class Chat:
     def _sampling(self, playback: Playback) -> dict[str, Any]:
         settings = self.settings
         return {
-            "max_tokens": int(settings["max-answer-tokens"]), "temperature": float(settings["temperature"]),
+            "max_tokens": int(settings["max-answer-tokens"]),
+            "temperature": float(settings["temperature"]),
             "seed": playback.engine.config.seed,
-        }  # fmt: skip
+        }
 
-    def _note(
-        self, said: Said, reason: str, warning: str | None = None, problem: KvvideoError | None = None
-    ) -> None:  # fmt: skip
+    def _note(self, said: Said, reason: str, warning: str | None = None, problem: KvvideoError | None = None) -> None:
         self.dialogue.add(said)
         if said.remembered:
             self._happened.append(_Happened((said,), len(self.dialogue.said)))
@@ -514,7 +519,7 @@ class Chat:
                 self.screen.say(f"{setting.name} = {value}  ({setting.help})")
 
     def _show(self, arguments: str) -> None:
-        from kvvideo.cli.render import size
+        from kvvideo.sizes import format_size as size
 
         status = self.player.status
         model = self.player.call(lambda playback: playback.engine.config.model)

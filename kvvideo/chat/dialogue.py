@@ -8,7 +8,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.outputs import clean
 from kvvideo.outputs.subtitles import as_srt, cues
 from kvvideo.prompt import Turn, dialogue_text
-from kvvideo.records import SCHEMA
+from kvvideo.runs.records import SCHEMA
 from kvvideo.times import format_time
 
 KINDS = ("md", "json", "srt")

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kvvideo.answering import Asking
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.memories.checkpoints import Checkpoints
-from kvvideo.memories.file import MemoryFile
-from kvvideo.memories.origin import engine_for, video_of
-from kvvideo.playback import Playback
+from kvvideo.runs.analyze import Asking
+from kvvideo.runs.origin import engine_for, video_of
+from kvvideo.runs.playback import Playback
 from kvvideo.session import BASELINES, Engine, EngineConfig
 from kvvideo.session.hub import fetch
+from kvvideo.storage.checkpoints import Checkpoints
+from kvvideo.storage.file import MemoryFile
 from kvvideo.video import Source
 
 
@@ -78,7 +78,7 @@ class Opening:
 
     @staticmethod
     def _engine(config: EngineConfig) -> Engine:
-        from kvvideo.session.memory import spare_rows
+        from kvvideo.session.pool import spare_rows
 
         spare = spare_rows(config.cache, _others(config.cache))
         return Engine(replace(config, cache=replace(config.cache, spare_rows=spare)))

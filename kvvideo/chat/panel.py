@@ -12,9 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from kvvideo.cli.render import size
 from kvvideo.outputs.clean import text as clean
 from kvvideo.session import Span
+from kvvideo.sizes import format_size as size
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats
 
@@ -127,9 +127,13 @@ def panel(status: Status, width: int) -> RenderableType:
         line.no_wrap, line.end = True, "\n"
         line.truncate(inner, overflow="ellipsis")
     return Panel(
-        Group(*lines), box=box.ROUNDED, width=max(width, 5), title=Text(clean(status.strategy), style="bold"),
-        title_align="left", border_style=_DIM,
-    )  # fmt: skip
+        Group(*lines),
+        box=box.ROUNDED,
+        width=max(width, 5),
+        title=Text(clean(status.strategy), style="bold"),
+        title_align="left",
+        border_style=_DIM,
+    )
 
 
 def prompt_line(status: Status, width: int | None = None) -> str:
@@ -155,9 +159,14 @@ def to_ansi(renderable: RenderableType, width: int) -> str:
     """``renderable`` as text with colours, ``width`` columns wide, without a newline at the end."""
     # A height as well, or rich would not believe the width where the terminal is dumb.
     console = Console(
-        file=StringIO(), force_terminal=True, color_system="256", legacy_windows=False, highlight=False, width=width,
+        file=StringIO(),
+        force_terminal=True,
+        color_system="256",
+        legacy_windows=False,
+        highlight=False,
+        width=width,
         height=100,
-    )  # fmt: skip
+    )
     with console.capture() as capture:
         console.print(renderable)
     return capture.get().removesuffix("\n")

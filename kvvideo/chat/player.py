@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from kvvideo.chat.commands import format_speed
 from kvvideo.chat.panel import Status
 from kvvideo.errors import KvvideoError
-from kvvideo.playback import Playback
+from kvvideo.runs.playback import Playback
 from kvvideo.session import Span
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats
@@ -90,9 +90,12 @@ class Player:
     """
 
     def __init__(
-        self, start: Callable[[], Playback], tell: Callable[[str], None], speed: float = float("inf"),
+        self,
+        start: Callable[[], Playback],
+        tell: Callable[[str], None],
+        speed: float = float("inf"),
         playing: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._start, self._tell = start, tell
         self._work: queue.Queue[tuple[Callable[[Playback], Any], Future[Any]]] = queue.Queue()
         self._closing = threading.Event()
@@ -107,10 +110,24 @@ class Player:
         self.looked_at = False
         self.waiting: Callable[[], None] = lambda: None
         self.status = Status(
-            at=0.0, duration=None, state="waiting", speed="", fps=0.0, realtime=0.0, stats=CacheStats(0, 0, 0, 0, 0, 0),
-            budget=None, max_tokens=None, strategy="", blocks_free=0, blocks_total=0, timeline=(), layer=None,
-            behind=0.0, dropped=0.0, message="",
-        )  # fmt: skip
+            at=0.0,
+            duration=None,
+            state="waiting",
+            speed="",
+            fps=0.0,
+            realtime=0.0,
+            stats=CacheStats(0, 0, 0, 0, 0, 0),
+            budget=None,
+            max_tokens=None,
+            strategy="",
+            blocks_free=0,
+            blocks_total=0,
+            timeline=(),
+            layer=None,
+            behind=0.0,
+            dropped=0.0,
+            message="",
+        )
         self.playback: Playback
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="kvvideo-player", daemon=True)
@@ -204,14 +221,24 @@ class Player:
         if state == "playing" and not playback.ready:
             state = "waiting"
         self.status = Status(
-            at=playback.at, duration=playback.duration, state=state,
-            speed=format_speed(self._speed), fps=fps, realtime=realtime,
-            stats=session.stats(), budget=schedule.budget if schedule else None,
-            max_tokens=schedule.max_tokens if schedule else None, strategy=engine.config.cache.strategy,
-            blocks_free=engine.free_blocks, blocks_total=engine.blocks, timeline=spans, layer=self.layer,
-            behind=0.0 if live is None else live.behind, dropped=0.0 if live is None else live.dropped,
+            at=playback.at,
+            duration=playback.duration,
+            state=state,
+            speed=format_speed(self._speed),
+            fps=fps,
+            realtime=realtime,
+            stats=session.stats(),
+            budget=schedule.budget if schedule else None,
+            max_tokens=schedule.max_tokens if schedule else None,
+            strategy=engine.config.cache.strategy,
+            blocks_free=engine.free_blocks,
+            blocks_total=engine.blocks,
+            timeline=spans,
+            layer=self.layer,
+            behind=0.0 if live is None else live.behind,
+            dropped=0.0 if live is None else live.dropped,
             message="" if live is None else live.message,
-        )  # fmt: skip
+        )
 
     # The thread ----------------------------------------------------------------------------------
 

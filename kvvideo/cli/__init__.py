@@ -11,8 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from kvvideo import __version__, settings
-from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, strategies
+from kvvideo._version import __version__
+from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, settings, strategies
 from kvvideo.cli.command import App, commands
 from kvvideo.cli.screen import standard_streams
 from kvvideo.cli.stop import say

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvvideo.agenda import TASKS, Agenda, Question, Task
-from kvvideo.answering import Answering, Asking, Hooks, files_of, kept
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import Choice, Stills, choose, open_files
 from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
 from kvvideo.outputs.writer import to_stdout
+from kvvideo.runs.agenda import TASKS, Agenda, Question, Task
+from kvvideo.runs.analyze import Answering, Asking, Hooks, files_of, kept
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time, parse_time
 
 if TYPE_CHECKING:
-    from kvvideo.journal import Run
+    from kvvideo.runs.journal import Run
     from kvvideo.video import Source
 
 
@@ -159,9 +159,14 @@ def _compared(names: str, context: typer.Context) -> list[str]:
 
 
 def _run(
-    source: "Source", config: EngineConfig, caches: list[CacheConfig], asking: Asking, choice: Choice, force: bool,
+    source: "Source",
+    config: EngineConfig,
+    caches: list[CacheConfig],
+    asking: Asking,
+    choice: Choice,
+    force: bool,
     run: "Run",
-) -> None:  # fmt: skip
+) -> None:
     from kvvideo.cli import render
     from kvvideo.outputs.delivery import Delivery
 
@@ -175,10 +180,17 @@ def _run(
         )
         answering = Answering(source, config, caches, asking, run, hooks)
         delivery = Delivery(
-            choice, render.Answers(len(caches) > 1), stem=stem_of(source.path), say=say, force=force,
-            strategies=[cache.strategy for cache in caches], own=files_of(run), inputs=[Path(source.path)],
-            frame=stills, samples=answering.samples,
-        )  # fmt: skip
+            choice,
+            render.Answers(len(caches) > 1),
+            stem=stem_of(source.path),
+            say=say,
+            force=force,
+            strategies=[cache.strategy for cache in caches],
+            own=files_of(run),
+            inputs=[Path(source.path)],
+            frame=stills,
+            samples=answering.samples,
+        )
         answering.files = delivery.files
         try:
             with progress, closing(answering.records()) as records:
@@ -238,9 +250,7 @@ def _dry_run(
 
     names = [config.cache.strategy for config in configs]
     # Files that cannot be written show here too.
-    open_files(
-        choice.template, choice.files, stem=stem_of(video), strategies=names, force=force, inputs=[Path(video)]
-    )  # fmt: skip
+    open_files(choice.template, choice.files, stem=stem_of(video), strategies=names, force=force, inputs=[Path(video)])
     predictions = [prediction(video, decoder, reading, config, asking) for config in configs]
     match choice.stdout:
         case "json":

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvvideo.agenda import Question
-from kvvideo.answering import Hooks
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills, choose
+from kvvideo.runs.agenda import Question
+from kvvideo.runs.analyze import Hooks
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
-    from kvvideo.memories.file import MemoryFile
+    from kvvideo.storage.file import MemoryFile
 
 
 def command(
@@ -64,7 +64,7 @@ def command(
     questions = [Question.parse(text) for text in question or ()]
     if not questions:
         raise ConfigError("there is nothing to ask; add -q 'What happens?' or -q '@10:30 What just happened?'")
-    from kvvideo.memories.file import MemoryFile
+    from kvvideo.storage.file import MemoryFile
 
     config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), choose(format or (), output)
     with MemoryFile(memory) as file:
@@ -72,13 +72,20 @@ def command(
 
 
 def _run(
-    file: "MemoryFile", questions: list[Question], choice: Choice, force: bool, video: str | None,
-    max_answer_tokens: int, config: EngineConfig, model: str | None, dtype: str | None,
-) -> None:  # fmt: skip
-    from kvvideo.ask import agenda_of, answering, check
+    file: "MemoryFile",
+    questions: list[Question],
+    choice: Choice,
+    force: bool,
+    video: str | None,
+    max_answer_tokens: int,
+    config: EngineConfig,
+    model: str | None,
+    dtype: str | None,
+) -> None:
     from kvvideo.cli import render
-    from kvvideo.memories.origin import engine_for, video_of
     from kvvideo.outputs.delivery import Delivery
+    from kvvideo.runs.ask import agenda_of, answering, check
+    from kvvideo.runs.origin import engine_for, video_of
 
     last = file.memory()
     agenda_of(last, questions)
@@ -91,10 +98,15 @@ def _run(
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
         delivery = Delivery(
-            choice, render.Answers(), stem=file.path.stem, strategies=[config.cache.strategy], say=say, force=force,
+            choice,
+            render.Answers(),
+            stem=file.path.stem,
+            strategies=[config.cache.strategy],
+            say=say,
+            force=force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
             frame=None if source is None else stack.enter_context(closing(Stills(source))),
-        )  # fmt: skip
+        )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
         try:

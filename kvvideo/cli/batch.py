@@ -14,7 +14,7 @@ import typer
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
@@ -130,8 +130,8 @@ def command(
     Every answer is in results.jsonl as soon as it is given, and is not asked again: after Ctrl-C, a crash or kill -9
     the same command goes on. What could not be answered is in failed.jsonl; the exit code is 1 then.
     """
+    from kvvideo.batch.jobs import read_jobs
     from kvvideo.batch.tasks import Defaults, tasks_of
-    from kvvideo.jobs import read_jobs
 
     executor = _executor(where, engines, cpus_per_engine, ray_address)
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
@@ -187,7 +187,7 @@ def _sized(
 ) -> EngineConfig:
     """``config`` with room for as many sessions as are asked for, or fit."""
     from kvvideo.batch.run import question_tokens
-    from kvvideo.session.engine import sessions_in
+    from kvvideo.session.pool import sessions_in
     from kvvideo.video.geometry import FACTOR
 
     if not tasks:
@@ -212,9 +212,13 @@ def _largest(tasks: "Sequence[Task]") -> CacheConfig:
 
 
 def _run(
-    batch: "Batch", results: "Results", config: EngineConfig, make: "Callable[..., Executor]", apart: float,
+    batch: "Batch",
+    results: "Results",
+    config: EngineConfig,
+    make: "Callable[..., Executor]",
+    apart: float,
     json_output: bool,
-) -> None:  # fmt: skip
+) -> None:
     from kvvideo.cli.board import Board
 
     failure: KvvideoError | None = None
@@ -228,11 +232,14 @@ def _run(
             if pending and not (batch.failing or stop.asked):
                 board.wait(f"loading {config.model} …")
                 executor = make(
-                    config, [*dict.fromkeys(task.cache for task in pending)], batch.defaults.max_answer_tokens,
+                    config,
+                    [*dict.fromkeys(task.cache for task in pending)],
+                    batch.defaults.max_answer_tokens,
                     loaded=lambda engine: results.check_model(engine.fingerprint),
-                    kept=lambda task: results.checkpoints(task) if apart else None, every=apart,
+                    kept=lambda task: results.checkpoints(task) if apart else None,
+                    every=apart,
                     stopped=lambda: stop.asked or batch.failing,
-                )  # fmt: skip
+                )
                 failure = _do(batch, executor, pending)
     status = "interrupted" if stop.asked else "error" if failure or batch.failing else "complete"
     _conclude(batch, results, status, failure, json_output)

@@ -11,7 +11,7 @@ from kvvideo import compression
 from kvvideo.cli import complete, options
 from kvvideo.cli.command import App
 from kvvideo.cli.download import ensure
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
 
@@ -53,7 +53,7 @@ def stream(
     from kvvideo.bench.frames import LARGE, SMALL, Frames
     from kvvideo.bench.shapes import shaped
     from kvvideo.bench.stream import run
-    from kvvideo.cli import render
+    from kvvideo.cli import bench_tables, render
 
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = shaped(EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed), shape)
@@ -67,7 +67,7 @@ def stream(
     if json_output:
         print(json.dumps(report))
     else:
-        render.stream_report(report)
+        bench_tables.stream(report)
 
 
 @app.command("start")
@@ -78,13 +78,13 @@ def start(
 ) -> None:
     """Where the time goes between the start and the first answer."""
     from kvvideo.bench.start import run
-    from kvvideo.cli import render
+    from kvvideo.cli import bench_tables
 
     report = run(EngineConfig(model=model, dtype=dtype))
     if json_output:
         print(json.dumps(report))
     else:
-        render.start_report(report)
+        bench_tables.start(report)
 
 
 @app.command("checkpoint")
@@ -109,7 +109,7 @@ def checkpoint(
 ) -> None:
     """What a checkpoint every minute of video costs, and how large it is."""
     from kvvideo.bench.checkpoint import run
-    from kvvideo.cli import render
+    from kvvideo.cli import bench_tables, render
 
     cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
     config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
@@ -120,7 +120,7 @@ def checkpoint(
     if json_output:
         print(json.dumps(report))
     else:
-        render.checkpoint_report(report)
+        bench_tables.checkpoint(report)
 
 
 Lengths = Annotated[str, typer.Option("--lengths", "-n", help="Lengths of the stream to compare at, in chunks.")]
@@ -264,9 +264,15 @@ def decode(
     with render.Progress() as progress:
         progress.say(f"making {seconds:g} s of {size} …")
         report = run(
-            [name.strip() for name in decoders.split(",")], seconds, (width, height), fps, repeats,
-            lambda name, times: progress.say(f"{name}: {times:.1f} x real time"), config, frame_tokens,
-        )  # fmt: skip
+            [name.strip() for name in decoders.split(",")],
+            seconds,
+            (width, height),
+            fps,
+            repeats,
+            lambda name, times: progress.say(f"{name}: {times:.1f} x real time"),
+            config,
+            frame_tokens,
+        )
     _print(report, bench_tables.decode, json_output)
 
 
@@ -280,9 +286,14 @@ def _config(
 
 
 def _race(
-    config: EngineConfig, lengths: str, against: str, questions: int, frame_tokens: int | None, chunk: float,
+    config: EngineConfig,
+    lengths: str,
+    against: str,
+    questions: int,
+    frame_tokens: int | None,
+    chunk: float,
     json_output: bool,
-) -> None:  # fmt: skip
+) -> None:
     from kvvideo.bench.race import run
     from kvvideo.cli import bench_tables, render
 
@@ -348,7 +359,7 @@ def memory(
     ] = None,
 ) -> None:
     """What each strategy still remembers, by budget and age, on clips no model was trained on."""
-    from kvvideo.cli import render
+    from kvvideo.cli import bench_tables, render
 
     if report_file is not None:
         report = _read_report(report_file)
@@ -357,16 +368,22 @@ def memory(
             strategies, shares, minutes, clips = QUICK
         report = _measure(
             EngineConfig(
-                model=model, dtype=dtype, seed=seed, cache=options.cache_config(
-                options.STRATEGY, options.MAX_TOKENS, ratio, None, sink, window, queries, score_norm, positions
-            )
+                model=model,
+                dtype=dtype,
+                seed=seed,
+                cache=options.cache_config(
+                    options.STRATEGY, options.MAX_TOKENS, ratio, None, sink, window, queries, score_norm, positions
+                ),
             ),
-            strategies, shares, minutes, clips,
-        )  # fmt: skip
+            strategies,
+            shares,
+            minutes,
+            clips,
+        )
     if json_output:
         print(json.dumps(report))
     else:
-        render.memory_report(report)
+        bench_tables.memory(report)
     if plots is not None:
         from kvvideo.bench.plots import draw
 

@@ -18,10 +18,15 @@ def race(report: dict[str, Any]) -> None:
     table = Table(*head, *(["first token, ms"] if asked else []), box=None)
     for row in sorted(report["rows"], key=lambda row: (row["chunks"], [*report["rivals"]].index(row["rival"]))):
         table.add_row(
-            str(row["chunks"]), row["rival"], f"{row['ms']:.1f}", f"{row['mean_ms']:.1f}",
-            f"{row['frames_per_second']:.1f}", str(row["tokens"]), size(row["held_bytes"]),
+            str(row["chunks"]),
+            row["rival"],
+            f"{row['ms']:.1f}",
+            f"{row['mean_ms']:.1f}",
+            f"{row['frames_per_second']:.1f}",
+            str(row["tokens"]),
+            size(row["held_bytes"]),
             *([f"{row['first_token_ms']:.1f}"] if asked else []),
-        )  # fmt: skip
+        )
     whole(table)
     for name, about in report["rivals"].items():
         out.print(Text(f"{name}: {about}", style="dim"))
@@ -46,9 +51,13 @@ def compaction(report: dict[str, Any]) -> None:
     table = Table("strategy", "ms/chunk", "ms/compaction", "watching", "side state", "share of a step", box=None)
     for cost in report["strategies"]:
         table.add_row(
-            cost["strategy"], f"{cost['ms']:.1f}", f"{cost['compaction_ms']:.2f}", f"{cost['watching_ms']:.2f}",
-            f"{cost['state_ms']:.2f}", f"{cost['share']:.1%}",
-        )  # fmt: skip
+            cost["strategy"],
+            f"{cost['ms']:.1f}",
+            f"{cost['compaction_ms']:.2f}",
+            f"{cost['watching_ms']:.2f}",
+            f"{cost['state_ms']:.2f}",
+            f"{cost['share']:.1%}",
+        )
     whole(table)
     out.print(
         f"at {report['max_tokens']} tokens, of which {report['budget']} stay; compaction: one, in all layers; watching "
@@ -59,10 +68,14 @@ def compaction(report: dict[str, Any]) -> None:
     for kernel in kernels["kernels"]:
         reference = kernel["reference_ms"]
         table.add_row(
-            kernel["name"], f"{1000 * kernel['ms']:.0f}", "" if reference is None else f"{1000 * reference:.0f}",
-            f"{kernel['bytes'] / 1e6:.2f}", f"{kernel['operations'] / 1e6:.0f}", f"{1000 * kernel['limit_ms']:.1f}",
+            kernel["name"],
+            f"{1000 * kernel['ms']:.0f}",
+            "" if reference is None else f"{1000 * reference:.0f}",
+            f"{kernel['bytes'] / 1e6:.2f}",
+            f"{kernel['operations'] / 1e6:.0f}",
+            f"{1000 * kernel['limit_ms']:.1f}",
             f"{kernel['fraction']:.0%}",
-        )  # fmt: skip
+        )
     whole(table)
     rates = ", ".join(f"{rate:g} TFLOP/s in {unit}" for unit, rate in kernels["teraflops"].items())
     out.print(
@@ -90,9 +103,13 @@ def decode(report: dict[str, Any]) -> None:
     table = Table("decoder", "x real time", "source frames/s", "sampled/s", "first chunk", "peak memory", box=None)
     for row in report["decoders"]:
         table.add_row(
-            row["decoder"], f"{row['times_real_time']:.1f}", f"{row['source_frames_per_second']:.0f}",
-            f"{row['sampled_per_second']:.1f}", f"{row['first_chunk_seconds']:.2f} s", f"{row['peak_mb']:.0f} MB",
-        )  # fmt: skip
+            row["decoder"],
+            f"{row['times_real_time']:.1f}",
+            f"{row['source_frames_per_second']:.0f}",
+            f"{row['sampled_per_second']:.1f}",
+            f"{row['first_chunk_seconds']:.2f} s",
+            f"{row['peak_mb']:.0f} MB",
+        )
     whole(table)
     width, height = report["size"]
     out.print(
@@ -105,3 +122,71 @@ def decode(report: dict[str, Any]) -> None:
             f"ingested from {fed['decoder']}: {fed['times_real_time']:.1f} x real time, the engine busy "
             f"{fed['busy']:.0%} of it; without waiting, {fed['engine_times_real_time']:.1f} x: {limit} is the limit"
         )
+
+
+def memory(report: dict[str, Any]) -> None:
+    """The report of ``bench memory``: a row for each strategy and budget."""
+    ages = [f"≤{age:g}s" if age else "older" for age in report["ages"]]
+    table = Table("strategy", "budget", "tokens", "past", "95 %", "now", *ages, "cache", "ms/chunk", box=None)
+    for cell in report["cells"]:
+        low, high = cell["backward_interval"]
+        table.add_row(
+            cell["strategy"],
+            f"{cell['share']:.0%}",
+            str(cell["max_tokens"]),
+            f"{cell['backward']:.1%}",
+            f"{low:.0%} to {high:.0%}",
+            f"{cell['real_time']:.1%}",
+            *("" if share is None else f"{share:.0%}" for share in cell["by_age"]),
+            size(cell["peak_bytes"]),
+            f"{cell['ms_per_chunk']:.1f}",
+        )
+    whole(table)
+    for skipped in report["skipped"]:
+        err.print(Text(f"{skipped['strategy']} at {skipped['share']:.0%} was left out: {skipped['reason']}"))
+    out.print(
+        f"{report['clips']} clips of {report['minutes']:g} min, {report['stream_tokens']} tokens each; budget: the "
+        "most the cache ever holds; past: questions about what was shown before, now: about what is on screen"
+    )
+
+
+def stream(report: dict[str, Any]) -> None:
+    """The report of ``bench stream`` as a table."""
+    table = Table("chunk", "ms/chunk", "tokens seen", "live", "peak", "blocks", "free", "host MB", "GPU MB", box=None)
+    for row in report["windows"]:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    out.print(table)
+    if "time_ratio" in report:
+        out.print(
+            f"{report['mean_ms']} ms per chunk, compactions included; last window against the second: "
+            f"{report['time_ratio']} x the time, {report['host_growth_mb']:+.1f} MB of host memory"
+        )
+
+
+def checkpoint(report: dict[str, Any]) -> None:
+    """The report of ``bench checkpoint`` as a table."""
+    table = Table("ms per minute of video", "mean", "median", box=None)
+    for name, key in (
+        ("without", "ms_per_minute"),
+        ("with a checkpoint", "ms_per_minute_with"),
+        ("difference", "cost_ms"),
+        ("gathering it: the stream waits", "gathering_ms"),
+        ("writing it, alone: in the background", "writing_ms"),
+    ):
+        table.add_row(name, f"{report[key]['mean']:.1f}", f"{report[key]['median']:.1f}")
+    whole(table)
+    out.print(
+        f"a checkpoint a minute of video costs {report['cost_share']:.1%} of the time, of which the stream waits "
+        f"{report['gathering_share']:.1%} (medians of {report['minutes']} minutes, each streamed with and without)"
+    )
+    out.print(
+        f"one of {report['tokens']} tokens is {size(report['bytes'])}; predicted {size(report['predicted_bytes'])}"
+    )
+
+
+def start(report: dict[str, Any]) -> None:
+    """The report of ``bench start`` as a table."""
+    table = Table("stage", "seconds", box=None)
+    for stage, seconds in {**report["seconds"], "in all": report["total"]}.items():
+        table.add_row(stage, f"{seconds:.2f}")
+    out.print(table)

@@ -51,10 +51,12 @@ class Board(render.Transient):
             moved = self._at[key]
             of = "" if moved.length is None else f" / {format_time(round(moved.length))}"
             table.add_row(
-                _names([job.id for job in task.jobs]), task.cache.strategy,
-                f"{format_time(round(moved.at))}{of}", f"{moved.cache.live}/{task.cache.max_tokens}",
+                _names([job.id for job in task.jobs]),
+                task.cache.strategy,
+                f"{format_time(round(moved.at))}{of}",
+                f"{moved.cache.live}/{task.cache.max_tokens}",
                 f"{self._answers.get(key, 0)}/{len(task.wants)}",
-            )  # fmt: skip
+            )
         took = format_time(round(time.monotonic() - self._began))
         progress = self._progress
         line = f"{progress.ended}/{progress.tasks} videos, {self._done}/{progress.questions} questions, {took}"
@@ -92,10 +94,13 @@ def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
         known = "tokens" in record
         length = record.get("seconds")
         table.add_row(
-            _names(record["jobs"]), Text(clean.line(record["video"])),
-            "?" if length is None else format_time(round(length)), str(record["frames"]) if known else "",
-            str(record["tokens"]) if known else "", render.size(record["bytes"]) if known else "",
-        )  # fmt: skip
+            _names(record["jobs"]),
+            Text(clean.line(record["video"])),
+            "?" if length is None else format_time(round(length)),
+            str(record["frames"]) if known else "",
+            str(record["tokens"]) if known else "",
+            render.size(record["bytes"]) if known else "",
+        )
     render.whole(table)
     pool = "" if total["pool_bytes"] is None else f" in a pool of {render.size(total['pool_bytes'])}"
     render.out.print(

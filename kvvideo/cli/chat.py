@@ -26,9 +26,25 @@ if TYPE_CHECKING:
 _QUESTIONS = 4
 """Questions that the pool has room for: one with the dialogue before it, or those that are watched."""
 _OF_A_VIDEO = (
-    "strategy", "max_tokens", "ratio", "budget", "sink", "window", "queries", "score_norm", "positions", "fps", "chunk",
-    "start", "end", "frame_tokens", "decoder", "follow", "retry", "when_behind",
-)  # fmt: skip
+    "strategy",
+    "max_tokens",
+    "ratio",
+    "budget",
+    "sink",
+    "window",
+    "queries",
+    "score_norm",
+    "positions",
+    "fps",
+    "chunk",
+    "start",
+    "end",
+    "frame_tokens",
+    "decoder",
+    "follow",
+    "retry",
+    "when_behind",
+)
 """Options that say how a video is looked at and remembered, which a memory already says."""
 
 
@@ -92,8 +108,8 @@ def command(
     from kvvideo.chat.player import Player
     from kvvideo.chat.repl import PipeScreen, TerminalScreen, run_pipe, run_terminal, unseen
     from kvvideo.chat.scratch import scratch
-    from kvvideo.journal import state_directory
-    from kvvideo.memories.file import is_memory_file
+    from kvvideo.runs.journal import state_directory
+    from kvvideo.storage.file import is_memory_file
     from kvvideo.video import Source
     from kvvideo.video.address import Address
 
@@ -106,9 +122,11 @@ def command(
     if file is None:
         with options.video_first(video, follow):
             source = Source(
-                video, decoder=decoder, live=options.live(video, follow, retry, when_behind),
+                video,
+                decoder=decoder,
+                live=options.live(video, follow, retry, when_behind),
                 **options.reading(config, fps, chunk, start, end, frame_tokens),
-            )  # fmt: skip
+            )
             ensure(model, source)
     typed = sys.stdin
     if video == "-":
@@ -118,13 +136,21 @@ def command(
     code, at_once = 0, False
     with scratch() as directory:
         opening = Opening(
-            config, directory, room, every, beside, model if "model" in given else None,
-            dtype if "dtype" in given else None, screen.notice,
-        )  # fmt: skip
+            config,
+            directory,
+            room,
+            every,
+            beside,
+            model if "model" in given else None,
+            dtype if "dtype" in given else None,
+            screen.notice,
+        )
         player = Player(
             lambda: opening.open_video(source) if file is None else opening.open_memory(file),
-            screen.notice, pace, playing=not paused,
-        )  # fmt: skip
+            screen.notice,
+            pace,
+            playing=not paused,
+        )
         with closing(player), _left_on_signals():
             screen.notice(f"loading {config.model if file is None else file} …")
             try:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from kvvideo import settings
+from kvvideo.cli import settings
+from kvvideo.cli.settings import Given, Option, Words
 from kvvideo.errors import ConfigError
-from kvvideo.settings import Given, Option, Words
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _GIVEN = "kvvideo.given"

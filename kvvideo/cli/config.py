@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from kvvideo import settings
+from kvvideo.cli import settings
 from kvvideo.cli.command import Origin, Value, commands, leaves, options, values
+from kvvideo.cli.settings import Words
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
-from kvvideo.settings import Words
 
 # Plain commands: they must work, and do the same, whatever is set.
 app = typer.Typer(no_args_is_help=True, help="Show or begin the files that set options.")
@@ -82,17 +82,21 @@ def _user_path() -> Path:
 
 def _record(found: list[Value], unused: dict[str, str]) -> dict[str, Any]:
     return {
-        "type": "settings", "schema": 1,
+        "type": "settings",
+        "schema": 1,
         "files": [{"path": str(file), "read": file.is_file()} for file in settings.paths()],
         "settings": [
             {
-                "command": " ".join(one.command), "option": one.key, "value": _plain(one.value),
-                "source": one.origin.kind, "place": one.origin.place,
+                "command": " ".join(one.command),
+                "option": one.key,
+                "value": _plain(one.value),
+                "source": one.origin.kind,
+                "place": one.origin.place,
             }
             for one in found
         ],
         "unused": [{"variable": name, "reason": reason} for name, reason in unused.items()],
-    }  # fmt: skip
+    }
 
 
 def _print(found: list[Value], unused: dict[str, str]) -> None:

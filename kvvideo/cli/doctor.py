@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kvvideo import settings
-from kvvideo.cli import complete
+from kvvideo.cli import complete, settings
 from kvvideo.cli.command import commands, leaves, values
 from kvvideo.cli.options import DEFAULT_MODEL, MODEL
 from kvvideo.doctor import Finding, examine

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvvideo.answering import Asking
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
+from kvvideo.runs.analyze import Asking
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
+from kvvideo.storage.workspace import was_begun
 from kvvideo.times import format_time
-from kvvideo.workspace import was_begun
 
 if TYPE_CHECKING:
-    from kvvideo.ingest import Part
-    from kvvideo.playback import Playback
+    from kvvideo.runs.ingest import Part
+    from kvvideo.runs.playback import Playback
     from kvvideo.video import Source
 
 
@@ -83,7 +83,7 @@ def command(
     if dry_run:
         _dry_run(video, decoder, reading, config, apart, room, json_output)
         return
-    from kvvideo.ingest import Part, is_made, part_of
+    from kvvideo.runs.ingest import Part, is_made, part_of
     from kvvideo.session import BASELINES
     from kvvideo.video import Source
 
@@ -103,9 +103,9 @@ def command(
 
 
 def _run(source: "Source", config: EngineConfig, part: "Part", every: float, room: int, json_output: bool) -> None:
-    from kvvideo import records
     from kvvideo.cli import render
-    from kvvideo.ingest import ingest
+    from kvvideo.runs import records
+    from kvvideo.runs.ingest import ingest
     from kvvideo.session import Engine
 
     began, read = time.perf_counter(), 0 if part.memory is None else part.memory.chunks
@@ -131,9 +131,16 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
                 progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
 
             done = ingest(
-                engine, source, part, every=every, max_bytes=room, reader=reader, stopped=lambda: stop.asked,
-                on_chunk=on_chunk, on_write=lambda: progress.wait(f"writing {part.output} …"),
-            )  # fmt: skip
+                engine,
+                source,
+                part,
+                every=every,
+                max_bytes=room,
+                reader=reader,
+                stopped=lambda: stop.asked,
+                on_chunk=on_chunk,
+                on_write=lambda: progress.wait(f"writing {part.output} …"),
+            )
     except BaseException:
         if part.resumable:
             say("the same command with --resume goes on from the last checkpoint")
@@ -141,11 +148,24 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
     start = source.start or 0.0
     status = "interrupted" if stop.asked else "complete" if done.error is None else "error"
     record = records.ingest(
-        status, None if done.error is None else str(done.error), done.cache, schedule=schedule,
-        video=source.path, output=str(part.output), model=config.model, strategy=config.cache.strategy,
-        chunks=done.chunks, frames=done.frames, start=start, end=max(done.end, start), resumed_from=done.since,
-        checkpoints=done.checkpoints, bytes=done.bytes, waited=reader.waited, seconds=time.perf_counter() - began,
-    )  # fmt: skip
+        status,
+        None if done.error is None else str(done.error),
+        done.cache,
+        schedule=schedule,
+        video=source.path,
+        output=str(part.output),
+        model=config.model,
+        strategy=config.cache.strategy,
+        chunks=done.chunks,
+        frames=done.frames,
+        start=start,
+        end=max(done.end, start),
+        resumed_from=done.since,
+        checkpoints=done.checkpoints,
+        bytes=done.bytes,
+        waited=reader.waited,
+        seconds=time.perf_counter() - began,
+    )
     if json_output:
         to_stdout(jsons.line(record))
     render.ingested(record)
@@ -162,7 +182,7 @@ def _dry_run(
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import prediction
-    from kvvideo.ingest import memory_bytes
+    from kvvideo.runs.ingest import memory_bytes
 
     record = prediction(video, decoder, reading, config)
     each = memory_bytes(config, record["peak_tokens"])

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvvideo.cli import complete
-from kvvideo.config import CHOICES, CacheConfig
+from kvvideo.compression.config import CHOICES, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT
 from kvvideo.outputs.choice import TEMPLATE, listed
 from kvvideo.session import EngineConfig
-from kvvideo.session.engine import DTYPES
+from kvvideo.session.config import DTYPES
 from kvvideo.times import parse_time
 
 if TYPE_CHECKING:
@@ -23,17 +23,23 @@ CACHE, MODEL, VIDEO, OUTPUT = "Cache", "Model", "Video", "Output"
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Hub name or directory; 'tiny' is bundled.", rich_help_panel=MODEL,
+        "--model",
+        "-m",
+        help="Hub name or directory; 'tiny' is bundled.",
+        rich_help_panel=MODEL,
         autocompletion=complete.model,
     ),
-]  # fmt: skip
+]
 Strategy = Annotated[
     str,
     typer.Option(
-        "--strategy", "-s", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=CACHE,
+        "--strategy",
+        "-s",
+        help="What to keep; see 'kvvideo strategies'.",
+        rich_help_panel=CACHE,
         autocompletion=complete.strategy,
     ),
-]  # fmt: skip
+]
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", help="Compact the cache when it holds this many tokens.", rich_help_panel=CACHE)
 ]
@@ -55,24 +61,30 @@ Queries = Annotated[
 ScoreNorm = Annotated[
     str,
     typer.Option(
-        "--score-norm", help="Attention received (h2o): sum or mean.", rich_help_panel=CACHE,
+        "--score-norm",
+        help="Attention received (h2o): sum or mean.",
+        rich_help_panel=CACHE,
         autocompletion=complete.one_of(*CHOICES["score_norm"]),
     ),
-]  # fmt: skip
+]
 Positions = Annotated[
     str,
     typer.Option(
-        "--positions", help="absolute, or contiguous: close the gaps that eviction leaves.", rich_help_panel=CACHE,
+        "--positions",
+        help="absolute, or contiguous: close the gaps that eviction leaves.",
+        rich_help_panel=CACHE,
         autocompletion=complete.one_of(*CHOICES["positions"]),
     ),
-]  # fmt: skip
+]
 Dtype = Annotated[
     str,
     typer.Option(
-        "--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL,
+        "--dtype",
+        help="auto, float32, bfloat16 or float16.",
+        rich_help_panel=MODEL,
         autocompletion=complete.one_of(*DTYPES),
     ),
-]  # fmt: skip
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=MODEL)]
 MaxModelLen = Annotated[
     int,
@@ -99,10 +111,12 @@ FrameTokens = Annotated[
 Decoder = Annotated[
     str,
     typer.Option(
-        "--decoder", help="pyav; nvdec, on an NVIDIA GPU; or decord (plain H.264 mp4 only).", rich_help_panel=VIDEO,
+        "--decoder",
+        help="pyav; nvdec, on an NVIDIA GPU; or decord (plain H.264 mp4 only).",
+        rich_help_panel=VIDEO,
         autocompletion=complete.decoder,
     ),
-]  # fmt: skip
+]
 Follow = Annotated[
     bool,
     typer.Option("--follow", help="The file is still being written: read on at its end.", rich_help_panel=VIDEO),
@@ -114,10 +128,12 @@ Retry = Annotated[
 WhenBehind = Annotated[
     str,
     typer.Option(
-        "--when-behind", help="Live, and too fast for the model: lag, or drop what cannot be taken in.",
-        rich_help_panel=VIDEO, autocompletion=complete.one_of("lag", "drop"),
+        "--when-behind",
+        help="Live, and too fast for the model: lag, or drop what cannot be taken in.",
+        rich_help_panel=VIDEO,
+        autocompletion=complete.one_of("lag", "drop"),
     ),
-]  # fmt: skip
+]
 MaxAnswerTokens = Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")]
 
 
@@ -167,9 +183,16 @@ MAX_MODEL_LEN = EngineConfig.max_model_len
 
 
 def cache_config(
-    strategy: str, max_tokens: int, ratio: float, budget: int | None, sink: int, window: int | None,
-    queries: int | None, score_norm: str, positions: str,
-) -> CacheConfig:  # fmt: skip
+    strategy: str,
+    max_tokens: int,
+    ratio: float,
+    budget: int | None,
+    sink: int,
+    window: int | None,
+    queries: int | None,
+    score_norm: str,
+    positions: str,
+) -> CacheConfig:
     """The cache settings that these options describe."""
     return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
 
@@ -183,8 +206,13 @@ def reading(
 
     low, high = frame_pixels(config, frame_tokens)
     return {
-        "fps": fps, "chunk_seconds": chunk, "start": begin, "end": until, "min_pixels": low, "max_pixels": high,
-    }  # fmt: skip
+        "fps": fps,
+        "chunk_seconds": chunk,
+        "start": begin,
+        "end": until,
+        "min_pixels": low,
+        "max_pixels": high,
+    }
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from kvvideo.answering import Asking
 from kvvideo.errors import ConfigError
+from kvvideo.runs.analyze import Asking
 from kvvideo.session import EngineConfig
 
 
@@ -29,7 +29,14 @@ def prediction(
         raise ConfigError(f"{video!r} does not say how long it is; give --to to predict what that much will take")
     predicted = predict(config, planned, reading["chunk_seconds"], reading["fps"], reading["start"] or 0.0)
     return {
-        "type": "prediction", "schema": 1, "video": video, "model": config.model, "strategy": config.cache.strategy,
-        "width": planned.width, "height": planned.height, "chunks": planned.chunks, "frames": planned.frames,
+        "type": "prediction",
+        "schema": 1,
+        "video": video,
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "width": planned.width,
+        "height": planned.height,
+        "chunks": planned.chunks,
+        "frames": planned.frames,
         **asdict(predicted),
-    }  # fmt: skip
+    }

@@ -182,66 +182,6 @@ def listing(head: Sequence[str], rows: Sequence[Sequence[str | Text]], least: in
         out.print(line)
 
 
-def memory_report(report: dict[str, Any]) -> None:
-    """The report of ``bench memory``: a row for each strategy and budget."""
-    ages = [f"≤{age:g}s" if age else "older" for age in report["ages"]]
-    table = Table("strategy", "budget", "tokens", "past", "95 %", "now", *ages, "cache", "ms/chunk", box=None)
-    for cell in report["cells"]:
-        low, high = cell["backward_interval"]
-        table.add_row(
-            cell["strategy"], f"{cell['share']:.0%}", str(cell["max_tokens"]), f"{cell['backward']:.1%}",
-            f"{low:.0%} to {high:.0%}", f"{cell['real_time']:.1%}",
-            *("" if share is None else f"{share:.0%}" for share in cell["by_age"]),
-            size(cell["peak_bytes"]), f"{cell['ms_per_chunk']:.1f}",
-        )  # fmt: skip
-    whole(table)
-    for skipped in report["skipped"]:
-        err.print(Text(f"{skipped['strategy']} at {skipped['share']:.0%} was left out: {skipped['reason']}"))
-    out.print(
-        f"{report['clips']} clips of {report['minutes']:g} min, {report['stream_tokens']} tokens each; budget: the "
-        "most the cache ever holds; past: questions about what was shown before, now: about what is on screen"
-    )
-
-
-def stream_report(report: dict[str, Any]) -> None:
-    """The report of ``bench stream`` as a table."""
-    table = Table("chunk", "ms/chunk", "tokens seen", "live", "peak", "blocks", "free", "host MB", "GPU MB", box=None)
-    for row in report["windows"]:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    out.print(table)
-    if "time_ratio" in report:
-        out.print(
-            f"{report['mean_ms']} ms per chunk, compactions included; last window against the second: "
-            f"{report['time_ratio']} x the time, {report['host_growth_mb']:+.1f} MB of host memory"
-        )
-
-
-def checkpoint_report(report: dict[str, Any]) -> None:
-    """The report of ``bench checkpoint`` as a table."""
-    table = Table("ms per minute of video", "mean", "median", box=None)
-    for name, key in (
-        ("without", "ms_per_minute"), ("with a checkpoint", "ms_per_minute_with"), ("difference", "cost_ms"),
-        ("gathering it: the stream waits", "gathering_ms"), ("writing it, alone: in the background", "writing_ms"),
-    ):  # fmt: skip
-        table.add_row(name, f"{report[key]['mean']:.1f}", f"{report[key]['median']:.1f}")
-    whole(table)
-    out.print(
-        f"a checkpoint a minute of video costs {report['cost_share']:.1%} of the time, of which the stream waits "
-        f"{report['gathering_share']:.1%} (medians of {report['minutes']} minutes, each streamed with and without)"
-    )
-    out.print(
-        f"one of {report['tokens']} tokens is {size(report['bytes'])}; predicted {size(report['predicted_bytes'])}"
-    )
-
-
-def start_report(report: dict[str, Any]) -> None:
-    """The report of ``bench start`` as a table."""
-    table = Table("stage", "seconds", box=None)
-    for stage, seconds in {**report["seconds"], "in all": report["total"]}.items():
-        table.add_row(stage, f"{seconds:.2f}")
-    out.print(table)
-
-
 def _took(record: dict[str, Any]) -> str:
     """How long a run took, and what limited it if that was decoding."""
     took = record["seconds"]
@@ -302,9 +242,14 @@ class Progress(Transient):
         self._at = self._start
 
     def chunk(
-        self, at: float, end: float | None, fps: float | None, cache: dict[str, Any], behind: float = 0.0,
+        self,
+        at: float,
+        end: float | None,
+        fps: float | None,
+        cache: dict[str, Any],
+        behind: float = 0.0,
         dropped: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record.
 
         Of a live stream, also how many seconds it is behind, and were dropped.
@@ -312,9 +257,13 @@ class Progress(Transient):
         bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
         late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
         details = [
-            *late, self._left(at, end), "" if fps is None else f"{fps:.1f} frames/s", f"{cache['live']}{bound} tokens",
-            size(cache["bytes"]), f"{cache['evicted']} evicted",
-        ]  # fmt: skip
+            *late,
+            self._left(at, end),
+            "" if fps is None else f"{fps:.1f} frames/s",
+            f"{cache['live']}{bound} tokens",
+            size(cache["bytes"]),
+            f"{cache['evicted']} evicted",
+        ]
         self._show(lambda width: _position(self._start, at, end, [text for text in details if text], width))
 
     def _left(self, at: float, end: float | None) -> str:

@@ -39,7 +39,7 @@ def command(
     --help=all' lists them. Only this machine can reach it unless --host says otherwise. What the caches do is told at
     /metrics.
     """
-    from kvvideo.serving import Serving
+    from kvvideo.serve.server import Serving
 
     if model.startswith("-"):
         raise ConfigError(f"the model comes first: kvvideo serve MODEL {model} …")

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.kernels import usable
 from kvvideo.compression.rotary import Rotary
-from kvvideo.config import CacheConfig
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How many numbers a cache carries beside each token's key and value: rows of side state."""
 
 from kvvideo.compression import load
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 
 ROWS = 2
 """Rows of side state that every cache has: positions and places.

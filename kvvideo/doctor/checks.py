@@ -78,9 +78,14 @@ def _apart(name: str, model: str) -> Iterator[Finding]:
         # -P: what lies in the folder where somebody happens to be must not be imported.
         ended = subprocess.run(
             [sys.executable, "-P", "-m", "kvvideo.doctor", name, model],
-            capture_output=True, text=True, errors="replace", env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL, timeout=SECONDS, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            timeout=SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
         yield from _findings(said)

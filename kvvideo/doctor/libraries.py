@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 
-from kvvideo import _compat
-from kvvideo.bench.machine import installed_version
 from kvvideo.doctor.finding import Finding, broken, ok
 from kvvideo.errors import first_line
+from kvvideo.plugin import compat
+from kvvideo.plugin.compat import installed_version
 
 VLLM_VERSION = "0.32.0"
 """The release whose inside the plug-in knows."""
@@ -21,7 +21,7 @@ def companions() -> Iterator[Finding]:
     for name in ("torchaudio", "torchcodec"):
         if (number := installed_version(name)) is None:
             yield ok(name, "is not installed and not needed")
-        elif error := _compat.import_error(name):
+        elif error := compat.import_error(name):
             yield ok(name, f"{number} cannot load ({error}); vLLM is told that it is absent, and does without it")
         else:
             yield ok(name, f"{number} loads")
@@ -33,8 +33,8 @@ def _torchvision() -> Finding:
     number = installed_version(name)
     if number is None:
         return broken(name, "is not installed, and the model's processor needs it", mend)
-    before = _compat.import_error(name)
-    _compat.prepare()
+    before = compat.import_error(name)
+    compat.prepare()
     try:
         import torchvision.transforms.v2.functional  # noqa: F401
     except Exception as error:
@@ -58,10 +58,10 @@ def vllm() -> Iterator[Finding]:
     if next(iter(found.values())).partition("+")[0] != VLLM_VERSION:
         yield broken("vllm", f"{says}, and kvvideo needs the inside of {VLLM_VERSION}", _INSTALL)
         return
-    from kvvideo.session.engine import _set_environment
+    from kvvideo.session.environment import set_environment
 
-    _set_environment()
-    _compat.prepare()
+    set_environment()
+    compat.prepare()
     try:
         import vllm  # noqa: F401
     except Exception as error:
@@ -70,9 +70,10 @@ def vllm() -> Iterator[Finding]:
     yield ok("vllm", says)
     if os.environ["VLLM_USE_V2_MODEL_RUNNER"] != "0":
         yield broken(
-            "vllm", "VLLM_USE_V2_MODEL_RUNNER asks for the runner that kvvideo does not know",
+            "vllm",
+            "VLLM_USE_V2_MODEL_RUNNER asks for the runner that kvvideo does not know",
             "unset VLLM_USE_V2_MODEL_RUNNER",
-        )  # fmt: skip
+        )
     yield plugin()
 
 

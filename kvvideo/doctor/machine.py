@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kvvideo import __version__
-from kvvideo.bench.machine import installed_version
+from kvvideo._version import __version__
 from kvvideo.doctor.finding import Finding, broken, ok, warning
 from kvvideo.errors import first_line
+from kvvideo.plugin.compat import installed_version
 from kvvideo.sizes import format_size
 
 PYTHONS = ((3, 11), (3, 12))
@@ -64,9 +64,10 @@ def torch() -> Iterator[Finding]:
         yield ok("gpu", "there is no NVIDIA GPU; the model runs on the CPU")
     elif not cuda:
         yield warning(
-            "gpu", "there is an NVIDIA GPU, but torch is built for the CPU",
+            "gpu",
+            "there is an NVIDIA GPU, but torch is built for the CPU",
             "install kvvideo[cuda] in a new virtual environment",
-        )  # fmt: skip
+        )
     else:
         yield broken("gpu", f"torch does not reach the NVIDIA GPU: {_why_not()}", _mend_driver(cuda))
 

@@ -51,15 +51,17 @@ def _downloaded(name: str) -> Iterator[Finding]:
         return
     if HF_HUB_OFFLINE:
         yield broken(
-            "model", f"{name} is not in {cache}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE keeps it from being loaded",
+            "model",
+            f"{name} is not in {cache}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE keeps it from being loaded",
             "unset that variable, or copy the model here and name its folder with --model",
-        )  # fmt: skip
+        )
         return
     room = f"{format_size(free_room(cache))} are free there"
     yield warning(
-        "model", f"{name} is not in {cache}; the first run downloads it, and {room}",
+        "model",
+        f"{name} is not in {cache}; the first run downloads it, and {room}",
         f"'hf download {name}' does that now; --model tiny needs no download; HF_HOME names another folder",
-    )  # fmt: skip
+    )
 
 
 def _checked(name: str, folder: Path, mend: str, lacking: Callable[[str, str, str], Finding] = broken) -> Finding:

@@ -24,13 +24,14 @@ def places() -> Iterator[Finding]:
         )
     else:
         yield _folder("temporary files", temporary, "make room, or name another folder in TMPDIR")
-    from kvvideo.journal import state_directory
+    from kvvideo.runs.journal import state_directory
 
     try:
         yield _folder(
-            "state", state_directory(), "nothing is kept for --resume; make room, or name another folder in "
-            "KVVIDEO_STATE_DIR",
-        )  # fmt: skip
+            "state",
+            state_directory(),
+            "nothing is kept for --resume; make room, or name another folder in KVVIDEO_STATE_DIR",
+        )
     except ConfigError as error:
         yield warning("state", first_line(error), "name a folder in KVVIDEO_STATE_DIR")
     yield from _model_cache()

@@ -46,9 +46,14 @@ _RENDERED: dict[str, Callable[[Sequence[Record]], str]] = {
 
 
 def open_writer(
-    name: str, path: Path | None, *, force: bool = False, resume: bool = False, frame: Frame | None = None,
+    name: str,
+    path: Path | None,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    frame: Frame | None = None,
     samples: Sequence[Sample] = (),
-) -> Writer:  # fmt: skip
+) -> Writer:
     """A writer for the records of one strategy. Its file appears with the first record, or when it is closed.
 
     Args:
@@ -75,10 +80,19 @@ def open_writer(
 
 
 def open_files(
-    template: str, formats: Sequence[str], *, stem: str, strategies: Sequence[str], directory: Path | None = None,
-    force: bool = False, own: Collection[str] = (), inputs: Sequence[Path] = (), frame: Frame | None = None,
-    samples: Mapping[str, Sequence[Sample]] | None = None, say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Outputs]:  # fmt: skip
+    template: str,
+    formats: Sequence[str],
+    *,
+    stem: str,
+    strategies: Sequence[str],
+    directory: Path | None = None,
+    force: bool = False,
+    own: Collection[str] = (),
+    inputs: Sequence[Path] = (),
+    frame: Frame | None = None,
+    samples: Mapping[str, Sequence[Sample]] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Outputs]:
     """Writers for a run: for each strategy one that writes its records in all ``formats``. Nothing is written yet.
 
     Args:

@@ -37,14 +37,31 @@ class Delivery:
     """
 
     def __init__(
-        self, choice: Choice, text: Writer, *, stem: str, strategies: Sequence[str], say: Callable[[str], None],
-        force: bool = False, own: Collection[str] = (), inputs: Sequence[Path] = (), frame: Frame | None = None,
+        self,
+        choice: Choice,
+        text: Writer,
+        *,
+        stem: str,
+        strategies: Sequence[str],
+        say: Callable[[str], None],
+        force: bool = False,
+        own: Collection[str] = (),
+        inputs: Sequence[Path] = (),
+        frame: Frame | None = None,
         samples: Mapping[str, Sequence[Sample]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._files = open_files(
-            choice.template, choice.files, stem=stem, strategies=strategies, force=force, own=own, inputs=inputs,
-            frame=frame, samples=samples, say=say,
-        )  # fmt: skip
+            choice.template,
+            choice.files,
+            stem=stem,
+            strategies=strategies,
+            force=force,
+            own=own,
+            inputs=inputs,
+            frame=frame,
+            samples=samples,
+            say=say,
+        )
         some = (samples or {}).get(strategies[0], ())
         shown = text if choice.stdout == TEXT else open_writer(choice.stdout, None, frame=frame, samples=some)
         self._stdout = Outputs([Shown(shown)], say)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from html import escape
 from pathlib import Path
 
-from kvvideo import __version__
+from kvvideo._version import __version__
 from kvvideo.outputs import clean, plots, style
 from kvvideo.outputs.figures import count, size
 from kvvideo.outputs.report import Moment, Report, asked, cut, earlier, share
@@ -135,7 +135,11 @@ def _plots(report: Report, records: Sequence[Record], samples: Sequence[Sample])
     end = max(report.end, *caches)
     limit = latest["max_tokens"]
     figures = []
-    for key, name, show in (("live", "Tokens held", count), ("evicted", "Tokens evicted", count), ("bytes", "Memory", size)):  # noqa: E501 # fmt: skip
+    for key, name, show in (
+        ("live", "Tokens held", count),
+        ("evicted", "Tokens evicted", count),
+        ("bytes", "Memory", size),
+    ):
         points = [(at, float(cache[key])) for at, cache in caches.items()]
         most, last = show(max(value for _, value in points)), show(points[-1][1])
         bound = limit if key == "live" else None
@@ -187,9 +191,11 @@ def _then(moment: Moment, report: Report) -> str:
     limit = "" if cache["max_tokens"] is None else f" of {count(cache['max_tokens'])}"
     part = f"{share(moment.held, report.start, moment.at):.0%}"
     figures = (
-        f"{count(cache['live'])}{limit} tokens held", f"{count(cache['evicted'])} evicted", size(cache["bytes"]),
+        f"{count(cache['live'])}{limit} tokens held",
+        f"{count(cache['evicted'])} evicted",
+        size(cache["bytes"]),
         f"some of {part} of what was seen",
-    )  # fmt: skip
+    )
     label = f"At {format_time(moment.at)} something was held of {part} of the video up to then"
     listed = "".join(f"<li>{escape(figure)}</li>" for figure in figures)
     bar = plots.bar(moment.held, report.start, report.end, moment.at, label)

@@ -84,9 +84,13 @@ def ticks(start: float, end: float, most: int) -> str:
 
 
 def plot(
-    points: Sequence[Point], start: float, end: float, label: str, show: Callable[[float], str],
+    points: Sequence[Point],
+    start: float,
+    end: float,
+    label: str,
+    show: Callable[[float], str],
     bound: float | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """A line through ``points`` of times and values, above an axis that begins at 0.
 
     Args:

@@ -59,9 +59,11 @@ class Stills:
 
     def _seen(self, at: float) -> "npt.NDArray[np.uint8] | None":
         shown = [
-            frame for chunk in self._latest for frame, time in zip(chunk.frames, chunk.times, strict=True)
+            frame
+            for chunk in self._latest
+            for frame, time in zip(chunk.frames, chunk.times, strict=True)
             if time <= at + 1e-6
-        ]  # fmt: skip
+        ]
         return shown[-1].copy() if shown else None
 
     def _fetch(self, at: float, seen: "npt.NDArray[np.uint8] | None") -> bytes | None:

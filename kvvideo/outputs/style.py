@@ -1,15 +1,33 @@
 """How the HTML report looks: light and dark, on phones, large screens and paper."""
 
 LIGHT = {
-    "page": "#f4f5f7", "card": "#ffffff", "ink": "#171a21", "muted": "#5a6372", "line": "#dfe2e8", "held": "#0b756b",
-    "seen": "#d5d9e0", "mark": "#b4530a", "warn": "#8a3b00", "warn-page": "#fff1e2", "bound": "#b4530a",
-}  # fmt: skip
+    "page": "#f4f5f7",
+    "card": "#ffffff",
+    "ink": "#171a21",
+    "muted": "#5a6372",
+    "line": "#dfe2e8",
+    "held": "#0b756b",
+    "seen": "#d5d9e0",
+    "mark": "#b4530a",
+    "warn": "#8a3b00",
+    "warn-page": "#fff1e2",
+    "bound": "#b4530a",
+}
 """Colours by name."""
 
 DARK = {
-    "page": "#0f1217", "card": "#181c23", "ink": "#e9ebf0", "muted": "#9aa4b4", "line": "#2b313b", "held": "#2cc7b5",
-    "seen": "#39414e", "mark": "#f5a35c", "warn": "#ffc795", "warn-page": "#33210f", "bound": "#f5a35c",
-}  # fmt: skip
+    "page": "#0f1217",
+    "card": "#181c23",
+    "ink": "#e9ebf0",
+    "muted": "#9aa4b4",
+    "line": "#2b313b",
+    "held": "#2cc7b5",
+    "seen": "#39414e",
+    "mark": "#f5a35c",
+    "warn": "#ffc795",
+    "warn-page": "#33210f",
+    "bound": "#f5a35c",
+}
 """The same ones where the reader prefers a dark screen."""
 
 _RULES = """

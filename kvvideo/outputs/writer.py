@@ -45,9 +45,14 @@ class Appended:
     """
 
     def __init__(
-        self, path: Path | None, encode: Callable[[Record], str], *, head: str = "", force: bool = False,
+        self,
+        path: Path | None,
+        encode: Callable[[Record], str],
+        *,
+        head: str = "",
+        force: bool = False,
         resume: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._path, self._encode, self._force, self._old = path, encode, force, resume
         self._waiting, self._begun = head.encode(), False
         self._descriptor = -1
@@ -123,7 +128,7 @@ class AtEnd:
         self._records.append(record)
 
     def close(self) -> None:
-        from kvvideo.memories.checkpoints import durable
+        from kvvideo.storage.disk import durable
 
         if not self._records:
             return

@@ -17,11 +17,11 @@ from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from kvvideo.compression import load
+from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.gaps import close_gaps
 from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.rows import ROWS, own_rows, state_rows
-from kvvideo.config import CacheConfig
 from kvvideo.errors import KvvideoError
 from kvvideo.plugin.layout import lay_out
 from kvvideo.plugin.pages import Pages, PlainPages, put_rows, side_state, slots_of
@@ -221,9 +221,16 @@ class BoundedImpl(ABC):
         """Store ``keys`` and ``values``, each ``[len(slots), kv_heads, head_dim]``, in ``slots``."""
 
     def forward(
-        self, layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor,
-        attn_metadata: Any, *args: Any, **kwargs: Any,
-    ) -> torch.Tensor:  # fmt: skip
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         result: torch.Tensor = super().forward(  # type: ignore[misc]
             layer, query, key, value, kv_cache, attn_metadata, *args, **kwargs
         )
@@ -252,9 +259,14 @@ class BoundedImpl(ABC):
                     self.compact(layers, step, request, policy)
 
     def watch(
-        self, number: int, queries: torch.Tensor, kv_cache: torch.Tensor, step: Step, request: RequestStep,
+        self,
+        number: int,
+        queries: torch.Tensor,
+        kv_cache: torch.Tensor,
+        step: Step,
+        request: RequestStep,
         policy: Policy,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Show the strategy a request's queries of this step, and keep what it notes of its tokens."""
         layers = range(number, number + 1)
         live = self._live(layers, step, request, *step.pages.read(layers, request.blocks, request.length, values=False))
@@ -292,9 +304,14 @@ class BoundedImpl(ABC):
         return self.policy
 
     def _live(
-        self, layers: range, step: Step, request: RequestStep, keys: torch.Tensor, values: torch.Tensor,
+        self,
+        layers: range,
+        step: Step,
+        request: RequestStep,
+        keys: torch.Tensor,
+        values: torch.Tensor,
         rows: torch.Tensor,
-    ) -> LiveCache:  # fmt: skip
+    ) -> LiveCache:
         """Tokens and their side state (``int32 [rows, heads, n]``) as a strategy sees them."""
         names = load(self.config.strategy).state if self.config else ()
         own = rows[self._own_rows :]
@@ -302,9 +319,16 @@ class BoundedImpl(ABC):
         positions = rows[0] + rows[ROWS] if self._contiguous else rows[0]
         stream = self.streams.setdefault(request.name, {}) if len(layers) == 1 else {}
         return LiveCache(
-            keys, values, positions, rows[1], scores, extract_layer_index(step.layers[layers.start]), self.scale,
-            self._rotary_on(keys.device), stream,
-        )  # fmt: skip
+            keys,
+            values,
+            positions,
+            rows[1],
+            scores,
+            extract_layer_index(step.layers[layers.start]),
+            self.scale,
+            self._rotary_on(keys.device),
+            stream,
+        )
 
     def _rotary_on(self, device: torch.device) -> Rotary:
         assert self.rotary is not None

@@ -21,9 +21,24 @@ _PART = 1 << 26
 
 @triton.jit
 def _read(
-    caches, states, blocks, keys, values, rows, n, page_block, page_head, page_slot, state_block, state_row,
-    size: tl.constexpr, slots: tl.constexpr, with_values: tl.constexpr, count: tl.constexpr, tile: tl.constexpr,
-):  # fmt: skip
+    caches,
+    states,
+    blocks,
+    keys,
+    values,
+    rows,
+    n,
+    page_block,
+    page_head,
+    page_slot,
+    state_block,
+    state_row,
+    size: tl.constexpr,
+    slots: tl.constexpr,
+    with_values: tl.constexpr,
+    count: tl.constexpr,
+    tile: tl.constexpr,
+):
     head, layer = tl.program_id(1), tl.program_id(2)
     heads, layers = tl.num_programs(1), tl.num_programs(2)
     cache = tl.load(caches + layer).to(tl.pointer_type(keys.dtype.element_ty))
@@ -44,10 +59,28 @@ def _read(
 
 @triton.jit
 def _write(
-    caches, states, blocks, kept, keys, values, rows, moves, frequencies, n, budget, page_block, page_head, page_slot,
-    state_block, state_row, half: tl.constexpr, slots: tl.constexpr, count: tl.constexpr, moved_row: tl.constexpr,
+    caches,
+    states,
+    blocks,
+    kept,
+    keys,
+    values,
+    rows,
+    moves,
+    frequencies,
+    n,
+    budget,
+    page_block,
+    page_head,
+    page_slot,
+    state_block,
+    state_row,
+    half: tl.constexpr,
+    slots: tl.constexpr,
+    count: tl.constexpr,
+    moved_row: tl.constexpr,
     tile: tl.constexpr,
-):  # fmt: skip
+):
     head, layer = tl.program_id(1), tl.program_id(2)
     heads, layers = tl.num_programs(1), tl.num_programs(2)
     cache = tl.load(caches + layer).to(tl.pointer_type(keys.dtype.element_ty))
@@ -82,9 +115,18 @@ def _write(
 
 @triton.jit
 def _note(
-    states, slots_of, words, tokens, state_block, state_row, known: tl.constexpr, count: tl.constexpr,
-    heads: tl.constexpr, slots: tl.constexpr, tile: tl.constexpr,
-):  # fmt: skip
+    states,
+    slots_of,
+    words,
+    tokens,
+    state_block,
+    state_row,
+    known: tl.constexpr,
+    count: tl.constexpr,
+    heads: tl.constexpr,
+    slots: tl.constexpr,
+    tile: tl.constexpr,
+):
     state = tl.load(states + tl.program_id(1)).to(tl.pointer_type(tl.int32))
     token = tl.program_id(0) * tile + tl.arange(0, tile)
     where = tl.load(slots_of + token, mask=token < tokens, other=0)
@@ -128,28 +170,69 @@ class KernelPages(Pages):
         held = torch.empty_like(keys) if values else keys[:, :0]
         words = self._state.new_empty(rows, whole, n)
         _read[(triton.cdiv(n, _TILE), heads, len(layers))](
-            self._caches[layers.start :], self._states[layers.start :], blocks, keys, held, words, n, *self._strides,
-            size // 2, slots, values, rows, _TILE,
-        )  # fmt: skip
+            self._caches[layers.start :],
+            self._states[layers.start :],
+            blocks,
+            keys,
+            held,
+            words,
+            n,
+            *self._strides,
+            size // 2,
+            slots,
+            values,
+            rows,
+            _TILE,
+        )
         return keys, held, words
 
     def write(
-        self, layers: range, blocks: torch.Tensor, kept: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-        rows: torch.Tensor, moves: torch.Tensor | None, rotary: Rotary, moved_row: int,
-    ) -> None:  # fmt: skip
+        self,
+        layers: range,
+        blocks: torch.Tensor,
+        kept: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        rows: torch.Tensor,
+        moves: torch.Tensor | None,
+        rotary: Rotary,
+        moved_row: int,
+    ) -> None:
         (_, heads, slots, size), n, budget = self._cache.shape, keys.shape[1], kept.shape[1]
         frequencies, kept = rotary.frequencies, kept.contiguous()
         moves = moves if moves is None else moves.to(torch.int32).contiguous()
         _write[(triton.cdiv(budget, _TILE), heads, len(layers))](
-            self._caches[layers.start :], self._states[layers.start :], blocks, kept, keys, values, rows,
-            kept if moves is None else moves, frequencies, n, budget, *self._strides, size // 4, slots, len(rows),
-            -1 if moves is None else moved_row, _TILE,
-        )  # fmt: skip
+            self._caches[layers.start :],
+            self._states[layers.start :],
+            blocks,
+            kept,
+            keys,
+            values,
+            rows,
+            kept if moves is None else moves,
+            frequencies,
+            n,
+            budget,
+            *self._strides,
+            size // 4,
+            slots,
+            len(rows),
+            -1 if moves is None else moved_row,
+            _TILE,
+        )
 
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
         _, count, heads, size = self._state.shape
         tile = 64
         _note[(triton.cdiv(len(slots), tile), len(self._states))](
-            self._states, slots, words.contiguous(), len(slots), *self._strides[3:], words.shape[1], count, heads, size,
+            self._states,
+            slots,
+            words.contiguous(),
+            len(slots),
+            *self._strides[3:],
+            words.shape[1],
+            count,
+            heads,
+            size,
             tile,
-        )  # fmt: skip
+        )

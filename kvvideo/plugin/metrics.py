@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.plugin.settings import cache_config
 
 _LABELS = ("model_name", "engine")

@@ -71,9 +71,17 @@ class Pages(ABC):
 
     @abstractmethod
     def write(
-        self, layers: range, blocks: torch.Tensor, kept: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-        rows: torch.Tensor, moves: torch.Tensor | None, rotary: Rotary, moved_row: int,
-    ) -> None:  # fmt: skip
+        self,
+        layers: range,
+        blocks: torch.Tensor,
+        kept: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        rows: torch.Tensor,
+        moves: torch.Tensor | None,
+        rotary: Rotary,
+        moved_row: int,
+    ) -> None:
         """Gather the tokens that are ``kept``, turn their keys, and put them in order into ``blocks``.
 
         Args:
@@ -134,9 +142,17 @@ class PlainPages(Pages):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def write(
-        self, layers: range, blocks: torch.Tensor, kept: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-        rows: torch.Tensor, moves: torch.Tensor | None, rotary: Rotary, moved_row: int,
-    ) -> None:  # fmt: skip
+        self,
+        layers: range,
+        blocks: torch.Tensor,
+        kept: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        rows: torch.Tensor,
+        moves: torch.Tensor | None,
+        rotary: Rotary,
+        moved_row: int,
+    ) -> None:
         whole, n, size = keys.shape
         survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
         if moves is not None:

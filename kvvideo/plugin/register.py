@@ -4,12 +4,12 @@ Registering changes nothing by itself: every class below behaves as vLLM's own u
 configured with ``additional_config={"kvvideo": {...}}``.
 """
 
-from kvvideo import _compat
+from kvvideo.plugin import compat
 
 
 def register() -> None:
     """Register the attention backends, the KV cache spec, the model and the video loader. Safe to call repeatedly."""
-    _compat.prepare()
+    compat.prepare()
     from vllm import ModelRegistry
     from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
     from vllm.platforms import current_platform

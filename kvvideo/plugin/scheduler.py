@@ -18,8 +18,8 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
 from kvvideo.compression import load
+from kvvideo.compression.config import FORK_OF
 from kvvideo.compression.schedule import Schedule
-from kvvideo.config import FORK_OF
 from kvvideo.errors import EngineError
 from kvvideo.plugin import history, metrics
 from kvvideo.plugin.history import History

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvvideo.config import KEY, CacheConfig
+from kvvideo.compression.config import KEY, CacheConfig
 from kvvideo.errors import ConfigError
 
 SCHEDULER = "kvvideo.plugin.scheduler.SessionScheduler"
@@ -42,24 +42,43 @@ def conflicts(vllm_config: Any) -> list[str]:
     if isinstance(name, type):
         name = f"{name.__module__}.{name.__qualname__}"
     checks = [
-        (cache.enable_prefix_caching, "prefix caching: cached blocks change under eviction; "
-         "pass --no-enable-prefix-caching (enable_prefix_caching=False)"),
-        (scheduler.async_scheduling, "async scheduling: the next step is laid out before this one has compacted; "
-         "pass --no-async-scheduling (async_scheduling=False)"),
+        (
+            cache.enable_prefix_caching,
+            "prefix caching: cached blocks change under eviction; "
+            "pass --no-enable-prefix-caching (enable_prefix_caching=False)",
+        ),
+        (
+            scheduler.async_scheduling,
+            "async scheduling: the next step is laid out before this one has compacted; "
+            "pass --no-async-scheduling (async_scheduling=False)",
+        ),
         (name != SCHEDULER, f"the scheduler is {name or 'the default'}; pass --scheduler-cls {SCHEDULER}"),
-        (vllm_config.speculative_config is not None, "speculative decoding: rejected tokens cannot be un-evicted; "
-         "remove --speculative-config"),
-        (str(cache.cache_dtype).startswith(("fp8", "int8", "int4", "nvfp4")), f"a {cache.cache_dtype} KV cache: "
-         "surviving keys would be quantised again at every compaction; pass --kv-cache-dtype auto"),
-        (vllm_config.kv_transfer_config is not None, "a KV connector: it addresses tokens by position, "
-         "which eviction changes; remove --kv-transfer-config"),
+        (
+            vllm_config.speculative_config is not None,
+            "speculative decoding: rejected tokens cannot be un-evicted; remove --speculative-config",
+        ),
+        (
+            str(cache.cache_dtype).startswith(("fp8", "int8", "int4", "nvfp4")),
+            f"a {cache.cache_dtype} KV cache: "
+            "surviving keys would be quantised again at every compaction; pass --kv-cache-dtype auto",
+        ),
+        (
+            vllm_config.kv_transfer_config is not None,
+            "a KV connector: it addresses tokens by position, which eviction changes; remove --kv-transfer-config",
+        ),
         (parallel.pipeline_parallel_size > 1, "pipeline parallelism is untested; pass --pipeline-parallel-size 1"),
-        (parallel.decode_context_parallel_size > 1, "context parallelism splits a sequence over ranks; "
-         "pass --decode-context-parallel-size 1"),
+        (
+            parallel.decode_context_parallel_size > 1,
+            "context parallelism splits a sequence over ranks; pass --decode-context-parallel-size 1",
+        ),
         (model.use_mla, "the model uses MLA, whose cache has no keys and values to choose from"),
-        (model.get_sliding_window() is not None, "the model has sliding-window layers, which free blocks "
-         "by a rule of their own"),
-        (bool(vllm_config.use_v2_model_runner), "model runner V2 is unproven here; "
-         "set VLLM_USE_V2_MODEL_RUNNER=0 in the environment"),
-    ]  # fmt: skip
+        (
+            model.get_sliding_window() is not None,
+            "the model has sliding-window layers, which free blocks by a rule of their own",
+        ),
+        (
+            bool(vllm_config.use_v2_model_runner),
+            "model runner V2 is unproven here; set VLLM_USE_V2_MODEL_RUNNER=0 in the environment",
+        ),
+    ]
     return [message for broken, message in checks if broken]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.rows import state_rows
-from kvvideo.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.plugin.attention import BoundedImpl
 from kvvideo.plugin.inspect import bounded_layers

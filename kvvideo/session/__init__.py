@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kvvideo.compression import load
-from kvvideo.config import CacheConfig
+from kvvideo.compression.config import CacheConfig
+from kvvideo.session.arguments import engine_args
 from kvvideo.session.base import Answer, Session, Span
-from kvvideo.session.engine import Engine, EngineConfig, engine_args
-from kvvideo.session.memory import spare_rows
+from kvvideo.session.config import EngineConfig
+from kvvideo.session.engine import Engine
+from kvvideo.session.pool import spare_rows
 from kvvideo.session.recent import RecentSession
 from kvvideo.session.session import VideoSession
 from kvvideo.session.summary import SummarySession

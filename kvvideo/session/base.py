@@ -74,9 +74,16 @@ class Session(ABC):
 
     @abstractmethod
     def stream(
-        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
-        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
-    ) -> Generator[tuple[int, Answer], None, None]:  # fmt: skip
+        self,
+        questions: Sequence[str],
+        *,
+        also: Chunk | None = None,
+        dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        logprobs: bool = False,
+    ) -> Generator[tuple[int, Answer], None, None]:
         """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
 
     @property
@@ -105,9 +112,16 @@ class Session(ABC):
         return self.ask_all([question], **options)[0]
 
     def ask_all(
-        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
-        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
-    ) -> list[Answer]:  # fmt: skip
+        self,
+        questions: Sequence[str],
+        *,
+        also: Chunk | None = None,
+        dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        logprobs: bool = False,
+    ) -> list[Answer]:
         """Ask questions as one batch, each on a fork of its own.
 
         Args:
@@ -129,9 +143,14 @@ class Session(ABC):
             batch = list(questions[first : first + limit])
             final: dict[int, Answer] = {}
             for index, answer in self.stream(
-                batch, also=also, dialogue=dialogue, max_tokens=max_tokens, temperature=temperature, seed=seed,
+                batch,
+                also=also,
+                dialogue=dialogue,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
                 logprobs=logprobs,
-            ):  # fmt: skip
+            ):
                 final[index] = answer
             answers += [final[index] for index in range(len(batch))]
         return answers

@@ -4,144 +4,26 @@ In-process means direct access to the scheduler for live statistics, and no seri
 """
 
 import gc
-import logging
-import os
 import weakref
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvvideo import _compat
-from kvvideo.compression.schedule import Schedule
-from kvvideo.config import KEY, CacheConfig
+from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, first_line
-from kvvideo.session.hub import model_path, named
+from kvvideo.plugin import compat
+from kvvideo.session.arguments import common_arguments, engine_args, is_cpu, is_elsewhere
+from kvvideo.session.config import EngineConfig
+from kvvideo.session.environment import set_environment
+from kvvideo.session.hub import model_path
+from kvvideo.session.pool import other_blocks, pool_bytes, session_blocks
 from kvvideo.types import Chunk
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-STEPS = (1, 2, 4, 8, 16, *range(32, 1025, 32))
-"""Sizes of steps, in tokens, that are captured in CUDA graphs; others are padded to the next, larger ones run bare."""
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Types of numbers that a model is computed in."""
-
-QUESTION_TOKENS = 1024
-"""Room in tokens for a question: its text, last frames and answer."""
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """How to run the model.
-
-    Attributes:
-        model: hub name, directory, or ``tiny``.
-        cache: how each session's cache is bounded.
-        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
-        max_model_len: longest request in vLLM's sense. A session is folded at every chunk, so this
-            limits the live cache plus one chunk and one answer, never the length of the video.
-        sessions: sessions that the KV pool must hold at once.
-        questions: questions that may be asked at once.
-        question_tokens: tokens that the KV pool has room for beside each session's, for every question: its text, the
-            last frames and the answer.
-        kv_bytes: size of the KV pool, on each GPU; by default what the sessions need, or, for ``full``, what
-            vLLM finds.
-        seed: seed of everything random.
-        load_format: vLLM's; ``dummy`` makes weights up, for measuring at a model's true shape.
-        step_tokens: most tokens computed in one step; also bounds the frames of one chunk.
-        options: further ``EngineArgs`` of vLLM.
-
-    Raises:
-        ConfigError: if there is no such dtype.
-    """
-
-    model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
-    cache: CacheConfig = field(default_factory=CacheConfig)
-    dtype: str = "auto"
-    max_model_len: int = 32768
-    sessions: int = 1
-    questions: int = 16
-    question_tokens: int = QUESTION_TOKENS
-    kv_bytes: int | None = None
-    seed: int = 0
-    load_format: str = "auto"
-    step_tokens: int = 8192
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype: no {self.dtype!r}; choose one of {', '.join(DTYPES)}")
-
-
-def engine_args(**settings: Any) -> dict[str, Any]:
-    """Keyword arguments that switch the bounded cache on in any vLLM entry point.
-
-    >>> vllm.LLM("Qwen/Qwen2.5-VL-3B-Instruct", **kvvideo.engine_args(strategy="streaming", max_tokens=4096))
-
-    Args:
-        settings: fields of ``CacheConfig``.
-
-    Raises:
-        ConfigError: naming the field and what is allowed.
-    """
-    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-    return {
-        "additional_config": {KEY: CacheConfig.from_dict(settings).as_dict()},
-        "scheduler_cls": "kvvideo.plugin.scheduler.SessionScheduler",
-        "enable_prefix_caching": False,
-        "async_scheduling": False,
-    }
-
-
-def common_arguments(config: EngineConfig) -> dict[str, Any]:
-    """What ``config`` says to vLLM, the cache apart."""
-    return {
-        "model": named(config.model) if _is_elsewhere(config) else model_path(config.model),
-        "trust_remote_code": False,
-        "dtype": config.dtype,
-        "max_model_len": config.max_model_len,
-        "max_num_batched_tokens": config.step_tokens,
-        "max_num_seqs": config.sessions + config.questions,
-        # Frames come in the model's own size; resizing them again could only blur them.
-        "mm_processor_kwargs": {"do_resize": False, "cap_pixels_per_frame": False},
-        "load_format": config.load_format,
-        "seed": config.seed,
-        "block_size": _block_size(),
-        "enforce_eager": _is_cpu(),
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-        "skip_mm_profiling": True,
-        **({} if _is_cpu() or config.options.get("enforce_eager") else {"compilation_config": _graphs(config)}),
-    }
-
-
-def _is_elsewhere(config: EngineConfig) -> bool:
-    """Return True if another revision of the model is wanted, or in another place: vLLM gets that itself."""
-    return not config.options.keys().isdisjoint({"revision", "download_dir"})
-
-
-def _graphs(config: EngineConfig) -> dict[str, Any]:
-    """What to capture in CUDA graphs: the vision tower, and steps of the sizes that chunks come in.
-
-    Without them a GPU waits for the host most of the time: a chunk's kernels take less time than launching them.
-    """
-    from kvvideo.session.memory import computed_in
-
-    steps = {"cudagraph_capture_sizes": [n for n in STEPS if n <= config.step_tokens] or [config.step_tokens]}
-    if computed_in(model_path(config.model), config).itemsize > 2:
-        return steps  # there is no FlashAttention in float32, and what is there instead waits for the GPU
-    return {
-        **steps,
-        "cudagraph_mm_encoder": True,
-        "encoder_cudagraph_token_budgets": [256, 512, 768, 1024],
-        "encoder_cudagraph_max_vision_items_per_batch": 1,
-        # A pair of frames is four tokens at least, so no chunk that fits a graph has more of them.
-        "encoder_cudagraph_max_frames_per_batch": 256,
-    }
 
 
 class Engine:
@@ -155,18 +37,18 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        _set_environment()
-        _compat.prepare()
+        set_environment()
+        compat.prepare()
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         from kvvideo.plugin.inputs import Inputs
-        from kvvideo.session import directory
-        from kvvideo.session.memory import text_config
+        from kvvideo.session import model_files
+        from kvvideo.session.model_config import text_config
 
-        weighty = config.load_format != "dummy" and not _is_elsewhere(config)
+        weighty = config.load_format != "dummy" and not is_elsewhere(config)
         path = model_path(config.model, weights=weighty)
-        directory.check(path, weights=weighty)
+        model_files.check(path, weights=weighty)
         text_config(path)
         arguments = {
             **common_arguments(config),
@@ -178,9 +60,9 @@ class Engine:
             "mm_device_do_normalize": True,
         }
         # Without a bound vLLM takes what there is; on the CPU it cannot tell how much that is.
-        unbounded = 1 << 30 if _is_cpu() else None
+        unbounded = 1 << 30 if is_cpu() else None
         arguments["kv_cache_memory_bytes"] = config.kv_bytes or pool_bytes(config, arguments["block_size"]) or unbounded
-        if arguments["kv_cache_memory_bytes"] and not _is_cpu():
+        if arguments["kv_cache_memory_bytes"] and not is_cpu():
             # Even with the pool's size settled, vLLM would not start unless this share of the GPU, 92 %, were free.
             arguments.setdefault("gpu_memory_utilization", 0.01)
         try:
@@ -219,8 +101,8 @@ class Engine:
         schedule = self.config.cache.schedule(self.block_size)
         if schedule is None:
             return 1
-        room = self.blocks - _other_blocks(self.config, self.block_size)
-        return min(self.config.sessions, room // _session_blocks(schedule, self.block_size))
+        room = self.blocks - other_blocks(self.config, self.block_size)
+        return min(self.config.sessions, room // session_blocks(schedule, self.block_size))
 
     @property
     def free_blocks(self) -> int:
@@ -238,7 +120,7 @@ class Engine:
     @cached_property
     def fingerprint(self) -> str:
         """Of the model's configuration and weights: memories fit only the model that made them."""
-        from kvvideo.memories.fingerprint import of_model
+        from kvvideo.session.model_files import of_model
 
         return of_model(Path(model_path(self.config.model)), "" if self.config.load_format != "dummy" else "dummy")
 
@@ -295,9 +177,12 @@ class Engine:
         params.skip_clone = True
         try:
             return self.llm.input_processor.process_inputs(
-                request_id=request_id, prompt=prompt, params=params,
-                supported_tasks=self.llm.get_supported_tasks(), resumable=resumable,
-            )  # fmt: skip
+                request_id=request_id,
+                prompt=prompt,
+                params=params,
+                supported_tasks=self.llm.get_supported_tasks(),
+                resumable=resumable,
+            )
         except (ValueError, VLLMClientError) as error:
             raise EngineError(f"vLLM refuses this prompt: {first_line(error)}") from error
 
@@ -414,74 +299,6 @@ def _shut_down(core: Any) -> None:
     core.structured_output_manager.clear_backend()
     core.scheduler.shutdown()
     gc.unfreeze()
-
-
-def _set_environment() -> None:
-    """Settings vLLM takes from the environment only. They must stand before it is imported."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for answers
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Ranks of tensor parallelism that are forked cannot use their GPUs once this process has asked for one.
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # On the CPU oneDNN keeps a compiled kernel for every batch size it meets, 1024 by default; that is
-    # memory that grows for minutes. vLLM's layers keep their latest 32 anyway.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-    # vLLM logs while it is imported, before it has configured its logger from this.
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-
-
-def _is_cpu() -> bool:
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
-
-
-def _block_size() -> int:
-    return 32 if _is_cpu() else 16  # the smallest each platform's kernels take
-
-
-def pool_bytes(config: EngineConfig, size: int = 32) -> int | None:
-    """Bytes of a KV pool that just holds the sessions and their questions, in blocks of ``size`` tokens: of each GPU's.
-
-    None for a cache without bound.
-    """
-    schedule = config.cache.schedule(size)
-    if schedule is None:
-        return None
-    from kvvideo.session.memory import block_bytes
-
-    blocks = config.sessions * _session_blocks(schedule, size) + _other_blocks(config, size)
-    total: int = blocks * block_bytes(model_path(config.model), config, size, _ranks(config))
-    return total
-
-
-def _ranks(config: EngineConfig) -> int:
-    """GPUs that share the model out, each with its own pool (tensor parallelism)."""
-    return int(config.options.get("tensor_parallel_size", 1))
-
-
-def sessions_in(kv_bytes: int, config: EngineConfig, size: int = 32) -> int:
-    """Sessions that a KV pool of ``kv_bytes`` surely holds, in blocks of ``size`` tokens, with all questions open."""
-    schedule = config.cache.schedule(size)
-    if schedule is None:
-        return 1
-    from kvvideo.session.memory import block_bytes
-
-    blocks = kv_bytes // block_bytes(model_path(config.model), config, size, _ranks(config))
-    return max(0, (blocks - _other_blocks(config, size)) // _session_blocks(schedule, size))
-
-
-def _session_blocks(schedule: Schedule, size: int) -> int:
-    """Blocks of ``size`` tokens that a session has at most."""
-    return schedule.max_tokens // size + 1
-
-
-def _other_blocks(config: EngineConfig, size: int) -> int:
-    """Blocks of ``size`` tokens of a pool that no session uses: one that is never used, and those for questions."""
-    return config.questions * (-(-config.question_tokens // size) + 2) + 1
 
 
 def _start_error(error: Exception, config: EngineConfig) -> Exception:

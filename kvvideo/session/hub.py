@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kvvideo.errors import ConfigError, first_line
-from kvvideo.session import directory
+from kvvideo.session import model_files
 from kvvideo.sizes import format_size
 
 TINY = "tiny"
@@ -123,7 +123,7 @@ def _lacks(name: str, weights: bool) -> str | None:
     if folder is None:
         return "it was never downloaded"
     try:
-        directory.check(folder, weights)
+        model_files.check(folder, weights)
     except ConfigError as error:
         return str(error)
     return None
@@ -189,9 +189,13 @@ def _go_on(name: str, file: str, tell: Callable[[str], None]) -> None:
             stream.truncate(had := 0)
         # The signed address that the hub names runs out; its own does not.
         http_get(
-            url, stream, resume_size=had, headers=build_hf_headers(), expected_size=about.size,
+            url,
+            stream,
+            resume_size=had,
+            headers=build_hf_headers(),
+            expected_size=about.size,
             displayed_filename=file,
-        )  # fmt: skip
+        )
         stream.flush()
         os.fsync(stream.fileno())
         part.replace(blob)

@@ -1,77 +1,82 @@
-"""How many bytes a KV cache takes, from a model's configuration alone."""
+"""What a session is outside of the engine: everything needed to go on from where it stood."""
 
-from collections.abc import Iterable
-from functools import cache
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from kvvideo.compression.rows import state_rows
-from kvvideo.config import CacheConfig
-from kvvideo.errors import ConfigError, first_line
+from kvvideo.compression.config import CacheConfig
+from kvvideo.errors import ConfigError
 
-_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@cache
-def text_config(path: str) -> Any:
-    """The language model's part of the configuration at ``path``.
+@dataclass(frozen=True)
+class Memory:
+    """All that is held of a video at one moment of it, in host memory.
 
-    Raises:
-        ConfigError: if there is no model there, or not one of the Qwen2.5-VL kind.
+    It does not depend on blocks or on how a backend packs them, so what one machine saved another can load.
+
+    Attributes:
+        model: name of the model.
+        fingerprint: of its configuration and weights; a memory means nothing to another model.
+        cache: how the cache is bounded.
+        opening: text before the first chunk.
+        position: M-RoPE position of the next token.
+        live: tokens held.
+        evicted: tokens gone.
+        compactions: times the cache was compacted.
+        chunks, frames: ingested so far.
+        end: time in the source up to which was ingested, in seconds.
+        tensors: ``keys`` and ``values`` ``[layers, kv_heads, live, head_dim]``, rotated, in the cache's
+            dtype; ``state`` ``int32 [layers, rows, kv_heads, live]``, the side state; ``log`` ``float64
+            [n, 4]``, first position, tokens, start and end in seconds of each chunk, and of each dialogue that
+            was remembered, which takes no time; and ``stream.LAYER.NAME``, what the strategy remembers of
+            the whole stream.
+        source: which video it is and how it is looked at, as JSON has it; empty if unknown.
     """
-    config = model_config(path)
-    names = getattr(config, "architectures", None) or [_ARCHITECTURE]
-    if config.model_type != "qwen2_5_vl" or _ARCHITECTURE not in names:
-        kind = f"{config.model_type} model" if config.model_type != "qwen2_5_vl" else f"{names[0]!r:.100}"
-        raise ConfigError(f"{path!r} is a {kind}; kvvideo streams into qwen2_5_vl models")
-    return config.text_config
 
+    model: str
+    fingerprint: str
+    cache: CacheConfig
+    opening: str
+    position: int
+    live: int
+    evicted: int
+    compactions: int
+    chunks: int
+    frames: int
+    end: float
+    tensors: "dict[str, Tensor]"
+    source: dict[str, Any] = field(default_factory=dict)
 
-@cache
-def model_config(path: str) -> Any:
-    """The configuration at ``path``, a directory or hub name."""
-    from kvvideo import _compat
+    @property
+    def bytes(self) -> int:
+        """Size of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    _compat.prepare()
-    from transformers import AutoConfig
+    def under(self, cache: CacheConfig) -> "Memory":
+        """The same tokens for another strategy, whose own scores and knowledge of the stream begin at nothing.
 
-    try:
-        # Said, for transformers would ask at the terminal whether to run what is in the folder.
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"cannot load model {path!r}: {first_line(error)}") from error
+        Raises:
+            ConfigError: if ``cache`` holds another number of tokens, or treats positions differently.
+        """
+        import torch
 
+        from kvvideo.compression.rows import own_rows, state_rows
 
-def block_bytes(path: str, config: Any, block_size: int, ranks: int = 1) -> int:
-    """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool. Of several
-    ``ranks`` of tensor parallelism, on each of them."""
-    text, rows = text_config(path), state_rows(config.cache)
-    page = page_bytes(text, block_size, computed_in(path, config).itemsize, rows, ranks)
-    return page * int(text.num_hidden_layers)
-
-
-def computed_in(path: str, config: Any) -> Any:
-    """The ``torch.dtype`` that ``config.dtype`` means for the model at ``path``.
-
-    Raises:
-        ConfigError: if it is none.
-    """
-    import torch
-
-    dtype = text_config(path).dtype or torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ConfigError(f"dtype: no {config.dtype!r}; choose one of auto, float32, bfloat16, float16")
-    return dtype
-
-
-def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
-    """Rows of side state to keep ready beside those of ``cache``, so that an engine can be switched to ``others``."""
-    most = max((state_rows(other, spare=False) for other in others), default=0)
-    return max(0, most - state_rows(cache, spare=False))
-
-
-def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int, ranks: int = 1) -> int:
-    """Bytes of one layer's page of ``block_size`` tokens on each of ``ranks``, which share the KV heads out."""
-    heads = max(1, int(text.num_key_value_heads) // ranks)
-    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    size = heads * block_size * (2 * head_dim * itemsize + 4 * state_rows)
-    return -(-size // 256) * 256
+        if cache.strategy == "full" or self.cache.strategy == "full":
+            raise ConfigError(
+                "strategy: 'full' has no bound, and a cache with one cannot lose it on the way; start anew"
+            )
+        if (cache.kept, cache.max_tokens) != (self.cache.kept, self.cache.max_tokens):
+            raise ConfigError(
+                f"strategy: {cache.strategy!r} would keep {cache.kept} of {cache.max_tokens} tokens, and this cache "
+                f"was made for {self.cache.kept} of {self.cache.max_tokens}; start anew for that"
+            )
+        if cache.positions != self.cache.positions:
+            raise ConfigError("positions: they stay as the stream began with them; start anew to change them")
+        state = self.tensors["state"]
+        rows = torch.zeros((len(state), state_rows(cache, spare=False), *state.shape[2:]), dtype=state.dtype)
+        rows[:, : own_rows(cache)] = state[:, : own_rows(cache)]
+        kept = {name: self.tensors[name] for name in ("keys", "values", "log")}
+        return replace(self, cache=replace(cache, spare_rows=0), tensors={**kept, "state": rows})

@@ -6,9 +6,10 @@ from typing import Any
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import OPENING, chunk_text
 from kvvideo.session import BASELINES
-from kvvideo.session.engine import EngineConfig
+from kvvideo.session.config import EngineConfig
 from kvvideo.session.hub import model_path
-from kvvideo.session.memory import block_bytes, model_config
+from kvvideo.session.model_config import model_config
+from kvvideo.session.pool import block_bytes
 from kvvideo.video.geometry import FACTOR
 from kvvideo.video.plan import Plan
 

@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from kvvideo.config import FORK_OF
+from kvvideo.compression.config import FORK_OF
 from kvvideo.errors import ConfigError, EngineError, KvvideoError
-from kvvideo.memories.memory import Memory
 from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import Engine
+from kvvideo.session.memory import Memory
 from kvvideo.types import CacheStats, Chunk
 
 
@@ -99,16 +99,28 @@ class VideoSession(Session):
             self._rebase()
 
     def stream(
-        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
-        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
-    ) -> Generator[tuple[int, Answer], None, None]:  # fmt: skip
+        self,
+        questions: Sequence[str],
+        *,
+        also: Chunk | None = None,
+        dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        logprobs: bool = False,
+    ) -> Generator[tuple[int, Answer], None, None]:
         """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
         yield from self.engine.driven(
             self._asking(
-                questions, also=also, dialogue=dialogue, max_tokens=max_tokens, temperature=temperature, seed=seed,
+                questions,
+                also=also,
+                dialogue=dialogue,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
                 logprobs=logprobs,
             )
-        )  # fmt: skip
+        )
 
     def answering(self, questions: Sequence[str], **options: Any) -> Generator[None, None, list[Answer]]:
         """As ``ask_all``, but yields where the engine must step for it, or other questions must end first."""
@@ -127,9 +139,16 @@ class VideoSession(Session):
         return [answers[index] for index in range(len(questions))]
 
     def _asking(
-        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = (),
-        max_tokens: int = 128, temperature: float = 0.0, seed: int | None = None, logprobs: bool = False,
-    ) -> Generator[tuple[int, Answer] | None, None, None]:  # fmt: skip
+        self,
+        questions: Sequence[str],
+        *,
+        also: Chunk | None = None,
+        dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        logprobs: bool = False,
+    ) -> Generator[tuple[int, Answer] | None, None, None]:
         """``stream``, yielding None where the engine must step."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -149,9 +168,13 @@ class VideoSession(Session):
                     shown = self._opening + shown
                 try:
                     params = SamplingParams(
-                        max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0 if logprobs else None,
-                        output_kind=RequestOutputKind.CUMULATIVE, extra_args={FORK_OF: self._id} if self._id else None,
-                    )  # fmt: skip
+                        max_tokens=max_tokens,
+                        temperature=temperature,
+                        seed=seed,
+                        logprobs=0 if logprobs else None,
+                        output_kind=RequestOutputKind.CUMULATIVE,
+                        extra_args={FORK_OF: self._id} if self._id else None,
+                    )
                 except ValueError as error:
                     raise ConfigError(f"vLLM refuses to sample like this: {error}") from error
                 prompt = engine.prompt(shown + dialogue_text(dialogue) + question_text(question), also)
@@ -233,11 +256,19 @@ class VideoSession(Session):
         results = engine.llm.collective_rpc(snapshot.read, args=(scheduler.live_block_ids(self._id), stats.live))
         tensors = snapshot.joined(results, scheduler.vllm_config.model_config.get_total_num_kv_heads())
         return Memory(
-            model=engine.config.model, fingerprint=engine.fingerprint, cache=replace(engine.config.cache, spare_rows=0),
-            opening=self._opening, position=past.position, live=stats.live, evicted=past.evicted,
-            compactions=past.compactions, chunks=self.chunks, frames=self.frames, end=self.end,
+            model=engine.config.model,
+            fingerprint=engine.fingerprint,
+            cache=replace(engine.config.cache, spare_rows=0),
+            opening=self._opening,
+            position=past.position,
+            live=stats.live,
+            evicted=past.evicted,
+            compactions=past.compactions,
+            chunks=self.chunks,
+            frames=self.frames,
+            end=self.end,
             tensors={**tensors, "log": torch.tensor(self._log, dtype=torch.float64)},
-        )  # fmt: skip
+        )
 
     @classmethod
     def load(cls, engine: Engine, memory: Memory) -> Self:
@@ -353,6 +384,11 @@ def _answer(question: str, output: Any, first: float, now: float) -> Answer:
         raise EngineError("a question was ended before its answer: the KV pool ran out of blocks; ask fewer at once")
     chosen = zip(result.token_ids, result.logprobs or (), strict=False)
     return Answer(
-        question, result.text.strip(), tuple(result.token_ids),
-        tuple(step[token].logprob for token, step in chosen), result.finish_reason or "", first, now,
-    )  # fmt: skip
+        question,
+        result.text.strip(),
+        tuple(result.token_ids),
+        tuple(step[token].logprob for token, step in chosen),
+        result.finish_reason or "",
+        first,
+        now,
+    )

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, Self
 
-import kvvideo
 from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.times import format_time
 from kvvideo.types import Chunk
@@ -331,7 +330,7 @@ def _own_stdin() -> int:
 
 
 def _start_worker(errors: IO[bytes], keep: list[int]) -> "subprocess.Popen[bytes]":
-    package_root = str(Path(kvvideo.__file__).parents[1])
+    package_root = str(Path(__file__).parents[2])
     path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
     return subprocess.Popen(
         # -P: a file called av.py where the user happens to be must not be imported.

@@ -54,7 +54,7 @@ class Source:
         """What tells this file from others, whatever it is called; None for what is no file."""
         if not self._is_file():
             return None
-        from kvvideo.memories.fingerprint import of_file
+        from kvvideo.video.fingerprint import of_file
 
         return of_file(self.path)
 

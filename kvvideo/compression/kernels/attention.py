@@ -8,9 +8,23 @@ from torch import Tensor
 
 @triton.jit
 def _logits(
-    queries, keys, row, column, head, count, group: tl.constexpr, n, last, scale,
-    q_stride, q_head, k_head, k_stride, size: tl.constexpr, exact: tl.constexpr,
-):  # fmt: skip
+    queries,
+    keys,
+    row,
+    column,
+    head,
+    count,
+    group: tl.constexpr,
+    n,
+    last,
+    scale,
+    q_stride,
+    q_head,
+    k_head,
+    k_stride,
+    size: tl.constexpr,
+    exact: tl.constexpr,
+):
     """Of rows (a query head of the group and a query each) to columns (keys); -inf where none or in the future."""
     dim = tl.arange(0, size)
     query, member = row % count, row // count
@@ -29,18 +43,46 @@ def _logits(
 
 @triton.jit
 def _log_sums(
-    queries, keys, sums, count, group: tl.constexpr, n, last, scale, q_stride, q_head, k_head, k_stride,
-    size: tl.constexpr, exact: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
-):  # fmt: skip
+    queries,
+    keys,
+    sums,
+    count,
+    group: tl.constexpr,
+    n,
+    last,
+    scale,
+    q_stride,
+    q_head,
+    k_head,
+    k_stride,
+    size: tl.constexpr,
+    exact: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
     head = tl.program_id(1)
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     most = tl.full((rows,), -float("inf"), tl.float32)
     total = tl.zeros((rows,), tl.float32)
     for first in range(0, n, columns):
         found = _logits(
-            queries, keys, row, first + tl.arange(0, columns), head, count, group, n, last, scale,
-            q_stride, q_head, k_head, k_stride, size, exact,
-        )  # fmt: skip
+            queries,
+            keys,
+            row,
+            first + tl.arange(0, columns),
+            head,
+            count,
+            group,
+            n,
+            last,
+            scale,
+            q_stride,
+            q_head,
+            k_head,
+            k_stride,
+            size,
+            exact,
+        )
         now = tl.maximum(most, tl.max(found, axis=1))
         # Of a row that has seen nothing yet all are -inf, whose difference would be no number.
         base = tl.where(now == -float("inf"), 0.0, now)
@@ -51,18 +93,47 @@ def _log_sums(
 
 @triton.jit
 def _received(
-    queries, keys, sums, received, count, group: tl.constexpr, n, last, scale, q_stride, q_head, k_head, k_stride,
-    size: tl.constexpr, exact: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
-):  # fmt: skip
+    queries,
+    keys,
+    sums,
+    received,
+    count,
+    group: tl.constexpr,
+    n,
+    last,
+    scale,
+    q_stride,
+    q_head,
+    k_head,
+    k_stride,
+    size: tl.constexpr,
+    exact: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
     head = tl.program_id(1)
     column = tl.program_id(0) * columns + tl.arange(0, columns)
     total = tl.zeros((columns,), tl.float32)
     for first in range(0, count * group, rows):
         row = first + tl.arange(0, rows)
         found = _logits(
-            queries, keys, row, column, head, count, group, n, last, scale,
-            q_stride, q_head, k_head, k_stride, size, exact,
-        )  # fmt: skip
+            queries,
+            keys,
+            row,
+            column,
+            head,
+            count,
+            group,
+            n,
+            last,
+            scale,
+            q_stride,
+            q_head,
+            k_head,
+            k_stride,
+            size,
+            exact,
+        )
         known = tl.load(sums + head * count * group + row, mask=row < count * group, other=0.0)
         total += tl.sum(tl.exp(found - known[:, None]), axis=0)
     tl.store(received + head * n + column, total, mask=column < n)
@@ -84,9 +155,18 @@ def attention_received(queries: Tensor, keys: Tensor, scale: float, following: i
     received = torch.empty(heads, n, dtype=torch.float32, device=keys.device)
     exact = keys.dtype == torch.float32
     shared = (
-        count, group, n, n - following - count, scale, queries.stride(0), queries.stride(1), keys.stride(0),
-        keys.stride(1), size, exact,
-    )  # fmt: skip
+        count,
+        group,
+        n,
+        n - following - count,
+        scale,
+        queries.stride(0),
+        queries.stride(1),
+        keys.stride(0),
+        keys.stride(1),
+        size,
+        exact,
+    )
     # Few rows a program, for there are few of them and each runs over all keys.
     _log_sums[(triton.cdiv(group * count, 16), heads)](queries, keys, sums, *shared, rows=16, columns=128)
     _received[(triton.cdiv(n, 64), heads)](queries, keys, sums, received, *shared, rows=64, columns=64)

@@ -12,9 +12,20 @@ _MASK = tl.constexpr((1 << 10) - 1)
 
 @triton.jit
 def _turn_back(
-    keys, positions, places, frequencies, axis, plain, n, k_head, k_stride, p_head, w_head,
-    half: tl.constexpr, rows: tl.constexpr,
-):  # fmt: skip
+    keys,
+    positions,
+    places,
+    frequencies,
+    axis,
+    plain,
+    n,
+    k_head,
+    k_stride,
+    p_head,
+    w_head,
+    half: tl.constexpr,
+    rows: tl.constexpr,
+):
     head = tl.program_id(1)
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     pair = tl.arange(0, half)
@@ -46,9 +57,20 @@ def turned_back(keys: Tensor, positions: Tensor, places: Tensor, frequencies: Te
     plain = torch.empty(heads, n, size, dtype=torch.float32, device=keys.device)
     rows = 32
     _turn_back[(triton.cdiv(n, rows), heads)](
-        keys, positions, places, frequencies, axis, plain, n, keys.stride(0), keys.stride(1), positions.stride(0),
-        places.stride(0), size // 2, rows,
-    )  # fmt: skip
+        keys,
+        positions,
+        places,
+        frequencies,
+        axis,
+        plain,
+        n,
+        keys.stride(0),
+        keys.stride(1),
+        positions.stride(0),
+        places.stride(0),
+        size // 2,
+        rows,
+    )
     return plain
 
 

@@ -52,9 +52,13 @@ def _axes(places: list[int]) -> Axes:
 
 
 def _store(
-    keys: torch.Tensor, values: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor,
-    slots: torch.Tensor, isa: str,
-) -> None:  # fmt: skip
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slots: torch.Tensor,
+    isa: str,
+) -> None:
     ops.cpu_attn_reshape_and_cache(
         keys, values, key_cache, value_cache, slots, isa, k_scale=1.0, v_scale=1.0, kv_cache_dtype="auto"
     )

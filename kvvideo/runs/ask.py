@@ -1,0 +1,180 @@
+"""Answering from a memory that was written down, with its video where that is at hand."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from kvvideo.errors import ConfigError, KvvideoError
+from kvvideo.runs import records
+from kvvideo.runs.agenda import Agenda, Question
+from kvvideo.runs.analyze import Hooks
+from kvvideo.runs.playback import Arrival, Playback
+from kvvideo.runs.streaming import Asked, ask
+from kvvideo.session.config import EngineConfig
+from kvvideo.session.engine import Engine
+from kvvideo.session.hub import is_here, model_path
+from kvvideo.session.memory import Memory
+from kvvideo.session.model_files import of_model
+from kvvideo.storage.file import MemoryFile
+from kvvideo.times import format_time
+from kvvideo.video import Source
+
+
+def agenda_of(memory: Memory, questions: Sequence[Question]) -> Agenda:
+    """What to ask of ``memory``.
+
+    Raises:
+        ConfigError: if a question is of a moment that it knows nothing of.
+    """
+    return Agenda(questions, None, memory.source.get("start") or 0.0, memory.end)
+
+
+def check(file: MemoryFile, memory: Memory, source: Source | None, questions: Sequence[Question], model: str) -> None:
+    """See that everything can be answered, before ``model`` is loaded.
+
+    Args:
+        memory: the last in ``file``.
+        source: the video; None if it is not at hand.
+
+    Raises:
+        ConfigError: if ``model`` is another than that of the memory, or a question is of a moment before the first
+            checkpoint and the video is not at hand.
+    """
+    # One that must be downloaded first is known when it is loaded; the session looks again.
+    if is_here(model) and of_model(model_path(model, weights=True)) != memory.fingerprint:
+        raise ConfigError(
+            f"{str(file.path)!r} was made with another model than {model!r}, or other weights of it: {memory.model!r}; "
+            "say where that is with --model"
+        )
+    first = file.times[0]
+    for question in questions:
+        if source is None and question.at is not None and question.at < first - 1e-6:
+            raise ConfigError(
+                f"'@{format_time(question.at)} {question.text}' is before the first checkpoint, {format_time(first)}, "
+                "and the video is not at hand; say where it is with --video"
+            )
+
+
+class _Stopped(Exception):
+    """No more is wanted while frames are shown again."""
+
+
+def answering(
+    file: MemoryFile,
+    memory: Memory,
+    source: Source | None,
+    questions: Sequence[Question],
+    config: EngineConfig,
+    *,
+    hooks: Hooks,
+    max_answer_tokens: int = 128,
+) -> Iterator[records.Record]:
+    """The records of ``questions`` asked of ``memory``: answers in order of time, and a last one.
+
+    Args:
+        memory: the last in ``file``.
+        source: the video; None if it is not at hand.
+        config: of the engine, for this memory.
+        hooks: what is called meanwhile; a run that is stopped asks no more.
+        max_answer_tokens: longest answer.
+
+    Raises:
+        ConfigError: if the model cannot be loaded.
+        KvvideoError: after the last record, if something went wrong.
+    """
+    began, agenda, count = time.perf_counter(), agenda_of(memory, questions), 0
+    failure: KvvideoError | None = None
+
+    def on_chunk() -> None:
+        if hooks.stopped():
+            raise _Stopped
+        session = playback.session
+        hooks.chunk(session.end, None, None, records.cache(session.stats(), schedule))
+
+    hooks.loading(config.model)
+    engine = Engine(config)
+    schedule = config.cache.schedule(engine.block_size)
+    path = str(memory.source.get("path", file.path)) if source is None else source.path
+    common: dict[str, Any] = {
+        "video": path,
+        "model": config.model,
+        "strategy": config.cache.strategy,
+        "schedule": schedule,
+    }
+    playback = Playback(engine, source, saved=file, memory=memory)
+    stats = playback.session.stats()
+    options = {"max_tokens": max_answer_tokens, "seed": config.seed}
+    try:
+        for batch in answers(playback, agenda, questions, stopped=hooks.stopped, on_chunk=on_chunk, **options):
+            for asked in batch:
+                count += 1
+                yield records.answer(asked, **common)
+    except _Stopped:
+        pass
+    except KvvideoError as error:
+        failure = error
+    finally:
+        playback.close()
+    yield records.done(
+        "interrupted" if hooks.stopped() else "error" if failure else "complete",
+        str(failure) if failure else None,
+        agenda.left(),
+        stats,
+        answers=count,
+        chunks=memory.chunks,
+        frames=memory.frames,
+        start=memory.source.get("start") or 0.0,
+        end=memory.end,
+        waited=0.0,
+        seconds=time.perf_counter() - began,
+        **common,
+    )
+    if failure is not None:
+        raise failure
+
+
+def answers(
+    playback: Playback,
+    agenda: Agenda,
+    questions: Sequence[Question],
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    on_chunk: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> Iterator[list[Asked]]:
+    """Answer ``questions`` in order of time, those of one moment together.
+
+    Args:
+        playback: stands at the end of the memory, and does so again afterwards.
+        agenda: of the questions; what it still holds afterwards was not asked.
+        stopped: asked before each moment; once true, nothing more is asked.
+        on_chunk: called after every chunk that is replayed; what it raises ends it all.
+        options: of ``Session.ask_all``.
+
+    Raises:
+        VideoError: the video cannot be read, all at once.
+        EngineError: vLLM failed, or ended the session.
+    """
+    end = playback.session.end
+    moments = sorted({q.at for q in questions if q.at is not None and q.at < end})
+    for at, arrival in _stand_at(playback, moments, on_chunk):
+        if stopped():
+            return
+        texts = [q.text for _, due in agenda.before(math.nextafter(at, math.inf)) for q in due]
+        asked = ask(playback.session, at, texts, playback.also, **options)
+        yield asked if arrival.exact else [replace(one, answered_at=arrival.at) for one in asked]
+    if not stopped() and (texts := [q.text for q in agenda.at_end(end)]):
+        yield ask(playback.session, end, texts, **options)
+
+
+def _stand_at(
+    playback: Playback, moments: Sequence[float], on_chunk: Callable[[], None]
+) -> Iterator[tuple[float, Arrival]]:
+    """Let ``playback`` stand at one of the ascending ``moments`` after the other."""
+    if moments:
+        with playback.visit(moments[0], on_chunk) as arrival:
+            yield moments[0], arrival
+            for at in moments[1:]:
+                yield at, playback.go(at, on_chunk)

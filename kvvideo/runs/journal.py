@@ -1,0 +1,276 @@
+"""What a run of ``kvvideo analyze`` keeps on disk, so that ``--resume`` loses nothing and asks nothing twice.
+
+A run has a directory of its own, named by all that decides what it answers. In it are the journal of what was answered
+so far, a line of JSON for each batch of records, on the disk before it is printed; and the latest checkpoint of the
+session, never later than the journal.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from kvvideo.compression.config import CacheConfig
+from kvvideo.errors import ConfigError
+from kvvideo.outputs import jsons
+from kvvideo.runs.agenda import Agenda
+from kvvideo.storage.workspace import ANSWERS, Busy, Workspace
+from kvvideo.times import format_time
+
+if TYPE_CHECKING:
+    from kvvideo.session import Engine, VideoSession
+    from kvvideo.session.memory import Memory
+    from kvvideo.storage.checkpoints import Checkpoints
+
+Record = dict[str, Any]
+Batch = list[Record]
+
+
+def state_directory() -> Path:
+    """Where kvvideo keeps its state: ``$KVVIDEO_STATE_DIR``, ``$XDG_STATE_HOME/kvvideo`` or ``~/.local/state/kvvideo``.
+
+    Raises:
+        ConfigError: if there is no home directory.
+    """
+    if own := os.environ.get("KVVIDEO_STATE_DIR"):
+        return Path(own)
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "kvvideo"
+    except RuntimeError as error:
+        raise ConfigError("there is no home directory; name a folder in KVVIDEO_STATE_DIR") from error
+
+
+def key(**settings: Any) -> str:
+    """Name of the directory of a run: runs with the same settings, given as JSON has them, have the same."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def line(batch: Sequence[Record]) -> bytes:
+    """``batch`` as the journal has it."""
+    return jsons.dumps(list(batch)).encode() + b"\n"
+
+
+def parse(data: bytes) -> tuple[list[Batch], int]:
+    """The batches in a journal up to the first line that is torn or damaged, and how many bytes they are."""
+    batches: list[Batch] = []
+    sound = 0
+    for part in data.splitlines(keepends=True):
+        try:
+            batch = json.loads(part) if part.endswith(b"\n") else None
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(batch, list) or not all(isinstance(record, dict) and "type" in record for record in batch):
+            break
+        batches.append(batch)
+        sound += len(part)
+    return batches, sound
+
+
+class Run:
+    """One run's directory. What cannot be written is said once, and the run goes on without.
+
+    Nothing is made or replaced before there is something to write.
+
+    Args:
+        directory: of this run; see ``key``. None to keep nothing.
+        say: takes lines for the person who waits, without an end.
+        resume: whether to go on from what an interrupted run left there.
+        every: seconds of video between checkpoints.
+
+    Attributes:
+        batches: what that run had answered, in order.
+    """
+
+    def __init__(
+        self, directory: Path | None, say: Callable[[str], None], *, resume: bool = False, every: float = 60.0
+    ) -> None:
+        self.batches: list[Batch] = []
+        self._directory, self._say, self._every = directory or Path(), say, every
+        self._space: Workspace | None = None
+        self._store: Checkpoints | None = None
+        self._journal = -1
+        self._model = ""
+        self._about: dict[str, Any] | None = None
+        self._last = 0.0
+        self._failed = directory is None
+        self._guard(self._look, resume)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is something that ``--resume`` would go on from."""
+        return self._journal >= 0
+
+    def check_model(self, engine: "Engine") -> None:
+        """Show the model, as soon as it is loaded, and before anything is written.
+
+        Raises:
+            ConfigError: if what is resumed was answered by another.
+        """
+        self._guard(self._look_at_model, engine)
+        if self._about is not None and not self._failed and self._about.get("model") != self._model:
+            raise ConfigError(
+                "the model's files have changed since this run was interrupted; run it again without --resume"
+            )
+
+    def answers(self, strategy: str) -> tuple[list[Batch], Record | None]:
+        """What was answered under ``strategy`` before the interruption, and its final record if there is one."""
+        mine = [batch for batch in self.batches if batch and batch[0].get("strategy") == strategy]
+        finished = next((batch[0] for batch in mine if batch[0]["type"] == "done"), None)
+        return [batch for batch in mine if batch[0]["type"] == "answer"], finished
+
+    def memory(self, cache: CacheConfig, agenda: Agenda, answered: int) -> "Memory | None":
+        """The latest checkpoint under ``cache``; None to begin at the beginning.
+
+        Args:
+            agenda: all that the run asks, for this to take from.
+            answered: how many questions are in the journal.
+        """
+        if self._about is None or self._failed:
+            return None
+        found: list[Memory | None] = [None]
+
+        def look() -> None:
+            found[0] = self._checkpoints().latest()
+
+        self._guard(look)
+        memory = found[0]
+        if memory is None or memory.cache != cache or memory.fingerprint != self._about.get("model"):
+            return None
+        # Only ever so if the disk lost what it had said was written.
+        if sum(len(questions) for _, questions in agenda.before(memory.end)) > answered:
+            return None
+        self._last = memory.end
+        return memory
+
+    def enter(self, memory: "Memory | None") -> None:
+        """A session begins, from ``memory`` if it is not None; checkpoints of others are of no use any more."""
+        if memory is None:
+            self._last = 0.0
+            if self._journal >= 0:
+                self._guard(lambda: self._checkpoints().clear())
+
+    def append(self, batch: Sequence[Record]) -> None:
+        """Have ``batch`` on the disk."""
+        self._guard(self._append, line(batch))
+
+    def due(self, end: float, start: float) -> bool:
+        """Whether a session that began at ``start`` and has come to ``end``, both in seconds, needs a checkpoint."""
+        return not self._failed and end - max(self._last, start) >= self._every - 1e-6
+
+    def checkpoint(self, session: "VideoSession") -> None:
+        """Have ``session`` saved meanwhile, in place of earlier ones. What was asked before has been appended."""
+        self._last = session.end
+        self._guard(self._keep, session)
+
+    def finish(self) -> None:
+        """The run is complete: nothing of it is needed any more."""
+        self._close_files()
+        if self._space is not None:
+            try:
+                self._space.remove()
+            except OSError as error:
+                self._fail(f"{str(self._directory)!r} cannot be removed: {error.strerror}")
+        self.close()
+
+    def close(self) -> None:
+        """Let others use the directory; what is there stays for ``--resume``."""
+        self._close_files()
+        if self._space is not None:
+            self._space.close()
+        self._space = None
+
+    def _look(self, resume: bool) -> None:
+        if self._directory.is_dir():
+            self._space = Workspace(self._directory)
+        about = None if self._space is None else self._space.about
+        if about is None:
+            if resume:
+                self._say("there is no interrupted run of just this; starting at the beginning")
+            return
+        path = self._directory / ANSWERS
+        data = path.read_bytes() if path.exists() else b""
+        batches, sound = parse(data)
+        if not resume:
+            self._say(f"an interrupted run of just this{self._where(batches)}; starting over, without --resume")
+            return
+        self._about, self.batches = about, batches
+        self._open_journal()
+        os.ftruncate(self._journal, sound)
+
+    def _look_at_model(self, engine: "Engine") -> None:
+        self._model = engine.fingerprint
+
+    def _where(self, batches: list[Batch]) -> str:
+        times = [*self._checkpoints().times, *(batch[-1].get("asked_at", 0.0) for batch in batches if batch)]
+        self._close_store()
+        return f" got to {format_time(max(times))}" if times else " is there"
+
+    def _begin(self) -> None:
+        """Make the directory this run's, with nothing in it."""
+        if self._journal >= 0:
+            return
+        self._close_store()
+        if self._space is None:
+            self._space = Workspace(self._directory)
+        self._space.begin({"model": self._model})
+        self._open_journal()
+        self._space.sync()
+
+    def _open_journal(self) -> None:
+        self._journal = os.open(self._directory / ANSWERS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def _append(self, data: bytes) -> None:
+        self._begin()
+        while data:
+            data = data[os.write(self._journal, data) :]
+        os.fsync(self._journal)
+
+    def _keep(self, session: "VideoSession") -> None:
+        self._begin()
+        self._checkpoints().add(session.save())
+
+    def _checkpoints(self) -> "Checkpoints":
+        if self._store is None:
+            from kvvideo.storage.checkpoints import Checkpoints
+
+            # The latest is never deleted, so this keeps that one alone.
+            self._store = Checkpoints(self._directory, max_bytes=0)
+        return self._store
+
+    def _close_store(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def _close_files(self) -> None:
+        if self._journal >= 0:
+            os.close(self._journal)
+        self._journal = -1
+        self._guard(self._close_store)
+
+    def _guard(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do it, unless something like it failed before; a failure is said, and is no reason to stop."""
+        if self._failed and action != self._close_store:
+            return
+        try:
+            action(*arguments)
+        except Busy:
+            self._fail("the same run is going on elsewhere; this one keeps nothing to resume from")
+        except ConfigError as error:
+            self._fail(f"nothing more is kept to resume from: {error}")
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._fail(f"nothing more is kept to resume from: {str(self._directory)!r} cannot be used: {why}")
+
+    def _fail(self, text: str) -> None:
+        if not self._failed:
+            self._say(text)
+        self._failed = True

@@ -1,0 +1,54 @@
+"""Where a memory comes from: the engine settings it needs, and its video, if that is at hand."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from kvvideo.errors import ConfigError
+from kvvideo.runs.events import caches_of
+from kvvideo.session.config import EngineConfig
+from kvvideo.session.memory import Memory
+from kvvideo.session.pool import spare_rows
+from kvvideo.video import Source
+
+
+def engine_for(
+    memory: Memory, config: EngineConfig, model: str | None = None, dtype: str | None = None
+) -> EngineConfig:
+    """``config`` with the model, dtype and cache of ``memory``, or the ``model`` and ``dtype`` given.
+
+    There is room for the strategies that it had on its way, which its checkpoints may have.
+    """
+    own = str(memory.tensors["keys"].dtype).removeprefix("torch.")
+    cache = replace(memory.cache, spare_rows=spare_rows(memory.cache, caches_of(memory)))
+    return replace(config, model=model or memory.model, dtype=dtype or own, cache=cache)
+
+
+def video_of(memory: Memory, file: Path, given: str | None = None) -> tuple[Source | None, str]:
+    """The video of the memory in ``file``; None if it is not at hand, and in words why not.
+
+    It is looked for where it was, as seen from here and from ``file``, and beside ``file``. It must be the very file.
+
+    Args:
+        given: where it is, if somebody knows; then it is looked for nowhere else.
+
+    Raises:
+        ConfigError: if there is no file at ``given``, or the memory does not say what it is of.
+    """
+    settings = {field.name: memory.source[field.name] for field in fields(Source) if field.name in memory.source}
+    if not settings:
+        return None, "" if given is None else "the memory does not say how its video was looked at, so it is not used"
+    source, fingerprint = Source.from_dict(settings), memory.source.get("fingerprint")
+    if fingerprint is None:
+        return None, "" if given is None else "the memory is of a stream, not of a file, so no video is used"
+    name = Path(source.path)
+    places = [Path(given)] if given is not None else [name, file.parent / name, file.parent / name.name]
+    there = [path for path in places if path.is_file()]
+    if given is not None and not there:
+        raise ConfigError(f"video: there is no file {given!r}")
+    for path in there:
+        found = replace(source, path=str(path))
+        if found.fingerprint() == fingerprint:
+            return found, ""
+    if there:
+        return None, f"{str(there[0])!r} is not the video that the memory was made of, so it is not used"
+    return None, ""

@@ -1,0 +1,1 @@
+"""Serve a bounded cache by vLLM's OpenAI server."""

@@ -1,0 +1,56 @@
+"""``EngineConfig``: how to run the model."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvvideo.compression.config import CacheConfig
+from kvvideo.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Types of numbers that a model is computed in."""
+
+QUESTION_TOKENS = 1024
+"""Room in tokens for a question: its text, last frames and answer."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to run the model.
+
+    Attributes:
+        model: hub name, directory, or ``tiny``.
+        cache: how each session's cache is bounded.
+        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
+        max_model_len: longest request in vLLM's sense. A session is folded at every chunk, so this
+            limits the live cache plus one chunk and one answer, never the length of the video.
+        sessions: sessions that the KV pool must hold at once.
+        questions: questions that may be asked at once.
+        question_tokens: tokens that the KV pool has room for beside each session's, for every question: its text, the
+            last frames and the answer.
+        kv_bytes: size of the KV pool, on each GPU; by default what the sessions need, or, for ``full``, what
+            vLLM finds.
+        seed: seed of everything random.
+        load_format: vLLM's; ``dummy`` makes weights up, for measuring at a model's true shape.
+        step_tokens: most tokens computed in one step; also bounds the frames of one chunk.
+        options: further ``EngineArgs`` of vLLM.
+
+    Raises:
+        ConfigError: if there is no such dtype.
+    """
+
+    model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    dtype: str = "auto"
+    max_model_len: int = 32768
+    sessions: int = 1
+    questions: int = 16
+    question_tokens: int = QUESTION_TOKENS
+    kv_bytes: int | None = None
+    seed: int = 0
+    load_format: str = "auto"
+    step_tokens: int = 8192
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype: no {self.dtype!r}; choose one of {', '.join(DTYPES)}")

@@ -1,0 +1,240 @@
+"""Random streams to train and test on: chunks taken from a bank of drawn slots, and questions.
+
+A stream is made of slots in any order, each letter at most once, which is what a clip is to a model
+that only keeps what it saw. Some streams lose tokens on the way, as eviction does at inference; what
+is asked about a slot that is gone has the answer "not seen".
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kvvideo.times import format_time
+from kvvideo.tiny import world
+from kvvideo.tiny.training import packing
+from kvvideo.tiny.training.packing import NEVER, Ask, ChunkPlan, Encoder, Ints, Packed
+
+KINDS: tuple[world.Kind, ...] = ("colour", "when", "now", "now colour")
+
+Times = npt.NDArray[np.float64]
+
+GRIDS = 4
+"""Frame pairs of a slot in the bank: four seconds at two frames a second."""
+
+EMPTY = len(world.LETTERS)
+"""The bank's letter index of a slot without a letter."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the bank's slots show: ``letters [slots]`` (EMPTY: none) and ``colours [slots]``."""
+
+    letters: npt.NDArray[np.int64]
+    colours: npt.NDArray[np.int64]
+
+    def by_letter(self) -> list[Ints]:
+        """For each letter, then for none, the slots that show it."""
+        return [np.flatnonzero(self.letters == i) for i in range(EMPTY + 1)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stream is drawn.
+
+    Attributes:
+        chunks: how many chunks of four seconds it has.
+        asks: how many questions it is asked.
+        varied: whether it may have chunks of other lengths and shifted positions.
+        lossy: whether it loses tokens, if its chunks are of the usual length.
+        start: seconds its first chunk begins at; drawn if None.
+        latest: the last moment a stream may begin at if drawn, in seconds.
+    """
+
+    chunks: int
+    asks: int
+    varied: bool = True
+    lossy: bool = False
+    start: float | None = None
+    latest: float = 7200.0
+
+
+@dataclass
+class _Loss:
+    """When and how slots are lost: by slot, ``at`` the slot after which it is, and what is kept of it."""
+
+    at: Ints
+    keep: Times
+    text: npt.NDArray[np.bool_]
+
+    def gone(self, slot: int, now: int) -> bool:
+        return bool(self.at[slot] < now and self.keep[slot] == 0)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A stream's slots: of the bank, their times and letters; ``width`` is how many a chunk has."""
+
+    slots: Ints
+    times: Times
+    letters: Ints
+    width: float
+    loss: _Loss | None
+
+
+class Source:
+    """Draws streams from a bank."""
+
+    def __init__(self, labels: Labels, encode: Encoder) -> None:
+        self._labels = labels
+        self._by_letter = labels.by_letter()
+        self._encode = encode
+        self._colours = list(world.COLOURS)
+
+    def draw(self, rng: np.random.Generator, plan: Plan) -> Packed:
+        """One stream with its questions, packed."""
+        count = plan.chunks
+        start = _first_time(rng, plan)
+        share = rng.uniform(0.1, 0.6) if count > 8 else rng.uniform(0.4, 1.0)
+        lettered = min(EMPTY, count, max(int(rng.random() < 0.9), round(share * count)))
+        letters = np.full(count, EMPTY)
+        letters[rng.choice(count, lettered, replace=False)] = rng.permutation(EMPTY)[:lettered]
+        slots = np.array([self._pick(rng, int(letter)) for letter in letters])
+        times: Times = start + world.SLOT * np.arange(count, dtype=np.float64)
+        way = rng.random() if plan.varied and count >= 4 else 1.0
+        loss = None
+        if way < 0.08:
+            chunks, width = _split(slots, times), 0.5
+        elif way < 0.12:
+            chunks, width = _merge(slots, times), 2.0
+        else:
+            chunks = [ChunkPlan(float(t), s * GRIDS + np.arange(GRIDS)) for t, s in zip(times, slots, strict=True)]
+            width = 1.0
+            loss = _draw_loss(rng, count) if plan.lossy and count > 1 else None
+        drawn = _Drawn(slots, times, letters, width, loss)
+        asks = [self._ask(rng, drawn) for _ in range(plan.asks)]
+        offset = int(rng.integers(30000)) if plan.varied and rng.random() < 0.15 else 0
+        packed = packing.pack(chunks, asks, self._encode, offset)
+        if loss is not None:
+            _lose(rng, packed, loss)
+        return packed
+
+    def _pick(self, rng: np.random.Generator, letter: int) -> int:
+        pool = self._by_letter[letter]
+        return int(pool[rng.integers(len(pool))])
+
+    def _ask(self, rng: np.random.Generator, drawn: _Drawn) -> Ask:
+        """A question at a random moment of the stream."""
+        now = int(rng.integers(len(drawn.slots)))
+        shown = GRIDS if rng.random() < 0.7 else int(rng.integers(1, GRIDS))
+        chunk, seen = now, shown
+        if drawn.width == 0.5:
+            chunk, seen = 2 * now + (shown - 1) // 2, (shown - 1) % 2 + 1
+        elif drawn.width == 2.0:
+            chunk, seen = now // 2, shown + GRIDS * (now % 2)
+        kind = KINDS[rng.choice(len(KINDS), p=(0.3, 0.44, 0.13, 0.13))]
+        slot, letter = _subject(rng, kind, drawn, now)
+        q, named = world.phrase(kind, rng, letter=letter), world.LETTERS.index(letter) if letter else -1
+        if slot is None or (drawn.loss is not None and drawn.loss.gone(slot, now)):
+            return Ask(chunk, seen, q, world.NOT_SEEN, KINDS.index(kind), -1.0, named)
+        if kind == "when":
+            answer = format_time(float(drawn.times[slot]))
+        elif drawn.letters[slot] == EMPTY:
+            answer = world.NONE
+        elif kind == "now":
+            answer = world.LETTERS[drawn.letters[slot]]
+        else:
+            answer = self._colours[self._labels.colours[drawn.slots[slot]]]
+        age = world.SLOT * max(0, now - slot - 1)
+        return Ask(chunk, seen, q, answer, KINDS.index(kind), age, named)
+
+
+def _subject(rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int) -> tuple[int | None, str]:
+    """The slot a question of ``kind`` is about (None: one not seen yet), with the letter to name."""
+    if kind in {"now", "now colour"}:
+        return now, ""
+    letters = drawn.letters[: now + 1]
+    # In a chunk of two slots only the first has its time written before it.
+    step = 2 if drawn.width == 2.0 else 1
+    full = np.flatnonzero(letters < EMPTY)
+    timed = full[full % step == 0]
+    pool = timed if kind == "when" else full
+    absent = np.setdiff1d(np.arange(EMPTY), letters)
+    if len(absent) and (not len(pool) or rng.random() < 0.1):
+        return None, world.LETTERS[absent[rng.integers(len(absent))]]
+    slot = int(pool[rng.integers(len(pool))])
+    return slot, world.LETTERS[letters[slot]]
+
+
+def _first_time(rng: np.random.Generator, plan: Plan) -> float:
+    if plan.start is not None:
+        return plan.start
+    # A short stream from 0:00 would never show a time with other digits, hence fewer of those.
+    zero = 0.2 if plan.chunks < 16 else 0.5
+    way = rng.random()
+    if way < zero:
+        return 0.0
+    top = 600.0 if way < 0.8 else plan.latest
+    start = world.SLOT * int(rng.integers(max(1, int(top / world.SLOT) - plan.chunks)))
+    return start + (int(rng.integers(4)) if rng.random() < 0.1 else 0)
+
+
+def _split(slots: Ints, times: Times) -> list[ChunkPlan]:
+    """Chunks of two seconds, two a slot."""
+    half = np.arange(GRIDS // 2)
+    return [
+        ChunkPlan(float(t) + 2 * part, s * GRIDS + part * GRIDS // 2 + half)
+        for t, s in zip(times, slots, strict=True)
+        for part in (0, 1)
+    ]
+
+
+def _merge(slots: Ints, times: Times) -> list[ChunkPlan]:
+    """Chunks of eight seconds, of two slots each."""
+    grids = (slots[:, None] * GRIDS + np.arange(GRIDS)).reshape(-1)
+    return [ChunkPlan(float(t), grids[i * 2 * GRIDS : (i + 1) * 2 * GRIDS]) for i, t in enumerate(times[::2])]
+
+
+def _draw_loss(rng: np.random.Generator, count: int) -> _Loss:
+    """One way of losing slots: a span, all but the last few, thinned, or some of them."""
+    at, keep, text = np.full(count, NEVER), np.ones(count), np.ones(count, bool)
+    way = rng.integers(4)
+    window = int(rng.integers(1, max(2, count // 2)))
+    if way == 0:
+        first = int(rng.integers(count))
+        last = int(rng.integers(first, count))
+        at[first : last + 1] = int(rng.integers(last, count))
+        keep[first : last + 1] = 0
+        text[first : last + 1] = rng.random() < 0.3
+    else:
+        at = np.arange(count) + window
+        if way == 1:
+            keep[:], text[:] = 0, rng.random() < 0.3
+        elif way == 2:
+            keep[:] = math.exp(rng.uniform(math.log(0.06), math.log(0.7)))
+            text[:] = rng.random() < 0.6
+        else:
+            lost = rng.random(count) < rng.uniform(0.1, 0.7)
+            keep[lost] = 0
+            text[lost] = rng.random(int(lost.sum())) < 0.5
+            at[~lost] = NEVER
+    return _Loss(at, keep, text)
+
+
+def _lose(rng: np.random.Generator, packed: Packed, loss: _Loss) -> None:
+    """Write ``loss`` into the stream's ``until``."""
+    starts, videos = packed.chunk_starts, packed.video_starts
+    count = len(videos)
+    for slot in range(count):
+        at = int(loss.at[slot])
+        if at >= count:
+            continue
+        first, end, video = int(starts[slot]), int(starts[slot + 1]), int(videos[slot])
+        drop = np.zeros(end - first, bool)
+        drop[video - first : -1] = rng.random(end - 1 - video) >= loss.keep[slot]
+        if loss.keep[slot] > 0:
+            drop[rng.integers(video, end - 1, size=2) - first] = False
+        if not loss.text[slot]:
+            drop[: video - first] = drop[-1] = True
+        packed.until[first:end][drop] = starts[at + 1]

@@ -1,0 +1,683 @@
+"""Train the tiny model: ``python -m kvvideo.tiny.training.train --out DIR --minutes 9 --device cuda``.
+
+First the vision tower learns to turn a picture into the embeddings of the words for what it shows. Then
+it is frozen, a bank of drawn slots becomes a bank of embeddings, and the language model learns to
+answer on streams that grow as it gets better, from one chunk to ten minutes. At last it is evaluated
+on slots it never saw, with nothing evicted. ``DIR`` gets ``model.safetensors`` (bfloat16), ``eval.json``,
+``state.json`` and ``log.txt``; ``kvvideo.tiny.model`` writes the files that belong beside the weights.
+"""
+
+import argparse
+import copy
+import importlib
+import io
+import json
+import math
+import multiprocessing
+import multiprocessing.pool
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from kvvideo.tiny import model, world
+from kvvideo.tiny.training import compute, packing
+from kvvideo.tiny.training.packing import Batch, Encoder
+from kvvideo.tiny.training.streams import EMPTY, GRIDS, KINDS, Labels, Plan, Source
+
+LEVELS = (1, 8, 16, 32, 64, 110, 160)
+"""The longest stream, in chunks, of each level of the language model's curriculum.
+
+The second is not 2 or 4: there, saying what the last letter was is right so often that the model learned
+no other way (it stayed at 0.80 for as long as it was kept there).
+"""
+
+PASS = (0.80, 0.90, 0.92, 0.93, 0.94, 0.95)
+"""Part of the questions that must be answered right to leave each level."""
+
+HINT_LAYERS = 3
+"""Layers of the language model by whose end tokens should carry what the hints ask for."""
+
+HINT_SHARE = 0.2
+"""Weight of that in the loss."""
+
+FOUND = 0.85
+"""Part of the letters' colours that shows that the model looks letters up, and does not guess."""
+
+EVAL_CHUNKS = (16, 32, 60, 120, 150)
+AGES = (0, 16, 64, 256, 600)
+
+TOKENIZER = Path(__file__).parent / "weights" / "tokenizer.json"
+
+CLIP_SLOTS = 24
+"""Slots of a clip drawn for the bank."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done at once, by device."""
+
+    slots: int
+    held_out: int
+    first: int
+    pairs: int
+    tokens: int
+    long_tokens: int
+    versions: int
+    workers: int
+    report: float
+
+
+SCALES = {
+    "cuda": Scale(16128, 2400, 1920, 768, 32768, 49152, 3, 10, 5.0),
+    "cpu": Scale(960, 240, 240, 48, 2048, 6144, 1, 1, 10.0),
+}
+
+
+class Log:
+    """Prints and keeps lines, with the seconds since the start."""
+
+    def __init__(self, path: Path) -> None:
+        self.start = time.time()
+        self._file = path.open("a")
+
+    def __call__(self, text: str) -> None:
+        line = f"{self.elapsed():6.1f}s {text}"
+        print(line, flush=True)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def elapsed(self) -> float:
+        return time.time() - self.start
+
+
+def draw_clip(seed: int) -> tuple[npt.NDArray[np.uint8], list[int], list[int]]:
+    """A clip's slots as the model gets them: ``[slots, 2 * GRIDS, 84, 140, 3]``, letters and colours.
+
+    Half of the slots are sampled off the beat, resized in different ways, and some go through JPEG,
+    which does to colours and edges what video codecs do.
+    """
+    rng = np.random.default_rng([seed, 7])
+    clip = world.Clip(seed, CLIP_SLOTS, density=0.8)
+    size = (model.FRAME_WIDTH, model.FRAME_HEIGHT)
+    filters = (
+        Image.Resampling.BICUBIC,
+        Image.Resampling.BILINEAR,
+        Image.Resampling.BOX,
+        Image.Resampling.LANCZOS,
+    )
+    frames = np.empty((CLIP_SLOTS, 2 * GRIDS, size[1], size[0], 3), np.uint8)
+    for i, slot in enumerate(clip.slots):
+        beat = rng.uniform(0, 0.45) if rng.random() < 0.5 else 0.0
+        how = filters[int(rng.integers(len(filters)))]
+        quality = int(rng.integers(40, 96)) if rng.random() < 0.5 else None
+        for j in range(2 * GRIDS):
+            picture = Image.fromarray(clip.frame(slot.start + 0.5 * j + beat))
+            if quality is not None:
+                file = io.BytesIO()
+                picture.save(file, "JPEG", quality=quality)
+                picture = Image.open(file)
+            frames[i, j] = np.asarray(picture.resize(size, how))
+    names = list(world.COLOURS)
+    letters = [EMPTY if s.letter is None else world.LETTERS.index(s.letter) for s in clip.slots]
+    colours = [len(names) if s.colour is None else names.index(s.colour) for s in clip.slots]
+    return frames, letters, colours
+
+
+class Bank:
+    """Drawn slots on the device; they arrive while training already runs on the first of them."""
+
+    def __init__(self, pool: multiprocessing.pool.Pool, slots: int, seed: int, device: torch.device) -> None:
+        self.frames = torch.zeros(
+            (slots, GRIDS, 2, model.FRAME_HEIGHT, model.FRAME_WIDTH, 3), dtype=torch.uint8, device=device
+        )
+        self.letters = np.full(slots, EMPTY, np.int64)
+        self.colours = np.full(slots, len(world.COLOURS), np.int64)
+        self.letters_here = torch.full((slots,), EMPTY, device=device)
+        self.colours_here = torch.full((slots,), len(world.COLOURS), device=device)
+        self.filled = 0
+        self._device = device
+        self._error: BaseException | None = None
+        self._results = pool.imap(draw_clip, range(seed, seed + slots // CLIP_SLOTS))
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        try:
+            for frames, letters, colours in self._results:
+                span = slice(self.filled, self.filled + len(letters))
+                self.frames[span] = torch.from_numpy(frames).to(self._device).view_as(self.frames[span])
+                self.letters[span], self.colours[span] = letters, colours
+                self.letters_here[span] = torch.tensor(letters, device=self._device)
+                self.colours_here[span] = torch.tensor(colours, device=self._device)
+                self.filled += len(letters)
+        except BaseException as error:
+            self._error = error
+
+    def wait(self, slots: int | None = None) -> None:
+        """Wait until the first ``slots`` slots are there, or all."""
+        wanted = len(self.letters) if slots is None else slots
+        while self.filled < wanted:
+            if self._error is not None:
+                raise RuntimeError("drawing the bank failed") from self._error
+            time.sleep(0.05)
+
+    def labels(self) -> Labels:
+        return Labels(self.letters, self.colours)
+
+
+def augment(frames: torch.Tensor) -> torch.Tensor:
+    """Pairs ``uint8 [n, 2, 84, 140, 3]`` with other light, colour casts and noise, as floats of 0..255."""
+    x = frames.float()
+    n, device = len(x), x.device
+
+    def draw(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand((n, *shape), device=device)
+
+    gain = draw(0.88, 1.1, 1, 1, 1, 1) * draw(0.95, 1.05, 1, 1, 1, 3)
+    x = x * gain + draw(-10, 10, 1, 1, 1, 1)
+    x = x + torch.randn_like(x) * draw(-8, 12, 1, 1, 1, 1).clamp(min=0)
+    return x.clamp_(0, 255)
+
+
+def optimizer(parameters: list[tuple[str, Any]], rate: float, device: torch.device) -> torch.optim.AdamW:
+    """AdamW that decays matrices only, and lets embeddings, which the pictures were taught, move slowly."""
+    words = [p for name, p in parameters if "embed_tokens" in name]
+    matrices = [p for name, p in parameters if p.ndim >= 2 and "embed_tokens" not in name]
+    others = [p for name, p in parameters if p.ndim < 2 and "embed_tokens" not in name]
+    groups = [
+        {"params": matrices, "weight_decay": 0.02, "share": 1.0},
+        {"params": others, "weight_decay": 0.0, "share": 1.0},
+        {"params": words, "weight_decay": 0.0, "share": 0.3},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=device.type == "cuda")
+
+
+def set_rate(adam: torch.optim.AdamW, rate: float) -> None:
+    for group in adam.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+def rate_at(step: int, done: float, warmup: int, hold: float) -> float:
+    """Part of the peak learning rate: a warmup, then level until ``hold`` of the time, then a cosine."""
+    warm = min(1.0, (step + 1) / warmup)
+    if done < hold:
+        return warm
+    return warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - hold) / (1 - hold)))))
+
+
+def mixed(device: torch.device) -> Any:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def train_vision(whole: Any, vision: compute.Vision, bank: Bank, *, scale: Scale, until: float, log: Log) -> None:
+    """Teach the vision tower letters and colours until ``until`` seconds, or until it makes few mistakes.
+
+    Its classes are the embeddings of their words: what a picture's tokens share with the word ``K`` is
+    then what the language model looks for, as it would look for the same word.
+    """
+    device = bank.frames.device
+    letter_words, colour_words = words(whole.get_input_embeddings().weight.detach(), encoder())
+    sharpness = torch.nn.Parameter(torch.full((2,), 0.5, device=device))
+    named = [*whole.model.visual.named_parameters(), ("sharpness", sharpness)]
+    adam = optimizer(named, 1e-3, device)
+    begin, shown, step = log.elapsed(), log.elapsed(), 0
+    tally = torch.zeros(4, device=device)
+    bank.wait(scale.first)
+    good = 0
+    while (now := log.elapsed()) < until and good < 3:
+        slots = torch.randint(bank.filled, (scale.pairs,), device=device)
+        grids = torch.randint(GRIDS, (scale.pairs,), device=device)
+        frames = augment(bank.frames[slots, grids])
+        still = torch.rand(len(frames), device=device) < 0.1
+        frames[:, 1] = torch.where(still[:, None, None, None], frames[:, 0], frames[:, 1])
+        letters, colours = bank.letters_here[slots], bank.colours_here[slots]
+        set_rate(adam, 1e-3 * rate_at(step, (now - begin) / (until - begin), 200, 0.5))
+        with mixed(device):
+            seen = vision(frames)
+        pooled = F.rms_norm(seen.float().mean(dim=1), seen.shape[-1:])
+        letter_logits = sharpness[0] * pooled @ letter_words.T
+        colour_logits = sharpness[1] * pooled @ colour_words.T
+        loss = F.cross_entropy(letter_logits, letters) + 0.5 * F.cross_entropy(colour_logits, colours)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
+        adam.step()
+        step += 1
+        with torch.no_grad():
+            right = (letter_logits.argmax(1) == letters).float().mean()
+            hue = (colour_logits.argmax(1) == colours).float().mean()
+            tally += torch.stack([loss.detach(), right, hue, torch.ones((), device=device)])
+        if log.elapsed() - shown > scale.report:
+            loss_, right_, hue_, count = tally.tolist()
+            log(
+                f"vision step {step} slots {bank.filled} loss {loss_ / count:.3f} "
+                f"letter {right_ / count:.4f} colour {hue_ / count:.4f} "
+                f"({count / (log.elapsed() - shown):.1f}/s)"
+            )
+            good = good + 1 if min(right_, hue_) / count > 0.9985 and bank.filled == len(bank.letters) else 0
+            tally.zero_()
+            shown = log.elapsed()
+    # Text embeddings are small; the pictures' should not drown them, nor what attention adds to them.
+    with torch.no_grad(), mixed(device):
+        size = vision(bank.frames[: min(256, bank.filled), 0]).pow(2).mean().sqrt()
+        last = whole.model.visual.merger.mlp[2]
+        last.weight.mul_(0.25 / size)
+        last.bias.mul_(0.25 / size)
+
+
+def words(embeddings: torch.Tensor, encode: Encoder) -> tuple[torch.Tensor, torch.Tensor]:
+    """What letters ``[27, hidden]`` and colours ``[9, hidden]`` should look like, as unit vectors; none is last.
+
+    A letter is one token in a question and another one in an answer: pictures are taught their sum.
+    """
+
+    def rows(texts: list[str]) -> torch.Tensor:
+        return torch.stack([embeddings[int(encode(text)[0])] for text in texts])
+
+    none = rows([world.NONE])
+    letters = rows(list(world.LETTERS)) + rows([f" {letter}" for letter in world.LETTERS])
+    colours = rows(list(world.COLOURS))
+    return F.normalize(torch.cat([letters, none]), dim=1), F.normalize(torch.cat([colours, none]), dim=1)
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def embed(vision: compute.Vision, bank: Bank, versions: int, dtype: torch.dtype) -> torch.Tensor:
+    """The bank's video tokens ``[versions x cells, hidden]``: once as they are, then augmented."""
+    bank.wait()
+    frames = bank.frames.flatten(0, 1)
+    parts = []
+    with mixed(frames.device):
+        for version in range(versions):
+            for some in frames.split(1024):
+                parts.append(vision(augment(some) if version else some.float()).flatten(0, 1).to(dtype))
+    return torch.cat(parts)
+
+
+def draw_batch(source: Source, rng: np.random.Generator, level: int, scale: Scale) -> Batch:
+    """A batch of streams of about one length, mostly near the longest of ``level``."""
+    longest = LEVELS[level]
+    low = max(1.0, longest / 3) if rng.random() < 0.75 else 1.0
+    chunks = round(math.exp(rng.uniform(math.log(low), math.log(longest))))
+    asks = min(192, max(4, 2 * chunks))
+    budget = scale.tokens if chunks < 32 else scale.long_tokens
+    rows = max(1, round(budget / (chunks * 70 + 14 + asks * 21)))
+    # All of a batch's streams lose tokens, or none: a stream that keeps all has a cheaper mask.
+    plan = Plan(chunks, asks, varied=level >= 2, lossy=level >= 2 and rng.random() < 0.3)
+    return packing.collate([source.draw(rng, plan) for _ in range(rows)])
+
+
+def _produce(seed: int, level: Any, scale: Scale, box: Any, queue: Any) -> None:
+    try:
+        rng = np.random.default_rng(seed)
+        source = Source(box.get(), encoder())
+        while True:
+            queue.put(draw_batch(source, rng, level.value, scale))
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    except Exception:
+        queue.put(traceback.format_exc())
+
+
+class Producer:
+    """Worker processes that draw batches ahead of the training; the level is shared with them.
+
+    They are forked at once, while there is neither a thread nor an accelerator to inherit, and wait.
+    """
+
+    def __init__(self, seed: int, scale: Scale) -> None:
+        context = multiprocessing.get_context("fork")
+        self.level = context.Value("i", 0)
+        self._queue = context.Queue(maxsize=2 * scale.workers)
+        self._box = context.Queue()
+        self._workers = [
+            context.Process(target=_produce, args=(seed + i, self.level, scale, self._box, self._queue), daemon=True)
+            for i in range(scale.workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def begin(self, labels: Labels, level: int) -> None:
+        """Let the workers draw streams from a bank with ``labels``."""
+        self.level.value = level
+        for _ in self._workers:
+            self._box.put(labels)
+
+    def next(self) -> Batch:
+        got = self._queue.get(timeout=120)
+        if isinstance(got, str):
+            raise RuntimeError(f"a worker failed:\n{got}")
+        assert isinstance(got, Batch)
+        return got
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+
+
+def score(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Which questions are answered exactly right: ``bool [Q]``."""
+    targets = compute.load(batch.targets, logits.device)
+    question = compute.load(batch.question, logits.device)
+    wrong = (logits.argmax(dim=1) != targets).float()
+    return torch.zeros(len(batch.kinds), device=logits.device).index_add_(0, question, wrong) == 0
+
+
+class Hints(torch.nn.Module):
+    """Throw-away heads that ask the middle of the language model for the two halves of looking something up.
+
+    Video tokens should know the time that is written before them, so that it is found with what they
+    show. Each token of an answer should know the letter that was asked about: the first of them learns it
+    alone, but the second half of a time was guessed (0.4 right) for whole runs without this.
+    """
+
+    SIZES = (10, 60, 60)
+    LETTERS = len(world.LETTERS) + 1
+
+    def __init__(self, language_model: Any, hidden: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(hidden)
+        self.clock = torch.nn.Linear(hidden, sum(self.SIZES))
+        self.letter = torch.nn.Linear(hidden, self.LETTERS)
+        self._states: torch.Tensor | None = None
+        self.hook = language_model.layers[HINT_LAYERS - 1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: Any, _inputs: Any, output: Any) -> None:
+        self._states = output[0] if isinstance(output, tuple) else output
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Of the latest forward pass, which was of ``batch``: for the time plus for the letter."""
+        assert self._states is not None
+        states, self._states = self.norm(self._states), None
+        device, width = states.device, batch.times.shape[1]
+        video = compute.load(batch.cells[:, :width], device) >= 0
+        times = compute.load(batch.times, device)[video]
+        logits = self.clock(states[:, :width][video]).float().split(self.SIZES, dim=1)
+        targets = ((times // 3600).clamp(max=9), times // 60 % 60, times % 60)
+        clock = torch.stack([F.cross_entropy(x, y) for x, y in zip(logits, targets, strict=True)]).sum()
+        asked = compute.load(batch.letters, device)[compute.load(batch.question, device)] % self.LETTERS
+        answering = states.flatten(0, 1)[compute.load(batch.where, device)]
+        return clock + F.cross_entropy(self.letter(answering).float(), asked)
+
+
+class Tally:
+    """What happened since the last line of the log."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._counts = torch.zeros((2, 2 * len(KINDS)), device=device)
+        self._losses = torch.zeros(2, device=device)
+        self._steps = self._chunks = 0
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def add(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor, hint: torch.Tensor) -> None:
+        right = score(logits, batch).float()
+        group = compute.load(batch.kinds + np.where(batch.clean, 0, len(KINDS)), logits.device)
+        self._counts[0].index_add_(0, group, right)
+        self._counts[1].index_add_(0, group, torch.ones_like(right))
+        self._losses += torch.stack([loss.detach(), hint.detach()])
+        self._steps += 1
+        self._chunks += int(batch.sizes[0])
+
+    def take(self) -> tuple[float, float, str]:
+        """Right answers of all and of the letters' colours, on whole streams, and a line; begins anew."""
+        right, asked = self._counts.cpu().numpy()
+        loss, hint = (self._losses / self._steps).tolist()
+        each = right / np.maximum(1, asked)
+        clean, lossy = (
+            right[part].sum() / max(1.0, asked[part].sum()) for part in (slice(len(KINDS)), slice(len(KINDS), None))
+        )
+        line = f"(mean {self._chunks / self._steps:.0f}) loss {loss:.4f} hints {hint:.4f} right {clean:.4f} "
+        line += " ".join(f"{k.replace(' ', '-')} {a:.3f}" for k, a in zip(KINDS, each, strict=False))
+        self._counts.zero_()
+        self._losses.zero_()
+        self._steps = self._chunks = 0
+        return float(clean), float(each[0]), f"{line} evicted {lossy:.3f}"
+
+
+def train_language(
+    whole: Any,
+    tokens: torch.Tensor,
+    cells: int,
+    producer: Producer,
+    *,
+    scale: Scale,
+    until: float,
+    peak: float,
+    log: Log,
+    save: Callable[[int], None],
+) -> int:
+    """Teach the language model until ``until`` seconds; returns the level it reached."""
+    device = tokens.device
+    text = whole.model.language_model
+    hints = Hints(text, whole.config.text_config.hidden_size).to(device)
+    adam = optimizer([*text.named_parameters(), *hints.named_parameters()], peak, device)
+    begin = shown = saved = log.elapsed()
+    step = level_step = 0
+    tally = Tally(device)
+    while (now := log.elapsed()) < until:
+        done = (now - begin) / (until - begin)
+        batch = producer.next()
+        level = producer.level.value
+        rate = peak * rate_at(step, done, 150, 0.35)
+        set_rate(adam, rate)
+        shift = torch.randint(len(tokens) // cells, (len(batch.ids),), device=device) * cells
+        with mixed(device):
+            logits = compute.answer_logits(whole, batch, tokens, shift)
+            hint = hints.loss(batch)
+        loss = F.cross_entropy(logits, compute.load(batch.targets, device))
+        adam.zero_grad(set_to_none=True)
+        (loss + HINT_SHARE * hint).backward()
+        torch.nn.utils.clip_grad_norm_([*text.parameters(), *hints.parameters()], 1.0)
+        adam.step()
+        step, level_step = step + 1, level_step + 1
+        tally.add(batch, logits, loss, hint)
+        if log.elapsed() - shown < scale.report:
+            continue
+        clean, found, line = tally.take()
+        log(f"language step {step} chunks<={LEVELS[level]} {line} lr {rate:.1e}")
+        shown = log.elapsed()
+        # Behind the clock, go on once letters are looked up: half of the time belongs to the longer streams.
+        due = int(min(1.0, done / 0.6) ** 1.5 * (len(LEVELS) - 1))
+        passed = level < len(PASS) and clean > PASS[level] and level_step >= 20
+        if level < len(LEVELS) - 1 and (passed or (due > level and found > FOUND)):
+            producer.level.value, level_step = level + 1, 0
+        if shown - saved > 90:
+            save(level)
+            saved = log.elapsed()
+    hints.hook.remove()
+    return int(producer.level.value)
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def evaluate(
+    whole: Any, vision: compute.Vision, bank: Bank, encode: Encoder, *, until: float, log: Log
+) -> dict[str, Any]:
+    """Exact answers on slots never trained on: by length, kind and age, as a tree of fractions."""
+    device = bank.frames.device
+    tokens = embed(vision, bank, 1, torch.float32)
+    source = Source(bank.labels(), encode)
+    rng = np.random.default_rng(12345)
+    report: dict[str, Any] = {"held out slots": len(bank.letters)}
+    cases = [(f"{n} chunks", Plan(n, 100, varied=False, start=0.0)) for n in EVAL_CHUNKS]
+    cases += [
+        ("150 chunks, start up to 2:00:00", Plan(150, 100, varied=False)),
+        ("60 chunks, varied", Plan(60, 100)),
+        ("60 chunks, evicted", Plan(60, 100, varied=False, lossy=True)),
+    ]
+    for name, plan in cases:
+        rows: list[tuple[Batch, npt.NDArray[np.bool_]]] = []
+        start = log.elapsed()
+        while len(rows) < (16 if device.type == "cuda" else 3) and (log.elapsed() < until or not rows):
+            batch = packing.collate([source.draw(rng, plan)])
+            with mixed(device):
+                right = score(compute.answer_logits(whole, batch, tokens), batch)
+            rows.append((batch, right.cpu().numpy()))
+        kinds = np.concatenate([b.kinds for b, _ in rows])
+        ages = np.concatenate([b.ages for b, _ in rows])
+        right_all = np.concatenate([r for _, r in rows])
+
+        def share(mask: npt.NDArray[np.bool_], right_all: npt.NDArray[np.bool_] = right_all) -> list[float]:
+            return [round(float(right_all[mask].mean()), 4) if mask.any() else -1.0, int(mask.sum())]
+
+        buckets = {"not seen": ages < 0}
+        for low, high in zip((-1, *AGES[:-1]), AGES, strict=True):
+            buckets[f"age <= {high}"] = (ages > low) & (ages <= high) & (ages >= 0)
+        report[name] = {
+            "all": share(np.ones(len(kinds), bool)),
+            "kind": {kind: share(kinds == i) for i, kind in enumerate(KINDS)},
+            "age": {label: share(mask) for label, mask in buckets.items()},
+            "kind and age": {
+                kind: {label: share((kinds == i) & mask) for label, mask in buckets.items()}
+                for i, kind in enumerate(KINDS[:3])
+            },
+        }
+        by_kind = {kind: value[0] for kind, value in report[name]["kind"].items()}
+        log(f"eval {name}: {report[name]['all'][0]:.4f} {by_kind} ({log.elapsed() - start:.1f}s)")
+    return report
+
+
+def save_weights(whole: Any, directory: Path) -> None:
+    """Write ``model.safetensors`` in bfloat16, under the names released models use."""
+    small = copy.deepcopy(whole).to("cpu", torch.bfloat16)
+    with tempfile.TemporaryDirectory() as temporary:
+        small.save_pretrained(temporary)
+        shutil.copyfile(Path(temporary) / "model.safetensors", directory / "model.safetensors.new")
+    os.replace(directory / "model.safetensors.new", directory / "model.safetensors")
+
+
+def load_weights(whole: Any, directory: Path) -> None:
+    """Read back what ``save_weights`` wrote."""
+    with tempfile.TemporaryDirectory() as temporary:
+        whole.config.save_pretrained(temporary)
+        shutil.copy(directory / "model.safetensors", temporary)
+        found = type(whole).from_pretrained(temporary, dtype=torch.float32)
+    whole.load_state_dict(found.state_dict())
+
+
+def encoder() -> Encoder:
+    """The shipped tokenizer's encoding."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    return Encoder(lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids))
+
+
+def prepare_imports() -> None:
+    """Let transformers be imported where torchvision was built for another torch, as kvvideo does."""
+    try:
+        importlib.import_module("kvvideo.plugin.compat").prepare()
+    except ModuleNotFoundError as error:
+        if error.name != "kvvideo.plugin.compat":
+            raise
+
+
+def build(resume: Path | None) -> tuple[Any, dict[str, Any]]:
+    """The model as drawn, or as an earlier run left it in ``resume``, and how far it got."""
+    prepare_imports()
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    whole = Qwen2_5_VLForConditionalGeneration(model.config()).to(torch.float32)
+    if resume is not None:
+        load_weights(whole, resume)
+        return whole, json.loads((resume / "state.json").read_text())
+    # As drawn (0.02) they would be lost in what the first attention layers add to them.
+    whole.get_input_embeddings().weight.data.mul_(5)
+    return whole, {"vision": False, "level": 0}
+
+
+def train(args: argparse.Namespace) -> None:
+    from kvvideo.tiny.training.compute import Vision, use_packed_attention
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = Log(args.out / "log.txt")
+    device, scale = torch.device(args.device), SCALES[args.device]
+    total = args.minutes * 60.0
+    cores = min(16, len(os.sched_getaffinity(0)))
+    # Workers come first: they must not inherit a running accelerator.
+    pool = multiprocessing.get_context("fork").Pool(cores if args.device == "cuda" else 1)
+    producer = Producer(1000 * (args.seed + 1), scale)
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
+    # Its kernels for masked attention are picky; the two others serve every shape here.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    bank = Bank(pool, scale.slots, 1_000_000 * (args.seed + 1), device)
+
+    whole, state = build(args.resume)
+    whole = whole.to(device)
+    use_packed_attention(whole)
+    vision = Vision(whole.model.visual, whole.config.vision_config, device)
+    size = sum(p.numel() for p in whole.parameters()) / 1e6
+    log(f"{size:.2f} M parameters on {device}, {cores} cores, torch {torch.__version__}, {args}")
+    reserve = min(20.0, 0.08 * total) if args.device == "cuda" else min(240.0, 0.15 * total)
+
+    def save(level: int) -> None:
+        save_weights(whole, args.out)
+        (args.out / "state.json").write_text(json.dumps({"vision": True, "level": level}) + "\n")
+        log(f"saved at level {level}")
+
+    if not state["vision"]:
+        until = args.vision_share * total
+        train_vision(whole, vision, bank, scale=scale, until=until, log=log)
+    bank.wait()
+    held_out = Bank(pool, scale.held_out, 900_000_000, device)
+    save(state["level"])
+    whole.model.visual.requires_grad_(False)
+    tokens = embed(vision, bank, scale.versions, torch.bfloat16 if args.device == "cuda" else torch.float32)
+    cells = scale.slots * GRIDS * model.TOKENS
+    log(f"bank of {scale.slots} slots embedded; {tokens.numel() * tokens.element_size() / 2**20:.0f} MiB")
+    producer.begin(bank.labels(), state["level"])
+    level = train_language(
+        whole,
+        tokens,
+        cells,
+        producer,
+        scale=scale,
+        until=total - reserve,
+        peak=args.rate,
+        log=log,
+        save=save,
+    )
+    producer.close()
+    save(level)
+    with torch.no_grad():
+        # What is shipped is what is evaluated.
+        for parameter in whole.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    report = evaluate(whole, vision, held_out, encoder(), until=total, log=log)
+    (args.out / "eval.json").write_text(json.dumps(report, indent=1) + "\n")
+    pool.terminate()
+    log("done")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train kvvideo's tiny model.")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the weights, log and evaluation")
+    parser.add_argument("--minutes", type=float, default=9.0, help="wall clock, evaluation included")
+    parser.add_argument("--device", choices=sorted(SCALES), default="cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of the language model")
+    parser.add_argument("--vision-share", type=float, default=0.3, help="part of the time for the vision tower")
+    parser.add_argument("--resume", type=Path, help="directory of an earlier run to go on from")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    train(parser.parse_args())
+    sys.stdout.flush()
+    # Daemon threads and workers are of no more use, and some may hold a queue.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Batches that are interrupted: after the reruns every question has the one record that an undisturbed batch has."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+
+from tests.batch.test_batch import lines, untimed
+from tests.cli.test_cli import command
+from tests.helpers.killed_batches import WORDS, make_jobs
+
+KILLS = int(os.environ.get("KVVIDEO_TEST_BATCH_KILLS", "50"))
+
+
+def test_batches_killed_at_random_moments_lose_nothing_and_ask_nothing_twice():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.killed_batches", "--kills", str(KILLS)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr[-4000:]
+    report = json.loads(result.stdout)
+    assert report["kills"] == KILLS
+    assert report["batches"] >= 2
+    # They were hit all along: before anything was answered, and close to the end.
+    assert min(report["answered_at_kill"]) <= 2
+    assert max(report["answered_at_kill"]) >= 12
+
+
+def test_the_whole_command_killed_goes_on(tmp_path: Path):
+    """As a person would: the process that loads the model too, killed once it has answered something."""
+    jobs, results = make_jobs(tmp_path, clips=2), tmp_path / "results"
+    words = command("batch", str(jobs), "-o", str(results), *WORDS)
+    killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    written = results / "results.jsonl"
+    while not (written.exists() and written.stat().st_size):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    before = lines(written)
+    ended = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert "questions are done already" in ended.stderr
+    after = lines(written)
+    assert after[: len(before)] == before
+    assert len({(r["id"], r["index"]) for r in after}) == len(after) == 8
+    summary = json.loads(ended.stdout)
+    assert (summary["answered"], summary["failed"], summary["left"]) == (8, 1, 0)
+    undisturbed = subprocess.run([*words, "-o", str(tmp_path / "whole")], check=False)
+    assert undisturbed.returncode == 1
+    assert untimed(after) == untimed(lines(tmp_path / "whole" / "results.jsonl"))
+
+
+def test_a_person_watches_and_presses_ctrl_c(tmp_path: Path):
+    """On a real terminal: where each video is, how full its cache is, what is answered; then the chunk is finished."""
+    jobs, results = make_jobs(tmp_path, clips=2, seconds=120.0), tmp_path / "results"
+    words = command("batch", str(jobs), "-o", str(results), *WORDS)
+    terminal = pexpect.spawn(words[0], words[1:], encoding="utf-8", timeout=240, dimensions=(40, 120))
+    terminal.expect(r"job 0 +distinct +0:\d\d / 2:00 +\d+/192 +[1-4]/4")
+    terminal.expect(r"\d/3 videos, \d/9 questions, 0:\d\d")
+    terminal.sendintr()
+    terminal.expect("finishing this chunk; press Ctrl-C again to stop at once")
+    terminal.expect("the same command goes on from there")
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert terminal.exitstatus == 130
+    before = lines(results / "results.jsonl")
+    assert 0 < len(before) < 8
+    assert [*results.glob(".kvvideo/all/*/*.safetensors")]
+
+    ended = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    summary = json.loads(ended.stdout)
+    assert (summary["answered"], summary["failed"], summary["left"]) == (8, 1, 0)
+    # It went on from its checkpoints.
+    assert summary["now"]["video_seconds"] < 240.0
+    assert lines(results / "results.jsonl")[: len(before)] == before
+    assert not [*results.glob(".kvvideo/all/*/")]
