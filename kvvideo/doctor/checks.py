@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import kvvideo
 from kvvideo.doctor.finding import Finding, broken
 from kvvideo.errors import ConfigError, first_line
 
@@ -71,7 +70,7 @@ def _isolated(name: str, check: Check) -> list[Finding]:
 
 def _apart(name: str, model: str) -> Iterator[Finding]:
     """Run the check called ``name`` in a process of its own."""
-    root = str(Path(kvvideo.__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     # Last: a checkout has metadata of its own, which must not hide what is installed.
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), root) if p)
     try:

@@ -1,9 +1,9 @@
 """Every command interrupted at random moments, and what was wrong with how it ended.
 
 ``python -m tests.helpers.interrupted --times 100`` starts each command on a bundled sample, sends it Ctrl-C, two
-of them, SIGTERM or SIGHUP at a random moment, and looks at what comes of it. A fault is a traceback, another exit code than that
-of the signal, no end within a minute, or a process or a temporary directory of ours that is left; with one the exit
-code is 1. ``--seed`` draws other moments.
+of them, SIGTERM or SIGHUP at a random moment, and looks at what comes of it. A fault is a traceback, another exit
+code than that of the signal, no end within a minute, or a process or a temporary directory of ours that is left; with
+one the exit code is 1. ``--seed`` draws other moments.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Batches that are killed with SIGKILL at random moments, again and again, and what is on the disk afterwards.
 
-``OMP_NUM_THREADS=1 python -m tests.helpers.killed_batches --kills 50`` prints a report as JSON. One engine is loaded, with
-one thread; every batch is a fork of the process that has it, and goes through the real command line, so that fifty kills
-hit what a batch does and not fifty times the loading of a model.
+``OMP_NUM_THREADS=1 python -m tests.helpers.killed_batches --kills 50`` prints a report as JSON. One engine is loaded,
+with one thread; every batch is a fork of the process that has it, and goes through the real command line, so that fifty
+kills hit what a batch does and not fifty times the loading of a model.
 """
 
 import argparse
