@@ -20,9 +20,10 @@ from kvvideo.times import format_time
 from kvvideo.video import awake
 from kvvideo.video.address import Address
 from kvvideo.video.connect import CALL_SECONDS, BrokenOff, Link, Stalled, connect, feed, has_begun
+from kvvideo.video.container import UNTIMED
 from kvvideo.video.diagnosis import advice
+from kvvideo.video.frames import PEEK
 from kvvideo.video.live import AHEAD_SECONDS, Clock, Live, LiveStatus
-from kvvideo.video.pyav import PEEK, UNTIMED
 from kvvideo.video.timeline import JUMP_SECONDS
 
 logger = logging.getLogger("kvvideo.video")

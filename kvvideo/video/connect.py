@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import av  # noqa: TID253  reached only through lazy imports
+import av
 
 from kvvideo.errors import VideoError
 from kvvideo.video import awake
 from kvvideo.video.address import PROTOCOLS, STDIN, Address
+from kvvideo.video.container import BOUNDED, LENIENT, choose, frame_seconds
 from kvvideo.video.decoder import check_file, reason
 from kvvideo.video.diagnosis import what_it_is
-from kvvideo.video.pyav import BOUNDED, LENIENT, READ_ERRORS, choose, frame_seconds
+from kvvideo.video.packets import READ_ERRORS
 
 CALL_SECONDS = 15.0
 """How long one call of FFmpeg may wait for data at most."""

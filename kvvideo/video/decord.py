@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.video.bitstream import Access
+from kvvideo.video.container import LENIENT
 from kvvideo.video.decoder import Decoder, Progress, reason
 from kvvideo.video.plan import VideoInfo
-from kvvideo.video.pyav import LENIENT, PyavDecoder
+from kvvideo.video.pyav import PyavDecoder
 from kvvideo.video.sampling import EPSILON, Grid
 
 

@@ -8,7 +8,7 @@ import shlex
 import socket
 from urllib.parse import urlsplit
 
-import av  # noqa: TID253  reached only through lazy imports
+import av
 
 from kvvideo.video.address import PROTOCOLS, Address
 

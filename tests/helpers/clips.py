@@ -244,3 +244,12 @@ def drain(reader: Iterable[Chunk]) -> tuple[list[Chunk], VideoError | None]:
 def numbers(chunks: Iterable[Chunk]) -> list[int | None]:
     """What the frames of some chunks show."""
     return [read(frame) for chunk in chunks for frame in chunk.frames]
+
+
+def same(some: Iterable[Chunk], others: Iterable[Chunk]) -> bool:
+    """Return True if chunks are the same to the last bit."""
+    some, others = list(some), list(others)
+    return len(some) == len(others) and all(
+        (a.times, a.start, a.end, a.fps) == (b.times, b.start, b.end, b.fps) and np.array_equal(a.frames, b.frames)
+        for a, b in zip(some, others, strict=True)
+    )

@@ -879,10 +879,10 @@ def in_lanes(count: int, decoder: str) -> Iterator[None]:
 
     With two, files are sought in as large ones are.
     """
-    from kvvideo.video import pyav
+    from kvvideo.video import packets
 
-    before, most = os.sched_getaffinity, pyav.READ_BYTES
-    pyav.READ_BYTES = 0 if count == 2 else most
+    before, most = os.sched_getaffinity, packets.READ_BYTES
+    packets.READ_BYTES = 0 if count == 2 else most
     os.sched_getaffinity = lambda _: set(range({1: 1, 2: 2, 8: 10}[count]))
     nvdec: Any = None
     if decoder == "nvdec":
@@ -892,7 +892,7 @@ def in_lanes(count: int, decoder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_getaffinity, pyav.READ_BYTES = before, most
+        os.sched_getaffinity, packets.READ_BYTES = before, most
         if nvdec is not None:
             nvdec.ENGINES = engines
 
