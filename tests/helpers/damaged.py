@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,17 +62,9 @@ class Outcome:
 def examine(damaged: Damaged, **options: Any) -> Outcome:
     """Reads one file to its end; ``options`` are those of ``VideoReader``."""
     outcome, began = Outcome(damaged.kind, damaged.path.name), time.monotonic()
-    process: list[int] = []
-
-    class Reader(VideoReader):
-        """Tells its process, even if it fails while it is made."""
-
-        def _ask(self, request: dict[str, object]) -> None:
-            process.append(self._process.pid)
-            super()._ask(request)
-
+    Measured.latest.pid = 0
     try:
-        with Reader(damaged.path, **SMALL, stall_seconds=STALL_SECONDS, **options) as reader:
+        with VideoReader(damaged.path, **SMALL, stall_seconds=STALL_SECONDS, **options) as reader:
             plan(reader.info, **SMALL)
             for number, chunk in enumerate(reader):
                 outcome.frames += len(chunk.frames)
@@ -83,7 +76,7 @@ def examine(damaged: Damaged, **options: Any) -> Outcome:
     except Exception as error:
         outcome.error = outcome.fault = f"{type(error).__name__}: {error}"
     outcome.seconds = time.monotonic() - began
-    outcome.peak = Measured.peaks.get(process[0], 0)
+    outcome.peak = Measured.peaks.get(Measured.latest.pid, 0)
     if outcome.seconds > SECONDS:
         outcome.fault = outcome.fault or f"it took {outcome.seconds:.0f} s"
     if not outcome.error and not outcome.frames:
@@ -108,6 +101,12 @@ class Measured(subprocess.Popen[bytes]):
     """A process of which it is noted, by its id, how much memory it had at most."""
 
     peaks: ClassVar[dict[int, int]] = {}
+    latest = threading.local()
+    """``pid``: that of the process that this thread started last, even if its reader failed while it was made."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.latest.pid = self.pid
 
     def _try_wait(self, flags: int) -> tuple[int, int]:
         try:

@@ -607,7 +607,7 @@ def test_a_worker_that_dies_or_hangs_is_found(
     # A process that is stopped stands for one that hangs.
     monkeypatch.setattr("kvvideo.video.awake.is_stopped", lambda _: False)
     waiting._stall = 2.0
-    os.kill(waiting._process.pid, number)
+    os.kill(waiting.pid, number)
     _, error = drain(waiting)
     assert ("was killed (SIGKILL)" if number == signal.SIGKILL else "gave no frame for 2 s") in str(error)
 
