@@ -19,7 +19,7 @@ from kvvideo.video.timeline import JUMP_SECONDS
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    Packet = av.Packet[av.stream.Stream]
+    Packet = av.Packet[VideoStream]
 else:
     Packet = av.Packet
 

@@ -69,7 +69,7 @@ class FrameDecoder(Decoder):
         self._clock: deque[float] = deque()  # times of packets not yet decoded, where frames have none
         self._last = -math.inf  # time of the newest decoded frame
         self._fed = -math.inf  # time of the newest frame the decoder was asked for
-        self._from_first = False  # whether the first frame of the video is decoded
+        self._from_first = False  # True if the first frame of the video is decoded
         self._errors = self._marked = 0
 
     @abstractmethod

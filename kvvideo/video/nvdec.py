@@ -24,7 +24,7 @@ ENGINES = 6
 
 
 class NvdecDecoder(PyavDecoder):
-    """Decodes on the GPU what it decodes exactly, and all else on the CPU.
+    """Decode on the GPU what it decodes exactly, and all else on the CPU.
 
     Raises:
         ConfigError: if there is no such GPU.
@@ -68,7 +68,7 @@ class NvdecDecoder(PyavDecoder):
 
 
 def _gpu() -> HWAccel:
-    """The first NVIDIA GPU that this process sees."""
+    """Return the first NVIDIA GPU that this process sees."""
     try:
         gpu = HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
         gpu.create(av.Codec("h264", "r"))

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import av
 from av.video.frame import VideoFrame
@@ -36,7 +37,7 @@ logger = logging.getLogger("kvvideo.video")
 READ_BYTES = 128 << 20
 """Files up to this size are read from the beginning, which takes less than a second: nothing need be believed."""
 BACK_SECONDS = (0.0, 10.0, 60.0)
-"""How long before the first moment decoding begins: farther back where nothing comes out of what is nearer."""
+"""Seconds before the first moment at which decoding begins: farther back where nothing comes out of what is nearer."""
 GAP_SECONDS, GAPS_TOLD = 60.0, 3
 """A stretch without a frame that is told of, and how many of them."""
 LEAST_RATE = 100
@@ -53,7 +54,7 @@ LONGEST_SECONDS = 30 * 86400.0
 SAME_TIME = 16
 """Packets that may belong to one moment."""
 PACKET_BYTES = 1024
-"""What a packet takes in memory besides its data."""
+"""Bytes that a packet takes in memory besides its data."""
 SHORT_SECONDS, SHORT_SHARE = 1.0, 0.02
 """Seconds, and share of the whole, by which a video may end early before it counts as cut short."""
 
@@ -62,7 +63,7 @@ Frame = list[Packet]
 
 
 class Packets(ABC):
-    """The packets of one video, in the order in which they come.
+    """Read the packets of one video, in the order in which they come.
 
     Args:
         name: of the video, for messages.
@@ -96,7 +97,7 @@ class Packets(ABC):
         self.newest = self.end = 0.0
         self.broken: str | None = None
         self.misplaced = 0
-        self._set_anew = False  # whether the clock was, on the way
+        self._set_anew = False  # True if the clock was, on the way
         self._gaps = 0  # stretches without a frame that were told of
         self._followed: object = None  # the codec that ``_access`` follows
 
@@ -224,7 +225,7 @@ class Packets(ABC):
 
 
 class FilePackets(Packets):
-    """The packets of a file, or of what is read like one.
+    """Read the packets of a file, or of what is read like one.
 
     Args:
         file: closed by who made it.
@@ -253,7 +254,7 @@ class FilePackets(Packets):
         self._reached = 0.0  # where the video ends over all streams: audio may go on longer
         self._decoded_to = -math.inf  # time of decoding of the last packet that was read, in ticks
         self._cut_out = 0.0  # seconds that an edit list does not show
-        self._complete = False  # whether everything was read
+        self._complete = False  # True if everything was read
         super()._begin()
 
     def reopen(self) -> None:
@@ -271,7 +272,8 @@ class FilePackets(Packets):
         why = ""
         while errors <= READ_ERRORS:
             try:
-                for packet in self._container.demux():
+                packets: Iterator[Any] = self._container.demux()  # of all streams
+                for packet in packets:
                     errors = 0
                     if packet.size == 0:
                         continue  # the mark of a stream's end, or of a frame that was dropped

@@ -13,7 +13,7 @@ from kvvideo.video.decoder import reason
 from kvvideo.video.geometry import displayed_size, fitted
 
 UNKNOWN_BITS = 24
-"""Of a pixel, where the format does not tell: that of pictures on a GPU. Ten bits a sample take as many."""
+"""Bits of a pixel where the format, that of pictures on a GPU, does not tell. Ten bits a sample take as many."""
 
 Picture = npt.NDArray[np.uint8]
 """``[height, width, 3]`` RGB."""

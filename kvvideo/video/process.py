@@ -32,7 +32,7 @@ _LOOK_SECONDS = 1.0
 
 @dataclass
 class Pulse:
-    """What the worker said last.
+    """Last words of the worker.
 
     Attributes:
         heard: when that was (``time.monotonic``).
@@ -52,18 +52,18 @@ class Pulse:
 
 
 class _Gone:
-    """In place of an item: the worker died without a word."""
+    """Stand in place of an item: the worker died without a word."""
 
 
 class _Finished:
-    """In place of an item: there are no more."""
+    """Stand in place of an item: there are no more."""
 
 
 Item = VideoInfo | Chunk | KvvideoError | type[_Gone] | type[_Finished]
 
 
 class WorkerProcess:
-    """A worker, started and not asked for anything yet; it is killed when nobody holds this any more.
+    """Start a worker, and talk to it; it is killed when nobody holds this any more.
 
     Args:
         name: of the video, for messages.

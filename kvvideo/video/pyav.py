@@ -36,7 +36,7 @@ CORES = 0.75
 LANE_PICTURES = 20
 """Pictures that a decoder holds at most, some of them handed out."""
 LANES_BYTES = 2 << 30
-"""What all of them may take."""
+"""Bytes that all of them may take."""
 
 
 class PyavDecoder(FrameDecoder):
@@ -45,7 +45,7 @@ class PyavDecoder(FrameDecoder):
     abreast: ClassVar[bool] = True
     """True if groups of pictures may be decoded at once."""
     hwaccel: HWAccel | None = None
-    """What FFmpeg is to decode with, if not with the CPU."""
+    """Device that FFmpeg is to decode with, if not the CPU."""
     _packets: FilePackets
 
     def __init__(self, path: str, progress: Progress) -> None:

@@ -8,7 +8,6 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from kvvideo.errors import VideoError
@@ -29,7 +28,7 @@ POLL_SECONDS = 0.1
 
 
 class LivePackets(Packets):
-    """The packets of a live source, as ``capture`` gives them.
+    """Read the packets of a live source from ``capture``.
 
     Args:
         capture: reads the source; its times are those of ``live.Clock``.
@@ -137,7 +136,6 @@ class LiveDecoder(FrameDecoder):
         codec = self._decoder if packet is None else packet.stream.codec_context
         if codec is self._decoder:
             return super()._decode(packet)
-        assert isinstance(codec, VideoCodecContext)
         rest, skip = self._drain(), self._decoder.skip_frame
         if codec.is_open:
             self._decoder = codec

@@ -29,7 +29,7 @@ STALL_SECONDS = 60.0
 
 
 class VideoReader(Iterator[Chunk]):
-    """Iterates over the chunks of a video while a process decodes the next ones.
+    """Iterate over the chunks of a video while a process decodes the next ones.
 
     Use it as a context manager, or call ``close``; it also closes itself at the end and on errors. All
     good chunks come before the error that ends a damaged video.
@@ -182,7 +182,7 @@ def probe(
     stall_seconds: float = STALL_SECONDS,
     live: Live | None = None,
 ) -> VideoInfo:
-    """What is known of a video, after decoding its first frame, which is gone afterwards if it came from a pipe.
+    """Return what is known of a video, after decoding its first frame, which is then gone if it came from a pipe.
 
     Raises:
         VideoError: if it cannot be decoded.
@@ -192,7 +192,7 @@ def probe(
 
 
 def _fitting(path: str, live: Live | None) -> Live | None:
-    """How ``path`` is treated: a file that does not grow is no live source, whatever was asked."""
+    """Return the settings for ``path``: a file that does not grow is no live source, whatever was asked."""
     if is_live(path):
         return live or Live()
     return live if live is not None and live.follow else None
