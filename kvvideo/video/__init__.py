@@ -1,10 +1,12 @@
 """Videos as a stream of chunks: decoded by presentation time, sampled, and sized for the model.
 
-geometry, sampling, plan, selection, bitstream   pure arithmetic
+geometry, sampling, plan, selection, bitstream, timeline, lanes   arithmetic that knows no FFmpeg
 decoder      what a decoder is, and the table of those there are
+container, packets, frames, pictures    FFmpeg opens, reads, decodes and converts
 pyav, nvdec, decord    the decoders, run in
 worker       a process of its own, which talks over
 wire         a pipe with
+process      the other end of it, for
 reader       VideoReader, the only part most callers need
 
 source       the settings of a reader as a value

@@ -1,4 +1,4 @@
-"""Reads a corpus of damaged videos as every command does, and reports how each file ended.
+"""Read a corpus of damaged videos as every command does, and report how each file ended.
 
     python -m tests.helpers.damaged
     python -m tests.helpers.damaged --json --keep corpus/
@@ -34,12 +34,12 @@ CHUNKS = 1000
 STALL_SECONDS = 30.0
 """Silence after which a decoder counts as hanging."""
 SMALL: dict[str, Any] = {"fps": 2.0, "chunk_seconds": 4.0, "min_pixels": 1, "max_pixels": 4 * 784}
-"""How the files are looked at."""
+"""Settings with which the files are looked at."""
 
 
 @dataclass
 class Outcome:
-    """How one file ended.
+    """Outcome of reading one file.
 
     Attributes:
         kind, name: of the file.
@@ -60,7 +60,7 @@ class Outcome:
 
 
 def examine(damaged: Damaged, **options: Any) -> Outcome:
-    """Reads one file to its end; ``options`` are those of ``VideoReader``."""
+    """Read one file to its end; ``options`` are those of ``VideoReader``."""
     outcome, began = Outcome(damaged.kind, damaged.path.name), time.monotonic()
     Measured.latest.pid = 0
     try:
@@ -85,7 +85,7 @@ def examine(damaged: Damaged, **options: Any) -> Outcome:
 
 
 def _fault(message: str) -> str:
-    """What is wrong with an error for people; empty if nothing is."""
+    """Return what is wrong with an error for people; empty if nothing is."""
     if "\n" in message or not message.isprintable():
         return "more than one line"
     if message.startswith("decoder ") and "failed on" in message:
@@ -98,7 +98,7 @@ def _fault(message: str) -> str:
 
 
 class Measured(subprocess.Popen[bytes]):
-    """A process of which it is noted, by its id, how much memory it had at most."""
+    """A process of which the most memory that it had is noted, by its id."""
 
     peaks: ClassVar[dict[int, int]] = {}
     latest = threading.local()
@@ -130,13 +130,13 @@ class Measured(subprocess.Popen[bytes]):
 
 
 def examine_all(files: Iterable[Damaged], at_once: int = 2, **options: Any) -> list[Outcome]:
-    """Examines ``files``, some at once, in order."""
+    """Examine ``files``, some at once, in order."""
     with mock.patch.object(subprocess, "Popen", Measured), ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda damaged: examine(damaged, **options), files))
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
-    """The outcomes by kind, in Markdown."""
+    """Return the outcomes by kind, in Markdown."""
     yield "| damage | files | read to the end | read in part, one error | one error | faults | longest | most memory |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     kinds = {outcome.kind: [other for other in outcomes if other.kind == outcome.kind] for outcome in outcomes}

@@ -409,7 +409,7 @@ def test_changing_sequences_are_joins() -> None:
 
 
 def laid(times: list[float], start: float = 0.0) -> list[float | None]:
-    """Where a timeline puts frames of a tenth of a second; None for those that it hides."""
+    """Return the times at which a timeline puts frames of a tenth of a second; None for those that it hides."""
     timeline: Timeline[float] = Timeline(start)
     placed = [each for time in times for each in timeline.place(time, time, 0.1)] + timeline.rest()
     assert [each.item for each in placed] == times

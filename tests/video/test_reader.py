@@ -24,7 +24,7 @@ from tests.helpers.clips import H264, Clip, clip, drain, expected, made, numbers
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return True if a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -181,7 +181,7 @@ with VideoReader(sys.argv[1], stall_seconds=2.0) as reader:
 
 @pytest.mark.parametrize("which", ["alone", "both"])
 def test_a_pause_is_not_taken_for_a_stall(long_clip: Path, which: str) -> None:
-    """Of the process that waits for frames, alone or with its decoder: waiting begins anew after it."""
+    """The process that waits for frames is stopped, alone or with its decoder: waiting begins anew after it."""
     command = [sys.executable, "-c", READS, str(long_clip), which]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
