@@ -74,7 +74,7 @@ class Link:
         rate: average frames per second, if known.
         pixel_ratio: width of a stored pixel over its height.
         repeats: seconds that may come again after a reconnect; 0 for what is gone when it was sent.
-        ends: whether the end of the data is the end of the video, and not of the connection.
+        ends: True if the end of the data is the end of the video, and not of the connection.
         length: of the video in seconds, if it says so: then it is over when so much came.
     """
 

@@ -29,7 +29,7 @@ DECODERS = {
 """Decoders by name; loaded only when used."""
 
 _MEMORY = b"memory.safetensors"
-"""The name of what comes first in a memory's file, as ``memories.file`` writes it."""
+"""Name of what comes first in a memory's file, as ``storage.file`` writes it."""
 
 Progress = Callable[[float], None]
 """Told the source time, in seconds, of whatever is being read, to show that the work goes on."""

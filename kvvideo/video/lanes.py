@@ -34,8 +34,8 @@ class Part(Generic[P]):
 
     Attributes:
         size: bytes of their packets, and of the pictures that may come of them.
-        begins: whether they need nothing before them.
-        ends: whether nothing after them needs them.
+        begins: True if they need nothing before them.
+        ends: True if nothing after them needs them.
     """
 
     steps: list[Step[P]]
@@ -50,7 +50,7 @@ class Done:
 
     Attributes:
         shown: times and pictures that may be shown at a moment of the grid, in order.
-        heard: whether any frame came out.
+        heard: True if any frame came out.
         errors, marked: packets that could not be decoded, and frames that show faults.
     """
 

@@ -25,7 +25,7 @@ class Live:
             it may not grow before it counts as complete.
         when_behind: what happens when chunks are not taken as fast as they come. ``lag``: all are kept in
             order, and the delay grows. ``drop``: the oldest are dropped, so that what comes is recent.
-        follow: whether a file is still being written: then reading goes on at its end.
+        follow: True if a file is still being written: then reading goes on at its end.
     """
 
     retry_seconds: float = 30.0
@@ -67,7 +67,7 @@ class Clock:
 
     Attributes:
         newest: when the newest frame is shown, in seconds.
-        begun: whether there was one.
+        begun: True if there was one.
     """
 
     def __init__(self, ahead: float = AHEAD_SECONDS) -> None:

@@ -18,7 +18,7 @@ class VideoInfo:
         fps: average frames per second, or None if unknown.
         codec: FFmpeg's name of the codec, such as ``h264``.
         container: FFmpeg's name of the file format, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
-        timed: whether frames carry times of their own; if not, they are spaced evenly.
+        timed: True if frames carry times of their own; if not, they are spaced evenly.
     """
 
     path: str

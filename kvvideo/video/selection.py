@@ -33,10 +33,10 @@ class Coded(Generic[P]):
         payload: what the decoder is fed.
         time: when it is shown, in seconds.
         size: in bytes.
-        restarts: whether decoding can begin here, so that it and all frames shown later come out right.
-        hidden: whether it is only decoded for others and never shown.
-        joins: whether a decoder may lose here the frames that it still holds.
-        anew: whether it needs none of them, so that the decoder may give them out first.
+        restarts: True if decoding can begin here, so that it and all frames shown later come out right.
+        hidden: True if it is only decoded for others and never shown.
+        joins: True if a decoder may lose here the frames that it still holds.
+        anew: True if it needs none of them, so that the decoder may give them out first.
     """
 
     payload: P
@@ -53,8 +53,8 @@ class Step(Generic[P]):
     """One compressed frame to feed to the decoder.
 
     Attributes:
-        whole: whether it must come out; if not, it may be skipped unless others refer to it.
-        fresh: whether packets before it were dropped: the decoder must be emptied and begin anew.
+        whole: True if it must come out; if not, it may be skipped unless others refer to it.
+        fresh: True if packets before it were dropped: the decoder must be emptied and begin anew.
     """
 
     coded: Coded[P]
