@@ -112,8 +112,8 @@ def question_tokens(chunk_tokens: int, max_answer_tokens: int) -> int:
 
 
 @dataclass
-class Progress:
-    """How far a batch is.
+class Counts:
+    """What is done of a batch, and what was to be done.
 
     Attributes:
         questions: in all, those done in earlier runs included.
@@ -155,7 +155,7 @@ class Batch:
     only_failed: bool = False
     on_event: Callable[[Event], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
-    progress: Progress = field(default_factory=Progress)
+    progress: Counts = field(default_factory=Counts)
     failing: bool = False
     """Whether something failed now and nothing more is begun because of that."""
 

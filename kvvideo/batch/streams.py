@@ -15,11 +15,11 @@ from kvvideo.batch.tasks import Task
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import EngineError, KvvideoError, VideoError
 from kvvideo.runs.agenda import Question
-from kvvideo.runs.streaming import Asked, analyzing
+from kvvideo.runs.streaming import Asked, Meter, analyzing
 from kvvideo.session import Engine, Session, VideoSession, open_session
 from kvvideo.session.memory import Memory
 from kvvideo.storage.checkpoints import Checkpoints
-from kvvideo.types import CacheStats, Chunk
+from kvvideo.types import Chunk, Progress
 from kvvideo.video import VideoReader
 
 IDLE_SECONDS = 0.002
@@ -37,13 +37,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class Moved:
-    """A video has come to ``at`` of ``length`` seconds (None if unknown); its cache holds ``cache``."""
+    """The video of ``task`` was ingested as far as ``progress`` says."""
 
     task: Task
-    at: float
-    length: float | None
-    frames: int
-    cache: CacheStats
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -195,10 +192,11 @@ class _Stream:
         directory = host.kept(task)
         moved: list[Event] = []
         schedule = task.cache.schedule(host.engine.block_size)
+        meter = Meter(session, schedule, reader.info.duration)
 
         def on_chunk() -> None:
             nonlocal last
-            moved.append(Moved(task, session.end, reader.info.duration, session.frames - known, session.stats()))
+            moved.append(Moved(task, meter.progress()))
             due = host.stopped() or session.end - last >= host.every - 1e-6
             if store is not None and due and isinstance(session, VideoSession):
                 store.add(session.save())

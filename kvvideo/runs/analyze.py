@@ -100,7 +100,10 @@ def kept(
     """Open the directory a run is resumed from. Nothing is kept if ``every`` is 0 or the video cannot be read again.
 
     Args:
-        source, config, caches, asking: as of ``Answering``; a run with others has another directory.
+        source: the video; a run of another, or with other settings than these, has another directory.
+        config: of the engine.
+        caches: of the strategies.
+        asking: the questions.
         every: seconds of video between checkpoints; 0 to keep nothing.
         resume: go on from what an interrupted run left.
         say: takes lines for the person who waits.

@@ -13,6 +13,7 @@ from typing import Any, Self
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.runs.playback import Playback
+from kvvideo.runs.streaming import Meter
 from kvvideo.session import Engine, EngineConfig
 from kvvideo.session.hub import model_path
 from kvvideo.session.memory import Memory
@@ -21,7 +22,7 @@ from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
 from kvvideo.storage.workspace import Busy, Workspace, was_begun
 from kvvideo.times import format_time
-from kvvideo.types import CacheStats
+from kvvideo.types import CacheStats, Progress
 from kvvideo.video import Source, VideoReader
 
 NAMES = {
@@ -210,19 +211,21 @@ def ingest(
     max_bytes: int | None = None,
     reader: VideoReader | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    on_chunk: Callable[[Playback], None] = lambda _: None,
+    on_chunk: Callable[[Progress], None] = lambda _: None,
     on_write: Callable[[], None] = lambda: None,
 ) -> Ingested:
     """Stream ``source`` to its end, and write ``part.output``.
 
     Args:
         engine: has the cache settings of ``part``.
+        source: the video.
+        part: where the checkpoints are meanwhile.
         every: seconds of video between checkpoints; 0 for none.
         max_bytes: what the checkpoints may take up; beyond that the densest are left out.
         reader: reads ``source`` already, after the chunks of ``part.memory``.
         stopped: asked after every chunk; once true, nothing more is ingested. A checkpoint is taken; or of what is no
             file, and so cannot be gone on with, what there is is written.
-        on_chunk: called after every chunk.
+        on_chunk: told after every chunk how far it is.
         on_write: called before the file is written, checkpoints and all.
 
     Raises:
@@ -236,14 +239,13 @@ def ingest(
         latest = part.memory
         playback = Playback(engine, source, checkpoints=store, every=every, memory=latest, reader=reader)
         try:
+            session = playback.session
             try:
-                while not stopped() and playback.step() is not None:
-                    on_chunk(playback)
+                _play(playback, stopped, on_chunk)
             except VideoError as error:
-                if not playback.session.chunks:
+                if not session.chunks:
                     raise
                 failure = error
-            session = playback.session
             since = None if latest is None else latest.end
             done = Ingested(session.chunks, session.frames, session.end, since, 0, None, session.stats(), failure)
             # What cannot be read again cannot be gone on with either: that much of it is what there will be.
@@ -260,6 +262,16 @@ def ingest(
     part.remove()
     with MemoryFile(part.output) as file:
         return replace(done, checkpoints=len(file.times) - 1, bytes=part.output.stat().st_size)
+
+
+def _play(playback: Playback, stopped: Callable[[], bool], on_chunk: Callable[[Progress], None]) -> None:
+    """Ingest the chunks to come, and tell of each."""
+    reader = playback.reader()
+    end = None if reader is None or playback.source is None else playback.source.ends(reader.info.duration)
+    schedule = playback.engine.config.cache.schedule(playback.engine.block_size)
+    meter = Meter(playback.session, schedule, end, reader)
+    while not stopped() and playback.step() is not None:
+        on_chunk(meter.progress())
 
 
 def is_made(output: Path, source: Source, config: EngineConfig) -> bool:

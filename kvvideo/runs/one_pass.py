@@ -106,10 +106,10 @@ class Pass:
     def _done(self, failure: KvvideoError | None, stats: CacheStats | None) -> Record:
         """Return the final record, which the journal has too if the run is complete."""
         session, start = self._session, self._run.source.start or 0.0
-        status = "interrupted" if self._run.hooks.stopped() else "error" if failure else "complete"
+        status, why = records.outcome(self._run.hooks.stopped(), failure)
         done = records.done(
             status,
-            str(failure) if failure else None,
+            why,
             self._agenda.left(),
             stats,
             answers=self._answered,

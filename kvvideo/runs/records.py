@@ -126,6 +126,11 @@ def ingest(
     }
 
 
+def outcome(stopped: bool, failure: Exception | None) -> tuple[str, str | None]:
+    """Return the ``status`` and the ``error`` of a run that was stopped, or failed, or neither."""
+    return "interrupted" if stopped else "error" if failure else "complete", str(failure) if failure else None
+
+
 def cache(stats: CacheStats, schedule: Schedule | None) -> Record:
     """The cache part of a record: its bound, both None if it has none, and what it holds."""
     budget, max_tokens = (schedule.budget, schedule.max_tokens) if schedule else (None, None)
