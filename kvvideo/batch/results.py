@@ -19,7 +19,7 @@ from kvvideo.batch.tasks import Task, Want
 from kvvideo.errors import ConfigError
 from kvvideo.outputs.jsons import dumps, line
 from kvvideo.storage.checkpoints import Checkpoints
-from kvvideo.storage.disk import durable
+from kvvideo.storage.disk import append, durable
 from kvvideo.storage.workspace import Busy, Workspace
 
 Record = dict[str, Any]
@@ -214,16 +214,7 @@ class Results:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                sound = os.fstat(descriptor).st_size
-                try:
-                    while data:
-                        data = data[os.write(descriptor, data) :]
-                    os.fsync(descriptor)
-                except OSError:
-                    # Half a record would spoil the file for those who read it.
-                    with suppress(OSError):
-                        os.ftruncate(descriptor, sound)
-                    raise
+                append(descriptor, data)
             finally:
                 os.close(descriptor)
         except OSError as error:
