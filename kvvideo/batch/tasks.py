@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kvvideo.batch.jobs import Asking, Job, JobsError
+from kvvideo.batch.jobs import READING, Asking, Job, JobsError
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.runs.agenda import Agenda, Question
@@ -121,8 +121,8 @@ def _task(job: Job, defaults: Defaults) -> Task:
         own["max_tokens"] = math.ceil(own["budget"] / base.ratio)
     cache = replace(base, **own)
     cache.schedule(32)
-    looked = dict(defaults.reading)
-    for name, key in (("fps", "fps"), ("from", "start"), ("to", "end")):
+    looked = defaults.reading | job.reading
+    for name, key in READING.items():
         if job.settings.get(name) is not None:
             looked[key] = job.settings[name]
     source = Source.from_dict({**Source(job.video, **looked).as_dict()})

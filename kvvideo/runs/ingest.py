@@ -1,4 +1,4 @@
-"""Streaming a video once and writing down what is remembered of it: a ``.kvv`` file.
+"""Stream a video once and write down what is remembered of it: a ``.kvv`` file.
 
 While it works, the checkpoints are in a directory beside that file, with ``.part`` added to its name. After a crash a
 run goes on from the latest.
@@ -32,22 +32,23 @@ NAMES = {
     "min_pixels": "frame-tokens",
     "max_pixels": "frame-tokens",
 }
-"""What settings are called by whoever runs this again."""
+"""Options of the command line for settings that have another name."""
 
 
 def part_of(output: Path) -> Path:
-    """Where the checkpoints are while ``output`` is being made."""
+    """Return the directory of the checkpoints while ``output`` is being made."""
     return output.with_name(output.name + ".part")
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What came of it.
+    """Result of an ingest.
 
     Attributes:
-        chunks, frames: ingested in all.
+        chunks: ingested in all.
+        frames: ingested in all.
         end: moment of the source up to which was ingested, in seconds.
-        since: moment that an interrupted run was gone on from; None if there was none.
+        since: moment that an interrupted run was resumed from; None if there was none.
         checkpoints: how many are in the file, besides the memory at the end.
         bytes: size of the file; None if it was interrupted and there is none.
         cache: what the session held at the end.
@@ -65,18 +66,19 @@ class Ingested:
 
 
 class Part:
-    """The place of one run that makes ``output``, checked before a model is loaded; no other run can have it meanwhile.
+    """The directory of one run that makes ``output``, checked before a model is loaded, and locked for this process.
 
     Args:
         output: the file to make.
         source: the video.
-        cache, dtype: settings that the memory depends on, beside the model.
+        cache: settings of the strategy.
+        dtype: of the model; the memory depends on both, and on the model.
         resume: go on from what an interrupted run left.
         restart: throw that away.
         force: replace a memory at ``output``.
 
     Attributes:
-        memory: what is gone on from; None if that is the beginning.
+        memory: checkpoint to resume from, or None to start over.
 
     Raises:
         ConfigError: if ``output`` cannot be made, or what was left is of another run.
@@ -99,7 +101,7 @@ class Part:
         if resume and restart:
             raise ConfigError("resume, restart: an interrupted run is either gone on with or thrown away; give one")
         self._about = _about(source, cache, dtype)
-        _check_output(output, source)
+        _check_output(output)
         directory = part_of(output)
         # An interrupted run may replace what is there: it was asked when it began.
         if output.exists() and not force and not (resume and was_begun(directory)):
@@ -122,12 +124,12 @@ class Part:
 
     @property
     def directory(self) -> Path:
-        """Where the checkpoints are meanwhile."""
+        """Path of the checkpoints meanwhile."""
         return self._space.path
 
     @property
     def resumable(self) -> bool:
-        """Whether there is anything to go on from."""
+        """True if there is a checkpoint to resume from."""
         return any(self.directory.glob("*.safetensors"))
 
     def __enter__(self) -> Self:
@@ -144,7 +146,7 @@ class Part:
         self._space.close()
 
     def begin(self, fingerprint: str) -> None:
-        """Say which model it is, as soon as that is known.
+        """Note the model, as soon as it is known.
 
         Raises:
             ConfigError: if what is resumed was made with another, or the directory cannot be written to.
@@ -181,7 +183,7 @@ class Part:
         self.memory = latest
 
     def _compare(self, before: dict[str, Any]) -> None:
-        """Raises ConfigError, naming what differs, unless the run that was interrupted is this one."""
+        """Raise ConfigError, naming what differs, unless the run that was interrupted is this one."""
         name = str(self.directory)
         if before.get("video") != self._about["video"]:
             raise ConfigError(f"the video has changed since {name!r} was begun; add --restart to begin anew")
@@ -275,7 +277,7 @@ def _play(playback: Playback, stopped: Callable[[], bool], on_chunk: Callable[[P
 
 
 def is_made(output: Path, source: Source, config: EngineConfig) -> bool:
-    """Whether ``output`` is what this ingest would make. The model goes by its name."""
+    """Return True if ``output`` is the file that this ingest would make. The model goes by its name."""
     if not is_memory_file(output) or not output.exists():
         return False
     with MemoryFile(output) as file:
@@ -288,14 +290,14 @@ def is_made(output: Path, source: Source, config: EngineConfig) -> bool:
 
 
 def memory_bytes(config: EngineConfig, tokens: int) -> int:
-    """What a memory of ``tokens`` tokens takes in a file, but for a few thousand bytes and what its strategy adds."""
+    """Return the bytes of a memory of ``tokens`` tokens in a file, but for its head and what its strategy adds."""
     size = 32
     cache = replace(config.cache, spare_rows=0)
     return tokens * block_bytes(model_path(config.model), replace(config, cache=cache), size) // size
 
 
 def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:
-    """What a run is, as JSON has it, but for the model, which is not known yet."""
+    """Return the facts that tell a run from others, as JSON has them; the model is not known yet."""
     reading = {name: value for name, value in source.as_dict().items() if name != "path"}
     return {
         "video": source.fingerprint(),
@@ -306,8 +308,8 @@ def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def _check_output(output: Path, source: Source) -> None:
-    """Raises ConfigError if a memory cannot or should not be written there, even with ``force``."""
+def _check_output(output: Path) -> None:
+    """Raise ConfigError if a memory cannot or should not be written there, even with ``force``."""
     name = str(output)
     if output.is_dir():
         raise ConfigError(f"{name!r} is a folder; name a file in it")
