@@ -27,6 +27,7 @@ def reading_of(message: Mapping[str, Any]) -> dict[str, Any]:
 
     if "content" in message:
         raise ConfigError("content: give the element of the video alone, as in {'type': 'video', 'video': 'a.mp4'}")
-    source = source_of(message)
+    lowest = {"min_pixels": 1} if message.get("min_pixels") is None else {}
+    source = source_of({**message, **lowest})
     given = [name for field, names in _FIELDS.items() if message.get(field) is not None for name in names]
     return {name: getattr(source, name) for name in ("path", *given)}
