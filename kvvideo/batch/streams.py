@@ -23,7 +23,7 @@ from kvvideo.types import Chunk, Progress
 from kvvideo.video import VideoReader
 
 IDLE_SECONDS = 0.002
-"""How long to look away while every video is being decoded."""
+"""Seconds between two looks while every video is being decoded."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,15 @@ class Moved:
 
 @dataclass(frozen=True)
 class Ended:
-    """Nothing more comes of ``task``.
+    """``task`` came to an end.
 
     Attributes:
-        error: what ended it before its end, or why it could not begin; None if nothing.
+        task: the one that ended.
+        error: reason that it ended early, or could not begin; None if it did not.
         left: questions that were not asked.
-        stopped: whether it was told to stop; ``left`` can still be asked then.
-        start, end: the part of the video that was ingested, in seconds, after what an earlier run had.
+        stopped: it was told to stop; ``left`` can still be asked then.
+        start: of the part of the video that was ingested, in seconds, after what an earlier run had.
+        end: of that part, in seconds.
         frames: that were ingested.
     """
 
@@ -92,12 +94,12 @@ class Streams:
         self.engine, self.stopped = engine, stopped
         self.max_tokens, self.kept, self.every = max_tokens, kept, every
         self.sessions = 0
-        """How many are open."""
+        """Sessions that are open."""
         self._take = take
         self._streams: list[_Stream] = []
 
     def run(self) -> Iterator[Event]:
-        """What happens, as it does, until there are no more tasks.
+        """Yield events as they happen, until there are no more tasks.
 
         Raises:
             EngineError: vLLM failed, and with it all videos at hand.
@@ -123,7 +125,7 @@ class Streams:
                         stream.close()
 
     def _begin(self, openers: ThreadPoolExecutor) -> bool:
-        """Begin with tasks while there is room: one more than can be ingested, whose video opens meanwhile."""
+        """Begin tasks while there is room: one more than can be ingested, whose video opens meanwhile."""
         while len(self._streams) <= self.engine.capacity and not self.stopped():
             task = self._take()
             if task is None:
@@ -136,8 +138,8 @@ class _Stream:
     """A task that was begun.
 
     Attributes:
-        waits: whether it waits for something else than a step of the engine.
-        ended: whether nothing more comes of it.
+        waits: it waits for something else than a step of the engine.
+        ended: nothing more comes of it.
     """
 
     def __init__(self, host: Streams, task: Task, openers: ThreadPoolExecutor) -> None:
@@ -147,7 +149,7 @@ class _Stream:
         self._work = self._working()
 
     def advance(self) -> Iterator[Event]:
-        """Do what can be done before the next step, and say what happened."""
+        """Do what can be done before the next step, and yield its events."""
         self.waits = False
         for event in self._work:
             if event is None:
@@ -162,7 +164,7 @@ class _Stream:
             self._reader.result()[0].close()
 
     def _working(self) -> Generator[Event | None, None, None]:
-        """All of the task: its events, and None where it waits."""
+        """Yield all events of the task, and None where it waits."""
         host, task = self._host, self._task
         while not self._reader.done():
             self.waits = True
@@ -223,7 +225,7 @@ class _Stream:
         yield Ended(task, error, agenda.left(), stopped, start, max(session.end, start), session.frames - known)
 
     def _chunks(self, reader: VideoReader) -> Iterator[Chunk | None]:
-        """The chunks of ``reader``; None where the next is not decoded yet."""
+        """Yield the chunks of ``reader``; None where the next is not decoded yet."""
         while True:
             if not reader.ready:
                 self.waits = True

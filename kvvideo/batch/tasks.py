@@ -1,4 +1,4 @@
-"""What one ingest of a video answers: all questions of a job file to the same video under the same settings."""
+"""Join what one ingest can answer: all questions of a job file to the same video under the same settings."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ class Want:
 
     @property
     def asking(self) -> Asking:
-        """What is asked."""
+        """The question, and the right answer if it is known."""
         return self.job.askings[self.index]
 
 
@@ -68,7 +68,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Names the task: what decides the answers, and which video it is."""
+        """Name of the task, made of all that decides its answers, and of the video."""
         return _digest([self.settings, self.fingerprint, os.path.realpath(self.source.path)])
 
     @property
@@ -77,7 +77,7 @@ class Task:
         return list({want.job.id: want.job for wants in self.wants.values() for want in wants}.values())
 
     def agenda(self) -> Agenda:
-        """Its questions, to take out.
+        """Return the agenda of its questions.
 
         Raises:
             ConfigError: if one of them is of a moment outside of what is read.
@@ -85,14 +85,14 @@ class Task:
         return Agenda([*self.wants], None, self.source.start or 0.0, self.source.end)
 
     def only(self, wants: Sequence[Want]) -> "Task":
-        """The same ingest, for these alone."""
+        """Return the same ingest for ``wants`` alone."""
         chosen = {(want.job.id, want.index) for want in wants}
         left = {q: [w for w in some if (w.job.id, w.index) in chosen] for q, some in self.wants.items()}
         return replace(self, wants={question: some for question, some in left.items() if some})
 
 
 def tasks_of(jobs: Sequence[Job], defaults: Defaults) -> list[Task]:
-    """The tasks that answer ``jobs``, in the order of their first jobs. A video that is not there is a task too.
+    """Return the tasks that answer ``jobs``, in the order of their first jobs; also of videos that are not there.
 
     Raises:
         JobsError: with all jobs whose settings are not possible.

@@ -50,12 +50,12 @@ def key(**settings: Any) -> str:
 
 
 def line(batch: Sequence[Record]) -> bytes:
-    """``batch`` as the journal has it."""
+    """Return ``batch`` as a line of the journal."""
     return jsons.dumps(list(batch)).encode() + b"\n"
 
 
 def parse(data: bytes) -> tuple[list[Batch], int]:
-    """The batches in a journal up to the first line that is torn or damaged, and how many bytes they are."""
+    """Return the batches in a journal up to the first line that is torn or damaged, and their size in bytes."""
     batches: list[Batch] = []
     sound = 0
     for part in data.splitlines(keepends=True):
@@ -155,7 +155,7 @@ class Run:
         return memory
 
     def enter(self, memory: "Memory | None") -> None:
-        """A session begins, from ``memory`` if it is not None; checkpoints of others are of no use any more."""
+        """Begin a session, from ``memory`` if it is not None; checkpoints of others are deleted."""
         if memory is None:
             self._last = 0.0
             if self._journal >= 0 and not self._failed:
@@ -184,7 +184,7 @@ class Run:
             self._checkpoints().add(session.save())
 
     def finish(self) -> None:
-        """The run is complete: nothing of it is needed any more."""
+        """Delete the directory: the run is complete."""
         self._close_files()
         if self._space is not None:
             try:

@@ -63,7 +63,7 @@ def analyzing(
     on_chunk: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> Generator[list[Asked] | None, None, None]:
-    """``batches`` for one of several sessions of an engine: yields None where it waits for a step, or for a chunk.
+    """Do what ``batches`` does, for one of several sessions of an engine: yield None to wait for a step, or a chunk.
 
     A question at a moment sees every frame shown up to it and none after: where the moment falls
     inside a chunk, the chunk's beginning is shown on the question's fork alone, so that asking never
@@ -106,7 +106,7 @@ def analyzing(
 
 
 def _to_the_end(chunks: Iterable[Chunk | None]) -> Iterator[Chunk | Exception | None]:
-    """``chunks``, and at last the error that ended them early, if one did."""
+    """Yield ``chunks``, and at last the error that ended them early, if one did."""
     try:
         # Through chain, so that closing this leaves a reader open.
         yield from chain(chunks)
@@ -160,7 +160,7 @@ def ask(
 def _asking(
     session: Session, at: float, questions: Sequence[Question], also: Chunk | None, **options: Any
 ) -> Generator[None, None, list[Asked]]:
-    """``ask``, but yields where the engine must step for it."""
+    """Do what ``ask`` does, but yield where the engine must step for it."""
     answers = yield from session.answering([question.text for question in questions], also=also, **options)
     cache, held = session.stats(), list(session.held())
     if also is not None:

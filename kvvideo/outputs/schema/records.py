@@ -109,7 +109,7 @@ class Ingest(TypedDict):
 
 
 class Prediction(TypedDict):
-    """What a run will take; of ``ingest`` with the fields from ``checkpoints`` on."""
+    """Predicted cost of a run; of ``ingest`` with the fields from ``checkpoints`` on."""
 
     type: Literal["prediction"]
     schema: NotRequired[Literal[1]]
@@ -155,7 +155,7 @@ class Failed(TypedDict):
 
 
 class Score(TypedDict):
-    """How many answers were right, of those whose right answer is known."""
+    """Answers that were right, of those whose right answer is known."""
 
     scored: Count
     right: Count
@@ -163,7 +163,7 @@ class Score(TypedDict):
 
 
 class Now(TypedDict):
-    """What one run of a batch did."""
+    """Work of one run of a batch."""
 
     ingests: Count
     video_seconds: Seconds
@@ -172,7 +172,7 @@ class Now(TypedDict):
 
 
 class Summary(Score):
-    """What came of a batch."""
+    """Results of a batch."""
 
     type: Literal["summary"]
     schema: Literal[1]
@@ -190,7 +190,7 @@ class Summary(Score):
 
 
 class Check(TypedDict):
-    """What one ingest of a batch will take."""
+    """Predicted cost of one ingest of a batch."""
 
     type: Literal["check"]
     schema: Literal[1]
@@ -214,7 +214,7 @@ class Check(TypedDict):
 
 
 class CheckTotal(TypedDict):
-    """What all ingests of a batch will take."""
+    """Predicted cost of all ingests of a batch."""
 
     type: Literal["check_total"]
     schema: Literal[1]
