@@ -395,7 +395,7 @@ class _Fleet:
                     place.call = place.actor.turn.remote(given, stop)
 
     def _hand_out(self, place: _Place) -> list[Given]:
-        """Return tasks for an engine: as many as it streams at once and one to open meanwhile, but no more than its share."""
+        """Return tasks for an engine: one more than it streams at once, to open meanwhile, but at most its share."""
         if place.loaded is None:
             return []
         at_hand = sum(len(other.tasks) for other in self._places)

@@ -73,7 +73,17 @@ class Session(ABC):
         yield from ()
 
     @abstractmethod
-    def asking(self, questions: Sequence[str], **options: Any) -> Generator[tuple[int, Answer] | None, None, None]:
+    def asking(
+        self,
+        questions: Sequence[str],
+        *,
+        also: Chunk | None = None,
+        dialogue: Sequence[Turn] = (),
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        logprobs: bool = False,
+    ) -> Generator[tuple[int, Answer] | None, None, None]:
         """As ``stream``, but yields None where the engine must step for it. No more questions than may be open."""
 
     @property

@@ -230,7 +230,7 @@ def _bytes_of(tensor: "Tensor") -> memoryview:
     """Return the memory of a contiguous tensor."""
     import torch
 
-    return memoryview(tensor.detach().flatten().view(torch.uint8).numpy())
+    return tensor.detach().flatten().view(torch.uint8).numpy().data
 
 
 def _places_of(tensors: "dict[str, Tensor]") -> list[_Place]:
