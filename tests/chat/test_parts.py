@@ -152,9 +152,7 @@ def plain(ansi: str) -> str:
     [
         STATUS,
         replace(STATUS, position=36_000, end=36_001.5, cache=CacheStats(10**9, 10**7, 10**9, 10**6, 10**5, 10**13)),
-        replace(
-            STATUS, end=None, budget=None, max_tokens=None, timeline=(), state="waiting", message="wait " * 50
-        ),
+        replace(STATUS, end=None, budget=None, max_tokens=None, timeline=(), state="waiting", message="wait " * 50),
         replace(STATUS, behind=3.24, dropped=12, layer=3, message="one\ntwo\x1b[2J", strategy="a-very-long-name" * 5),
         replace(STATUS, position=0, end=0, cache=CacheStats(0, 0, 0, 0, 0, 0), strategy="", timeline=(), state="ended"),
     ],
