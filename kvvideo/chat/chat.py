@@ -141,7 +141,7 @@ class Chat:
         far = f"{passed:.0f} s"
         if self._goal is not None:
             name, moment = self._goal
-            far = f"{name}at {format_time(self.player.status.at)}, on the way to {format_time(moment)}"
+            far = f"{name}at {format_time(self.player.status.position)}, on the way to {format_time(moment)}"
         self.screen.waiting(f"… {far}; Ctrl-C stops")
 
     # Questions -----------------------------------------------------------------------------------
@@ -523,10 +523,10 @@ class Chat:
 
         status = self.player.status
         model = self.player.call(lambda playback: playback.engine.config.model)
-        length = "" if status.duration is None else f", {format_time(status.duration)} long"
+        length = "" if status.end is None else f", {format_time(status.end)} long"
         bound = "unbounded" if status.max_tokens is None else f"{status.budget} kept of {status.max_tokens}"
-        self.screen.say(f"{self.name}{length}; at {format_time(status.at)}, {status.state}")
-        self.screen.say(f"model {model}; strategy {status.strategy}, {bound}; {size(status.stats.bytes)} held")
+        self.screen.say(f"{self.name}{length}; at {format_time(status.position)}, {status.state}")
+        self.screen.say(f"model {model}; strategy {status.strategy}, {bound}; {size(status.cache.bytes)} held")
         trace = "become part of what is seen" if self.remember else "leave no trace in the memory"
         self.screen.say(f"questions {trace}")
 

@@ -110,13 +110,13 @@ class Player:
         self.looked_at = False
         self.waiting: Callable[[], None] = lambda: None
         self.status = Status(
-            at=0.0,
-            duration=None,
+            position=0.0,
+            end=None,
             state="waiting",
             speed="",
-            fps=0.0,
+            rate=0.0,
             realtime=0.0,
-            stats=CacheStats(0, 0, 0, 0, 0, 0),
+            cache=CacheStats(0, 0, 0, 0, 0, 0),
             budget=None,
             max_tokens=None,
             strategy="",
@@ -170,7 +170,7 @@ class Player:
 
     def wait_idle(self, or_begun: bool = False) -> None:
         """Returns when there is nothing to ingest: at the end, paused, or after an error; or once a chunk was."""
-        while not (or_begun and self.status.stats.seen) and not self._idle.wait(timeout=0.2):
+        while not (or_begun and self.status.cache.seen) and not self._idle.wait(timeout=0.2):
             if not self._thread.is_alive():
                 return
 
@@ -221,13 +221,13 @@ class Player:
         if state == "playing" and not playback.ready:
             state = "waiting"
         self.status = Status(
-            at=playback.at,
-            duration=playback.duration,
+            position=playback.at,
+            end=playback.duration,
             state=state,
             speed=format_speed(self._speed),
-            fps=fps,
+            rate=fps,
             realtime=realtime,
-            stats=session.stats(),
+            cache=session.stats(),
             budget=schedule.budget if schedule else None,
             max_tokens=schedule.max_tokens if schedule else None,
             strategy=engine.config.cache.strategy,

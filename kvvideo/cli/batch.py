@@ -192,8 +192,8 @@ def _sized(
 
     if not tasks:
         raise ConfigError("shard: there are fewer videos than shards, and this one has none")
-    frames = max(task.source.chunk_seconds * task.source.fps for task in tasks)
-    chunk = round(frames / 2) * defaults.reading["max_pixels"] // FACTOR**2
+    sources = [task.source for task in tasks]
+    chunk = max(round(one.chunk_seconds * one.fps / 2) * one.max_pixels // FACTOR**2 for one in sources)
     config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
     if kv_memory is None:
         return replace(config, sessions=min(at_once or AT_ONCE, len(tasks)))

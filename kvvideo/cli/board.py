@@ -8,12 +8,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kvvideo.batch.run import Progress
+from kvvideo.batch.run import Counts
 from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Task
 from kvvideo.cli import render
 from kvvideo.outputs import clean
 from kvvideo.times import format_time
+from kvvideo.types import Progress
 
 _DRAWN_SECONDS = 0.1
 """Seconds that the board stays as it is at least."""
@@ -22,11 +23,11 @@ _DRAWN_SECONDS = 0.1
 class Board(render.Transient):
     """A live table of the videos at hand."""
 
-    def __init__(self, progress: Progress, done: int) -> None:
+    def __init__(self, progress: Counts, done: int) -> None:
         super().__init__()
         self._progress, self._done = progress, done
         self._began, self._drawn = time.monotonic(), -math.inf
-        self._at: dict[str, Moved] = {}
+        self._at: dict[str, Progress] = {}
         self._tasks: dict[str, Task] = {}
         self._answers: dict[str, int] = {}
 
@@ -37,7 +38,7 @@ class Board(render.Transient):
             self._answers[key] = self._answers.get(key, 0) + len(event.asked)
             self._done += len(event.asked)
         elif isinstance(event, Moved):
-            self._tasks[key], self._at[key] = event.task, event
+            self._tasks[key], self._at[key] = event.task, event.progress
         elif isinstance(event, Ended):
             self._tasks.pop(key, None)
         # Events may come much faster than one can see, or a terminal draw.
@@ -48,13 +49,13 @@ class Board(render.Transient):
     def _table(self) -> Group:
         table = Table("job", "strategy", "at", "cache", "answers", box=None, header_style="bold")
         for key, task in self._tasks.items():
-            moved = self._at[key]
-            of = "" if moved.length is None else f" / {format_time(round(moved.length))}"
+            now = self._at[key]
+            of = "" if now.end is None else f" / {format_time(round(now.end))}"
             table.add_row(
                 _names([job.id for job in task.jobs]),
                 task.cache.strategy,
-                f"{format_time(round(moved.at))}{of}",
-                f"{moved.cache.live}/{task.cache.max_tokens}",
+                f"{format_time(round(now.position))}{of}",
+                f"{now.cache.live}/{task.cache.max_tokens}",
                 f"{self._answers.get(key, 0)}/{len(task.wants)}",
             )
         took = format_time(round(time.monotonic() - self._began))

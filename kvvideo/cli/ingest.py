@@ -22,7 +22,6 @@ from kvvideo.times import format_time
 
 if TYPE_CHECKING:
     from kvvideo.runs.ingest import Part
-    from kvvideo.runs.playback import Playback
     from kvvideo.video import Source
 
 
@@ -119,17 +118,6 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
             progress.wait(f"loading {config.model} …")
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
-            first: tuple[int, float] | None = None
-
-            def on_chunk(playback: "Playback") -> None:
-                nonlocal first
-                session, now = playback.session, time.perf_counter()
-                first = (session.frames, now) if first is None else first
-                rate = (session.frames - first[0]) / (now - first[1]) if session.frames > first[0] else None
-                cache, live = records.cache(session.stats(), schedule), reader.live
-                end = source.ends(reader.info.duration)
-                progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
-
             done = ingest(
                 engine,
                 source,
@@ -138,7 +126,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
                 max_bytes=room,
                 reader=reader,
                 stopped=lambda: stop.asked,
-                on_chunk=on_chunk,
+                on_chunk=progress.chunk,
                 on_write=lambda: progress.wait(f"writing {part.output} …"),
             )
     except BaseException:
@@ -146,10 +134,10 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
             say("the same command with --resume goes on from the last checkpoint")
         raise
     start = source.start or 0.0
-    status = "interrupted" if stop.asked else "complete" if done.error is None else "error"
+    status, why = records.outcome(stop.asked, done.error)
     record = records.ingest(
         status,
-        None if done.error is None else str(done.error),
+        why,
         done.cache,
         schedule=schedule,
         video=source.path,

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -18,6 +18,9 @@ from kvvideo.cli import screen
 from kvvideo.outputs.clean import text as clean_text
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
+
+if TYPE_CHECKING:
+    from kvvideo import types
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -241,30 +244,20 @@ class Progress(Transient):
         self._pace: tuple[float, float] | None = None
         self._at = self._start
 
-    def chunk(
-        self,
-        at: float,
-        end: float | None,
-        fps: float | None,
-        cache: dict[str, Any],
-        behind: float = 0.0,
-        dropped: float = 0.0,
-    ) -> None:
-        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record.
-
-        Of a live stream, also how many seconds it is behind, and were dropped.
-        """
-        bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
-        late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
+    def chunk(self, now: "types.Progress") -> None:
+        """Show how far the stream is, and what the cache holds; of live video also how late it is."""
+        bound = "" if now.max_tokens is None else f"/{now.max_tokens}"
+        late = ((now.behind, "behind"), (now.dropped, "dropped"))
         details = [
-            *late,
-            self._left(at, end),
-            "" if fps is None else f"{fps:.1f} frames/s",
-            f"{cache['live']}{bound} tokens",
-            size(cache["bytes"]),
-            f"{cache['evicted']} evicted",
+            *(f"{time:.0f} s {what}" for time, what in late if time >= 0.5),
+            self._left(now.position, now.end),
+            "" if now.rate is None else f"{now.rate:.1f} frames/s",
+            f"{now.cache.live}{bound} tokens",
+            size(now.cache.bytes),
+            f"{now.cache.evicted} evicted",
         ]
-        self._show(lambda width: _position(self._start, at, end, [text for text in details if text], width))
+        shown = [text for text in details if text]
+        self._show(lambda width: _position(self._start, now.position, now.end, shown, width))
 
     def _left(self, at: float, end: float | None) -> str:
         """The time that the rest will take, at the pace so far."""

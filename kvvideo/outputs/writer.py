@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from kvvideo.errors import ConfigError
+from kvvideo.storage.disk import append, durable
 
 Record = dict[str, Any]
 
@@ -105,15 +106,7 @@ class Appended:
                 return
             os.ftruncate(self._descriptor, self._sound)
             self._old = False
-        left = data
-        try:
-            while left:
-                left = left[os.write(self._descriptor, left) :]
-        except OSError:
-            # Half a record would spoil the file for those who read it.
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, self._sound)
-            raise
+        append(self._descriptor, data, flush=False)
         self._sound += len(data)
 
 
@@ -128,8 +121,6 @@ class AtEnd:
         self._records.append(record)
 
     def close(self) -> None:
-        from kvvideo.storage.disk import durable
-
         if not self._records:
             return
         text = self._render(self._records)

@@ -243,7 +243,7 @@ class Engine:
     @property
     def open_questions(self) -> int:
         """Questions that were asked and not answered to their end."""
-        return len(self._latest)
+        return sum(output is None or not output.finished for output in self._latest.values())
 
     def expect(self, request_id: str) -> None:
         """Keep the outputs of ``request_id`` for ``take``, until ``forget``."""

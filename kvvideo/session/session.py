@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, Self
 
@@ -98,47 +97,7 @@ class VideoSession(Session):
         if limit is not None and self._position > limit:
             self._rebase()
 
-    def stream(
-        self,
-        questions: Sequence[str],
-        *,
-        also: Chunk | None = None,
-        dialogue: Sequence[Turn] = (),
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        logprobs: bool = False,
-    ) -> Generator[tuple[int, Answer], None, None]:
-        """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
-        yield from self.engine.driven(
-            self._asking(
-                questions,
-                also=also,
-                dialogue=dialogue,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=seed,
-                logprobs=logprobs,
-            )
-        )
-
-    def answering(self, questions: Sequence[str], **options: Any) -> Generator[None, None, list[Answer]]:
-        """As ``ask_all``, but yields where the engine must step for it, or other questions must end first."""
-        answers: dict[int, Answer] = {}
-        limit = self.engine.config.questions
-        for first in range(0, len(questions), limit):
-            batch = questions[first : first + limit]
-            while self.engine.open_questions and self.engine.open_questions + len(batch) > limit:
-                yield
-            with closing(self._asking(batch, **options)) as asking:
-                for answer in asking:
-                    if answer is None:
-                        yield
-                    else:
-                        answers[first + answer[0]] = answer[1]
-        return [answers[index] for index in range(len(questions))]
-
-    def _asking(
+    def asking(
         self,
         questions: Sequence[str],
         *,
@@ -149,7 +108,7 @@ class VideoSession(Session):
         seed: int | None = None,
         logprobs: bool = False,
     ) -> Generator[tuple[int, Answer] | None, None, None]:
-        """``stream``, yielding None where the engine must step."""
+        """Ask each of ``questions`` on a fork; yields None where the engine must step, else what came of one."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -32,7 +32,7 @@ from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryEr
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.streaming import Asked
 from kvvideo.session import Answer, EngineConfig
-from kvvideo.types import CacheStats
+from kvvideo.types import CacheStats, Progress
 from tests.helpers import ROOT, SAMPLES
 
 ENGINE = EngineConfig("tiny", CacheConfig("streaming", max_tokens=512), sessions=2, max_model_len=2048)
@@ -233,7 +233,8 @@ class Other(Ready):
         if stop:
             return Turn([(name, Ended(task, None, [*task.wants], stopped=True)) for name, task in tasks.items()])
         time.sleep(0.05)
-        return Turn([(name, Moved(task, 0.0, None, 0, NOTHING)) for name, task in tasks.items()])
+        now = Progress(position=0.0, end=None, rate=None, cache=NOTHING, max_tokens=None)
+        return Turn([(name, Moved(task, now)) for name, task in tasks.items()])
 
 
 PROGRAM = """

@@ -127,13 +127,13 @@ def test_more_is_brighter() -> None:
 # The panel ---------------------------------------------------------------------------------------
 
 STATUS = Status(
-    at=724.4,
-    duration=2700.0,
+    position=724.4,
+    end=2700.0,
     state="playing",
     speed="2x",
-    fps=61.2,
+    rate=61.2,
     realtime=1.98,
-    stats=CacheStats(12034, 1812, 10222, 114, 3, 12_345_678),
+    cache=CacheStats(12034, 1812, 10222, 114, 3, 12_345_678),
     budget=2048,
     max_tokens=4096,
     strategy="distinct",
@@ -151,12 +151,10 @@ def plain(ansi: str) -> str:
     "status",
     [
         STATUS,
-        replace(STATUS, at=36_000, duration=36_001.5, stats=CacheStats(10**9, 10**7, 10**9, 10**6, 10**5, 10**13)),
-        replace(
-            STATUS, duration=None, budget=None, max_tokens=None, timeline=(), state="waiting", message="wait " * 50
-        ),
+        replace(STATUS, position=36_000, end=36_001.5, cache=CacheStats(10**9, 10**7, 10**9, 10**6, 10**5, 10**13)),
+        replace(STATUS, end=None, budget=None, max_tokens=None, timeline=(), state="waiting", message="wait " * 50),
         replace(STATUS, behind=3.24, dropped=12, layer=3, message="one\ntwo\x1b[2J", strategy="a-very-long-name" * 5),
-        replace(STATUS, at=0, duration=0, stats=CacheStats(0, 0, 0, 0, 0, 0), strategy="", timeline=(), state="ended"),
+        replace(STATUS, position=0, end=0, cache=CacheStats(0, 0, 0, 0, 0, 0), strategy="", timeline=(), state="ended"),
     ],
 )
 @pytest.mark.parametrize("width", [40, 41, 57, 80, 200])
@@ -205,7 +203,7 @@ def test_the_panel_tells_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_prompt_is_one_line() -> None:
     assert prompt_line(STATUS) == "12:04/45:00 ▶ 2x · 1812/4096 · 61 fr/s"
-    live = replace(STATUS, duration=None, max_tokens=None, state="paused", behind=2.7)
+    live = replace(STATUS, end=None, max_tokens=None, state="paused", behind=2.7)
     assert prompt_line(live) == "12:04 ‖ · 1812 · 61 fr/s · 3 s behind"
     assert prompt_line(replace(live, behind=0.0, dropped=8.0)) == "12:04 ‖ · 1812 · 61 fr/s · 8 s dropped"
 
