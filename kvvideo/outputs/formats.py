@@ -13,7 +13,7 @@ class Format:
     Attributes:
         extension: ending of its files.
         help: what it is for.
-        joins: whether one output can hold the records of several strategies.
+        joins: one output can hold the records of several strategies.
     """
 
     extension: str

@@ -15,7 +15,7 @@ _BEGINNING = re.compile(r"^(\d*)([-+=.)])")
 
 
 def render(records: Sequence[Record]) -> str:
-    """The records of one strategy as a report."""
+    """Return the records of one strategy as a report."""
     report = Report.of(records)
     parts = [f"# {_line(report.title)}"]
     if report.notice:
@@ -46,7 +46,7 @@ def _cache(moment: Moment, start: float) -> str:
 
 
 def _line(value: str) -> str:
-    """``value`` as one line in which nothing is markup."""
+    """Return ``value`` as one line in which nothing is markup."""
     return _BEGINNING.sub(r"\1\\\2", _INLINE.sub(r"\\\1", clean.line(value)))
 
 

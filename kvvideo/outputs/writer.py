@@ -1,4 +1,4 @@
-"""How outputs reach the disk: record by record, or whole at the end."""
+"""Writers of outputs: record by record, or whole at the end."""
 
 import os
 import sys
@@ -39,9 +39,9 @@ class Appended:
     Args:
         path: the file; None for stdout.
         encode: a record as the file has it; empty for one that does not appear.
-        head: what the file begins with.
-        force: whether to replace a file that is there.
-        resume: whether a file that is there was begun by this run; what of it is as it should be stays.
+        head: beginning of the file.
+        force: replace a file that is there.
+        resume: a file that is there was begun by this run; what of it is as it should be stays.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Appended:
         self._sound = 0
 
     def write(self, record: Record) -> None:
+        """Append ``record``."""
         self._waiting += self._encode(record).encode()
         self._begun = True
         if self._path is not None:
@@ -68,6 +69,7 @@ class Appended:
         self._waiting = b""
 
     def close(self) -> None:
+        """Write what still waits, and sync the file."""
         if self._path is None or not self._begun:
             return
         try:
@@ -125,9 +127,11 @@ class AtEnd:
         self._records: list[Record] = []
 
     def write(self, record: Record) -> None:
+        """Keep ``record`` for the end."""
         self._records.append(record)
 
     def close(self) -> None:
+        """Write the whole file in place of what is there."""
         from kvvideo.storage.disk import durable
 
         if not self._records:
@@ -157,9 +161,11 @@ class Shown:
         self._failure: ConfigError | None = None
 
     def write(self, record: Record) -> None:
+        """Have ``record`` written."""
         self._try(lambda: self._writer.write(record))
 
     def close(self) -> None:
+        """Close the writer."""
         self._try(self._writer.close)
 
     def _try(self, act: Callable[[], None]) -> None:
