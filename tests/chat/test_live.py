@@ -10,8 +10,8 @@ import av
 import pytest
 
 from kvvideo.tiny import samples
-from tests.chat.test_chat import COLOUR, LETTER, SETTINGS, Terminal, chat
-from tests.cli.test_cli import command, kvvideo, records
+from tests.helpers.chats import COLOUR, LETTER, SETTINGS, Terminal, chat
+from tests.helpers.commands import command, kvvideo, records
 from tests.helpers.servers import Play, Server, files, rtsp
 
 

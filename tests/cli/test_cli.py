@@ -8,27 +8,16 @@ import sys
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pexpect
 import pytest
 
 from kvvideo.__main__ import main
 from kvvideo.tiny import samples, world
+from tests.helpers.clips import truncated
+from tests.helpers.commands import command, kvvideo, records
 
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
-
-
-def kvvideo(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "kvvideo", *arguments]
-
-
-def records(output: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -134,22 +123,6 @@ def test_videos_that_cannot_be_decoded_are_one_line_and_code_3(tmp_path: Path) -
         assert result.returncode == 3, name
         assert result.stdout == ""
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-
-
-def truncated(clip: Path, folder: Path) -> Path:
-    """The first half of the bytes of ``clip``, in a container that can be read so far."""
-    import av
-
-    whole = folder / "whole.mkv"
-    with av.open(str(clip)) as source, av.open(str(whole), "w") as copy:
-        stream = copy.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                copy.mux(packet)
-    cut = folder / "cut.mkv"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    return cut
 
 
 def test_a_truncated_video_keeps_its_answers(clip: Path, tmp_path: Path) -> None:

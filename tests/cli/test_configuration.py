@@ -19,8 +19,8 @@ from typer.core import TyperGroup
 from kvvideo.cli import app, command, main
 from kvvideo.cli.settings import MAX_BYTES, PREFIX, read
 from kvvideo.errors import ConfigError
-from tests.cli.test_cli import kvvideo, records
 from tests.helpers import SAMPLES
+from tests.helpers.commands import kvvideo, records
 
 CLIP = SAMPLES / "letters-1m.mp4"
 ROOT: Any = typer.main.get_command(app)

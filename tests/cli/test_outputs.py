@@ -20,9 +20,8 @@ from kvvideo.outputs import FORMATS
 from kvvideo.prompt import happened
 from kvvideo.tiny import samples, world
 from kvvideo.video import frame_at
-from tests.cli.test_cli import command, records
-from tests.cli.test_memory import check_refused, untimed
-from tests.outputs.test_outputs import RECORD, check_page, demuxed
+from tests.helpers.commands import check_refused, command, records, untimed
+from tests.helpers.outputs import RECORD, check_page, demuxed
 
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
 EVERYTHING = ("-f", "jsonl,json", "-f", "csv", "-f", "srt,vtt,md,html")

@@ -25,8 +25,8 @@ from kvvideo.cli import app, main, render
 from kvvideo.cli.screen import standard_streams
 from kvvideo.outputs import FORMATS
 from kvvideo.session import EngineConfig
-from tests.cli.test_cli import command
 from tests.helpers import SAMPLES, commands
+from tests.helpers.commands import command
 from tests.helpers.windows import DRAWN, Reflowing, Window, wrapped
 
 LONG = ("--from", "1:59:00", "--to", "2:00:03", "--fps", "1")

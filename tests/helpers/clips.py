@@ -244,3 +244,11 @@ def drain(reader: Iterable[Chunk]) -> tuple[list[Chunk], VideoError | None]:
 def numbers(chunks: Iterable[Chunk]) -> list[int | None]:
     """What the frames of some chunks show."""
     return [read(frame) for chunk in chunks for frame in chunk.frames]
+
+
+def truncated(clip: Path, folder: Path) -> Path:
+    """Return the first half of the bytes of ``clip``, in a container that can be read so far."""
+    whole = copy(clip, folder / "whole.mkv")
+    cut = folder / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return cut

@@ -17,8 +17,7 @@ import pyte
 import pytest
 
 from kvvideo.cli import main
-from tests.cli.test_cli import command
-from tests.helpers.commands import Done
+from tests.helpers.commands import Done, command
 
 DRAWN = b"\x1b[?7h"
 """Ends a live line, as it is drawn."""
@@ -122,7 +121,7 @@ class Window:
     def spawn(self, *arguments: object, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         """Start the ``kvvideo`` command in a process that has this as its terminal."""
         return subprocess.Popen(
-            ["setsid", "--ctty", *command(*map(str, arguments))],
+            ["setsid", "--ctty", *command(*arguments)],
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 from PIL import Image
 
@@ -47,7 +45,7 @@ from kvvideo.outputs import (
 )
 from kvvideo.outputs.delivery import Delivery
 from kvvideo.outputs.figures import count, short, size
-from kvvideo.outputs.page import POLICY, render
+from kvvideo.outputs.page import render
 from kvvideo.outputs.paths import LONGEST, Names, check, output_path, output_paths, safe_name, stem_of
 from kvvideo.outputs.samples import MOST
 from kvvideo.outputs.stills import jpeg
@@ -62,8 +60,8 @@ from kvvideo.tiny.samples import make
 from kvvideo.types import CacheStats, Chunk
 from kvvideo.video import Source, frame_at
 from tests.helpers import ROOT
+from tests.helpers.outputs import JOB, RECORD, check_page, demuxed
 
-SCHEMAS = ROOT / "kvvideo" / "outputs" / "schema"
 SCHEDULE = Schedule(256, 512)
 STATS = CacheStats(seen=1500, live=400, evicted=1100, blocks=13, compactions=5, bytes=709_632)
 
@@ -698,17 +696,6 @@ def test_csv_of_an_answer() -> None:
 # Subtitles --------------------------------------------------------------------------------------
 
 
-def demuxed(path: Path) -> tuple[str, list[tuple[int, int]]]:
-    """FFmpeg's name of the file's only stream's codec, and the times of its packets, in milliseconds."""
-    with av.open(str(path)) as container:
-        (stream,) = container.streams.subtitles
-        packets = [p for p in container.demux(stream) if p.size]
-        times = [
-            (round(float(p.pts * p.time_base) * 1000), round(float(p.duration * p.time_base) * 1000)) for p in packets
-        ]
-        return stream.codec_context.codec.canonical_name, times
-
-
 @pytest.mark.parametrize(("name", "codec"), [("srt", "subrip"), ("vtt", "webvtt")])
 @given(run=runs())
 @settings(max_examples=60, deadline=None)
@@ -821,128 +808,6 @@ def test_markdown_renders_to_what_was_said() -> None:
 
 
 # HTML -------------------------------------------------------------------------------------------
-
-VOID = {"meta", "img", "wbr"}
-
-
-class Parsed(HTMLParser):
-    """A page, each tag of which must be closed where it should be."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self._open: list[tuple[str, str]] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs)
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, dict(attrs).get("class") or ""))
-            self.texts.append((self._open[-1][1] or tag, ""))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert "svg" in [name for name, _ in self._open]
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            name = self._open[-1][1] or self._open[-1][0]
-            last = max((i for i, (known, _) in enumerate(self.texts) if known == name))
-            self.texts[last] = (name, self.texts[last][1] + data)
-
-    def handle_comment(self, data: str) -> None:
-        raise AssertionError(f"a comment: {data!r}")
-
-    def all(self, name: str) -> list[str]:
-        """The text of all elements of a class, or of a tag without one."""
-        return [text for known, text in self.texts if known == name]
-
-
-def check_page(text: str) -> Parsed:
-    """Well-formed, and needs nothing from elsewhere."""
-    page = Parsed(text)
-    known = {
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "header",
-        "main",
-        "footer",
-        "section",
-        "article",
-        "figure",
-    }
-    known |= {"figcaption", "h1", "h2", "h3", "p", "a", "b", "span", "div", "dl", "dt", "dd", "ul", "li", "img", "wbr"}
-    known |= {"svg", "rect", "circle", "line", "path"}
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(ids) == len({*ids})
-    for tag, attributes in page.tags:
-        assert tag in known
-        assert not any(name.startswith("on") for name in attributes)
-        assert {*attributes} <= ALLOWED
-        if "href" in attributes:
-            assert (attributes["href"] or "")[0] == "#"
-            assert (attributes["href"] or "")[1:] in ids
-        if "aria-labelledby" in attributes:
-            assert attributes["aria-labelledby"] in ids
-        if tag == "img":
-            assert re.fullmatch(r"data:image/jpeg;base64,[A-Za-z0-9+/]*=*", attributes["src"] or "")
-            assert attributes["alt"]
-        if tag == "svg":
-            assert "aria-hidden" in attributes or (attributes["role"] == "img" and attributes["aria-label"])
-    (sheet,) = page.all("style")
-    assert not re.search(r"url\(|@import|expression|\\", sheet)
-    assert not any("url" in (attributes.get("style") or "") for _, attributes in page.tags)
-    policies = [
-        a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
-    ]
-    assert policies == [POLICY] == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
-    return page
-
-
-ALLOWED = {
-    "lang",
-    "charset",
-    "http-equiv",
-    "content",
-    "name",
-    "class",
-    "id",
-    "href",
-    "src",
-    "alt",
-    "style",
-    "dir",
-    "role",
-    "aria-label",
-    "aria-labelledby",
-    "aria-hidden",
-    "tabindex",
-    "x",
-    "x1",
-    "x2",
-    "y1",
-    "y2",
-    "cx",
-    "cy",
-    "r",
-    "d",
-    "width",
-    "height",
-    "opacity",
-    "viewbox",
-    "preserveaspectratio",
-}
 
 
 @given(run=runs(), samples=st.lists(st.tuples(moments, st.just(answer(1.0)["cache"])), max_size=5))
@@ -1337,13 +1202,6 @@ def test_a_directory_that_is_closed_to_writing_is_found_early(tmp_path: Path, mo
 # Schemas ----------------------------------------------------------------------------------------
 
 
-def validator(name: str) -> Draft202012Validator:
-    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
-
-
-RECORD, JOB = validator("record"), validator("job")
 INGEST = records.ingest(
     "complete",
     None,
