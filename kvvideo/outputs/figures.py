@@ -8,6 +8,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def percent(share: float) -> str:
+    """Return a share of 1 in percent: ``75 %``."""
+    return f"{share * 100:.0f}{_GAP}%"
+
+
 def size(number: float) -> str:
     """Return bytes with a unit: ``12.3 MB``, ``200 MB``."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from kvvideo.outputs import clean
-from kvvideo.outputs.figures import count, short, size
+from kvvideo.outputs.figures import count, percent, short, size
 from kvvideo.outputs.writer import Record
 from kvvideo.times import format_time
 
@@ -88,13 +88,10 @@ class Report:
             held_at=moments[-1].at if moments else start,
         )
 
-
-def share(held: Stretches, start: float, at: float) -> float:
-    """Return the share of the time from ``start`` to ``at`` of which anything is held."""
-    if at <= start:
-        return 1.0 if held else 0.0
-    inside = sum(max(0.0, min(last, at) - max(first, start)) for first, last in held)
-    return min(1.0, inside / (at - start))
+    def part(self, held: Stretches, at: float) -> str:
+        """Return the share of the video up to ``at`` that ``held`` covers, in percent."""
+        inside = sum(max(0.0, min(last, at) - max(first, self.start)) for first, last in held)
+        return percent(min(1.0, inside / (at - self.start)) if at > self.start else float(bool(held)))
 
 
 def asked(record: Record) -> str:
