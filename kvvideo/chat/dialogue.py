@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvvideo.runs.events import Event
 
 KINDS = ("md", "json", "srt")
-"""What a dialogue can be exported as."""
+"""Formats that a dialogue can be exported in."""
 
 
 @dataclass(frozen=True)

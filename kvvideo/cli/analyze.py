@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked, and when."""
+    """The questions and the task, with their moments."""
 
     question: options.Question = None
     every: Annotated[

@@ -39,7 +39,7 @@ class Where(StrEnum):
 
 @dataclass(frozen=True)
 class Room:
-    """How many videos are streamed at once."""
+    """The number of videos streamed at once."""
 
     at_once: Annotated[
         int | None,
@@ -88,7 +88,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Engines:
-    """Where the engines run, and how many."""
+    """The place of the engines, and their number."""
 
     where: Annotated[
         Where,

@@ -138,7 +138,7 @@ def _formats(context: typer.Context, option: typer.CallbackParam, value: list[st
 
 @dataclass(frozen=True)
 class Cache:
-    """What the cache keeps, and how much."""
+    """The strategy of the cache, and its budget."""
 
     strategy: Strategy = STRATEGY
     max_tokens: MaxTokens = MAX_TOKENS
@@ -179,7 +179,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Video:
-    """How a video is read."""
+    """The part of a video that is read, and its frames."""
 
     fps: Fps = FPS
     chunk: ChunkSeconds = CHUNK_SECONDS
@@ -218,7 +218,7 @@ class Video:
 
 @dataclass(frozen=True)
 class LiveVideo(Video):
-    """How a video is read that may be live."""
+    """The same of a video that may be live, and what to do when it stalls or is too fast."""
 
     follow: Annotated[
         bool,
@@ -263,7 +263,7 @@ class LiveVideo(Video):
 
 @dataclass(frozen=True)
 class Output:
-    """Where answers go."""
+    """The formats of answers, and the files they go to."""
 
     format: Annotated[
         list[str] | None,

@@ -27,13 +27,13 @@ NAME = "kvvideo.toml"
 """The file of a folder."""
 
 PREFIX = "KVVIDEO_"
-"""What the variables of options begin with."""
+"""Prefix of the variables of options."""
 
 MAX_BYTES = 1 << 20
 """Longest file that is read."""
 
 _OTHERS = ("KVVIDEO_STATE_DIR", "KVVIDEO_TEST_")
-"""How variables begin that are ours and no option's."""
+"""Prefixes of variables that are ours and no option's."""
 
 Words = tuple[str, ...]
 """The words that call a command: ``("bench", "memory")``."""

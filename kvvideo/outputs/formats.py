@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 TEXT = "text"
-"""What people read on a terminal; it is no file format."""
+"""The format for people on a terminal; it is no file format."""
 
 
 @dataclass(frozen=True)

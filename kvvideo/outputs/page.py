@@ -27,7 +27,7 @@ Frame = Callable[[float], "Future[bytes | None]"]
 """The picture shown at a moment, as JPEG, when it is there; None if there is none."""
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What a browser may load for it: nothing."""
+"""The page's content security policy: a browser may load nothing for it."""
 
 
 class Page:

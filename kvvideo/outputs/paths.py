@@ -12,7 +12,7 @@ from string import Formatter
 from kvvideo.errors import ConfigError
 
 FIELDS = ("stem", "strategy", "ext")
-"""What a template may name in braces."""
+"""Fields that a template may name in braces."""
 
 LONGEST = 120
 """Bytes of one value in a file's name; most file systems allow 255 for all of it."""

@@ -30,7 +30,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(clip: Path) -> dict[float, str]:
-    """What ``analyze`` answers at these moments: a stream that ran there from the beginning."""
+    """Return what ``analyze`` answers at these moments: a stream that ran there from the beginning."""
     moments = ["@0:10", "@0:22", "@0:22.5", "@0:30", "@0:47", ""]
     questions = [part for moment in moments for part in ("-q", f"{moment} {LETTER if moment != '@0:47' else COLOUR}")]
     result = kvvideo("analyze", str(clip), *SETTINGS, "-f", "jsonl", *questions)

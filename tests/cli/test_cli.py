@@ -31,7 +31,8 @@ def test_help_and_version_load_nothing_heavy() -> None:
     code = (
         "import sys\nfrom kvvideo.cli import main\nsys.argv = ['kvvideo', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(sorted(m for m in ('torch', 'vllm', 'transformers', 'av', 'ray') if m in sys.modules), file=sys.stderr)"
+        "heavy = {'torch', 'vllm', 'transformers', 'av', 'ray', 'jinja2'}\n"
+        "print(sorted(heavy & {*sys.modules}), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "analyze" in result.stdout
@@ -408,7 +409,7 @@ def test_what_is_after_the_end_is_refused_before_the_model_is_loaded(
 
 
 def test_what_was_not_asked_has_a_reason_and_an_exit_code(tmp_path: Path) -> None:
-    """Of a pipe nobody knows before where it ends."""
+    """Nobody knows beforehand where a pipe ends."""
     samples.make(tmp_path / "clip.ts", seed=5, minutes=0.2)
     with (tmp_path / "clip.ts").open("rb") as video:
         done = subprocess.run(

@@ -29,7 +29,7 @@ ASKED = ("--max-answer-tokens", "8", "-f", "jsonl")
 INGEST, ANALYZE = ("ingest", *MODEL, "--json"), ("analyze", *MODEL, *ASKED)
 
 KILLS = int(os.environ.get("KVVIDEO_TEST_KILLS", "2"))
-"""How often runs are killed, while they write and at any time; each costs two starts of an engine."""
+"""Number of times that runs are killed, while they write and at any time; each costs two starts of an engine."""
 
 DEADLY = """
 import os, signal, sys
@@ -58,7 +58,7 @@ Run = Callable[..., Completed]
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where interrupted runs are."""
+    """The folder of interrupted runs."""
     monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "runs"
 

@@ -54,7 +54,7 @@ Completed = subprocess.CompletedProcess[str]
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where interrupted runs are."""
+    """The folder of interrupted runs."""
     monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "runs"
 
@@ -154,7 +154,7 @@ def test_the_report_has_the_frames_and_what_the_cache_held(undisturbed: tuple[Pa
 
 
 def untimed_files(folder: Path) -> dict[str, Any]:
-    """What is in the files of a run but for how long it took."""
+    """Return what is in the files of a run, but for how long it took."""
     found: dict[str, Any] = {name: in_file(folder, name) for name in ("srt", "vtt")}
     found["jsonl"], found["json"] = (
         untimed(some) for some in (records(in_file(folder, "jsonl")), json.loads(in_file(folder, "json")))

@@ -1,4 +1,4 @@
-"""What is left on a screen, seen in a terminal emulator: every answer whole, one summary, and nothing else."""
+"""Screens after a command, seen in a terminal emulator: every answer whole, one summary, and nothing else."""
 
 import json
 import logging

@@ -34,7 +34,7 @@ main()
 
 
 def chat(directory: Path, *arguments: str, lines: str) -> subprocess.CompletedProcess[str]:
-    """A chat that is told ``lines`` through a pipe, in ``directory``."""
+    """Run a chat that is told ``lines`` through a pipe, in ``directory``."""
     environment = {**os.environ, "KVVIDEO_STATE_DIR": str(directory / "state")}
     return subprocess.run(
         command("chat", *arguments),
@@ -83,7 +83,7 @@ class Terminal:
         self.exited = False
 
     def look(self) -> str:
-        """What is on the screen now."""
+        """Return what is on the screen now."""
         try:
             while True:
                 self.stream.feed(self.process.read_nonblocking(65536, timeout=0.05))
@@ -94,7 +94,7 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
     def expect(self, pattern: str, timeout: float = 240) -> re.Match[str]:
-        """Waits until ``pattern`` is on the screen."""
+        """Wait until ``pattern`` is on the screen."""
         until = time.monotonic() + timeout
         while not (found := re.search(pattern, self.look(), re.MULTILINE)):
             assert time.monotonic() < until, f"no {pattern!r} in\n{self.look()}"
@@ -116,7 +116,7 @@ class Terminal:
         self.process.sendintr()
 
     def hang_up(self) -> None:
-        """Closes the window, and does no more to what runs in it than that does."""
+        """Close the window, and do no more to what runs in it than that does."""
         self.process.ptyproc.fileobj.close()
 
     def leave(self) -> int:
@@ -124,7 +124,7 @@ class Terminal:
         return self.wait()
 
     def wait(self) -> int:
-        """Waits for its end; returns its exit code."""
+        """Wait for its end; return its exit code."""
         until = time.monotonic() + 60
         while not self.exited and time.monotonic() < until:
             self.look()

@@ -29,7 +29,7 @@ for words in json.loads(sys.argv[1]):
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """The end of a command."""
 
     returncode: int
     stdout: str

@@ -1,4 +1,4 @@
-"""What outputs must be: sound pages, records as the schema says, subtitles that FFmpeg reads."""
+"""Checks of outputs: sound pages, records as the schema says, subtitles that FFmpeg reads."""
 
 import json
 import re
@@ -85,12 +85,12 @@ class Parsed(HTMLParser):
         raise AssertionError(f"a comment: {data!r}")
 
     def all(self, name: str) -> list[str]:
-        """The text of all elements of a class, or of a tag without one."""
+        """Return the texts of all elements of a class, or of a tag without one."""
         return [text for known, text in self.texts if known == name]
 
 
 def check_page(text: str) -> Parsed:
-    """Well-formed, and needs nothing from elsewhere."""
+    """Check that a page is well-formed and needs nothing from elsewhere; return it parsed."""
     page = Parsed(text)
     known = {
         "html",
@@ -135,7 +135,7 @@ def check_page(text: str) -> Parsed:
 
 
 def demuxed(path: Path) -> tuple[str, list[tuple[int, int]]]:
-    """FFmpeg's name of the file's only stream's codec, and the times of its packets, in milliseconds."""
+    """Return FFmpeg's name of the only stream's codec, and the times of its packets, in milliseconds."""
     with av.open(str(path)) as container:
         (stream,) = container.streams.subtitles
         packets = [p for p in container.demux(stream) if p.size]

@@ -96,7 +96,7 @@ class Window:
         self._reader.start()
 
     def lines(self) -> list[str]:
-        """What is on the screen, without what is empty at its end."""
+        """Return what is on the screen, without what is empty at its end."""
         shown = [line.rstrip() for line in self.screen.display]
         while shown and not shown[-1]:
             shown.pop()

@@ -1,4 +1,4 @@
-"""What answers are written as: every format takes every text, loses nothing, and is what its readers expect."""
+"""Formats of answers: every one takes every text, loses nothing, and is what its readers expect."""
 
 import csv
 import errno
