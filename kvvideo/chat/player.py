@@ -169,7 +169,7 @@ class Player:
                 self._cancel.set()
 
     def wait_idle(self, or_begun: bool = False) -> None:
-        """Wait until there is nothing to ingest: at the end, paused, after an error; or, if asked, until a chunk was."""
+        """Wait until there is nothing to ingest: at the end, paused, after an error; or until one chunk was."""
         while not (or_begun and self.status.stats.seen) and not self._idle.wait(timeout=0.2):
             if not self._thread.is_alive():
                 return

@@ -218,7 +218,7 @@ class Video:
 
 @dataclass(frozen=True)
 class LiveVideo(Video):
-    """The same of a video that may be live, and what to do when it stalls or is too fast."""
+    """A video that may be live: also what to do when it stalls, or is too fast."""
 
     follow: Annotated[
         bool,
