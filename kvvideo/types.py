@@ -1,4 +1,4 @@
-"""The data that flows between the parts: frames that know when they were shown, and statistics of a cache."""
+"""Values that flow between the parts: frames with their times, what a cache holds, how far a stream has come."""
 
 from dataclasses import dataclass
 

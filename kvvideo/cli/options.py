@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 CACHE, MODEL, VIDEO, OUTPUT = "Cache", "Model", "Video", "Output"
 """Panels of the help."""
 
-RETRY, WHEN_BEHIND = "30s", "lag"
-FPS, CHUNK_SECONDS, DECODER, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, "pyav", 128, "60s"
+FPS, CHUNK_SECONDS, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, 128, "60s"
 DEFAULT_MODEL, MAX_MODEL_LEN = EngineConfig.model, EngineConfig.max_model_len
 _CACHE = CacheConfig()
 STRATEGY, MAX_TOKENS, RATIO, SINK = _CACHE.strategy, _CACHE.max_tokens, _CACHE.ratio, _CACHE.sink
@@ -194,7 +193,7 @@ class Video:
             rich_help_panel=VIDEO,
             autocompletion=complete.decoder,
         ),
-    ] = DECODER
+    ] = "pyav"
 
     def reading(self, config: EngineConfig) -> dict[str, Any]:
         """Return the settings that ``plan`` and ``Source`` take.
@@ -227,7 +226,7 @@ class LiveVideo(Video):
     retry: Annotated[
         str,
         typer.Option("--retry", help="Live: how long to wait for a source that stalls; 0: not.", rich_help_panel=VIDEO),
-    ] = RETRY
+    ] = "30s"
     when_behind: Annotated[
         str,
         typer.Option(
@@ -236,7 +235,7 @@ class LiveVideo(Video):
             rich_help_panel=VIDEO,
             autocompletion=complete.one_of("lag", "drop"),
         ),
-    ] = WHEN_BEHIND
+    ] = "lag"
 
     def source(self, video: str, reading: dict[str, Any]) -> "Source":
         """Return ``video`` as a source that is read as ``reading`` says.
