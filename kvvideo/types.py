@@ -26,7 +26,7 @@ class Chunk:
     fps: float
 
     def until(self, time: float) -> "Chunk | None":
-        """The part of this chunk shown up to and including ``time``; None if that is nothing.
+        """Return the part of this chunk shown up to and including ``time``, in seconds; None if that is nothing.
 
         An odd last frame is shown twice, so that the count stays even.
         """
@@ -41,7 +41,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What the cache of one request holds.
+    """Statistics of the cache of one request.
 
     Attributes:
         seen: tokens computed so far, evicted ones included.

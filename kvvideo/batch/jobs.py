@@ -168,7 +168,7 @@ def _object(value: Any, name: str, allowed: dict[str, Any]) -> dict[str, Any]:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _Wrong(f"{name}: {_shown(value)} is no text with something in it")
+        raise _Wrong(f"{name}: {_shown(value)} must be a non-empty string")
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise _Wrong(f"{name}: {_shown(value)} has half a character in it, which no text can have")
     return value

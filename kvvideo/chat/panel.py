@@ -60,7 +60,7 @@ class Status(Progress):
 
 
 def column_shares(spans: Sequence[Span], end: float, width: int) -> list[float | None]:
-    """The share held of each of ``width`` equal stretches of [0, ``end``] seconds; None where nothing was seen.
+    """Return the share held of each of ``width`` equal stretches of [0, ``end``] seconds; None where nothing was seen.
 
     It is the mean over those seconds of the stretch that ``spans``, which do not overlap, tell of.
     """
@@ -79,7 +79,7 @@ def column_shares(spans: Sequence[Span], end: float, width: int) -> list[float |
 
 
 def timeline_bar(spans: Sequence[Span], end: float, width: int, at: float | None = None) -> Text:
-    """A bar of the video from 0 to ``end`` seconds, ``width`` columns wide, as high as the share held.
+    """Draw the video from 0 to ``end`` seconds as a bar ``width`` columns wide, as high as the share held.
 
     Columns of which nothing was seen are dots; one of which anything is held is never drawn empty. If ``at`` is
     given, a second line points to that moment.
@@ -96,7 +96,7 @@ def timeline_bar(spans: Sequence[Span], end: float, width: int, at: float | None
 
 
 def _column(share: float | None) -> tuple[str, str]:
-    """Glyph and style of a column."""
+    """Return glyph and style of a column."""
     if share is None:
         return _UNSEEN, _DIM
     level = 0 if share <= 0 else min(max(1, round(share * 8)), 8)
@@ -104,7 +104,7 @@ def _column(share: float | None) -> tuple[str, str]:
 
 
 def panel(status: Status, width: int) -> RenderableType:
-    """What there is to know about the stream, in a box ``width`` columns wide; from 40 columns on nothing wraps."""
+    """Draw all there is to know about the stream in a box ``width`` columns wide; nothing wraps in 40 or more."""
     inner = max(width - 4, 1)
     lines = [_heading(status), *_held(status, inner), *_flow(_details(status), inner)]
     lines += [*timeline_bar(status.timeline, _end(status), inner, status.position).split("\n"), _labels(status, inner)]
@@ -143,7 +143,7 @@ def prompt_line(status: Status, width: int | None = None) -> str:
 
 
 def to_ansi(renderable: RenderableType, width: int) -> str:
-    """``renderable`` as text with colours, ``width`` columns wide, without a newline at the end."""
+    """Return ``renderable`` as text with colours, ``width`` columns wide, without a newline at the end."""
     # A height as well, or rich would not believe the width where the terminal is dumb.
     console = Console(
         file=StringIO(),
@@ -160,12 +160,12 @@ def to_ansi(renderable: RenderableType, width: int) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """A time in whole seconds: one that has passed."""
+    """Return a time in whole seconds, rounded down: one that has passed."""
     return format_time(math.floor(seconds + 1e-6))
 
 
 def _end(status: Status) -> float:
-    """Where the bar ends: a live video has no end yet, and some files go on after the end they give."""
+    """Return the end of the bar: a live video has no end yet, and some files go on after the end they give."""
     return max([status.end or 0.0, status.position, *(span.end for span in status.timeline)])
 
 
@@ -185,7 +185,7 @@ def _heading(status: Status) -> Text:
 
 
 def _held(status: Status, width: int) -> list[Text]:
-    """Live tokens, and how full that makes the cache; the mark is the budget."""
+    """Draw the live tokens and how full they make the cache; the mark is the budget."""
     live, bound = status.cache.live, status.max_tokens
     if bound is None:
         return [Text(f"{live} tokens, no bound")]
@@ -221,7 +221,7 @@ def _details(status: Status) -> list[str]:
 
 
 def _flow(pieces: Sequence[str], width: int) -> list[Text]:
-    """``pieces`` in lines of at most ``width`` columns, none cut but one that is too long for a line."""
+    """Return ``pieces`` in lines of at most ``width`` columns, none cut but one that is too long for a line."""
     lines: list[str] = []
     for piece in pieces:
         if lines and len(lines[-1]) + len(piece) + 3 <= width:
@@ -232,7 +232,7 @@ def _flow(pieces: Sequence[str], width: int) -> list[Text]:
 
 
 def _labels(status: Status, width: int) -> Text:
-    """The times that the bar's ends, and its middle where there is room, stand for."""
+    """Draw the times of the bar's ends, and of its middle where there is room."""
     end = _end(status)
     first, middle, last = (_clock(time) for time in (0.0, end / 2, end))
     between = width - len(first) - len(last)

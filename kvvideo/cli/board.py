@@ -1,4 +1,4 @@
-"""What ``kvvideo batch`` shows a person: a table of the videos at hand while it runs, and of what came of them."""
+"""The tables of ``kvvideo batch``: of the videos at hand while it runs, of the results, and of ``--check``."""
 
 import math
 import time
@@ -32,7 +32,7 @@ class Board(render.Transient):
         self._answers: dict[str, int] = {}
 
     def show(self, event: Event) -> None:
-        """Take in what happened."""
+        """Note ``event``, and show it unless the last one was shown just now."""
         key = event.task.key
         if isinstance(event, Answered):
             self._answers[key] = self._answers.get(key, 0) + len(event.asked)
@@ -65,7 +65,7 @@ class Board(render.Transient):
 
 
 def summary(record: dict[str, Any]) -> None:
-    """What came of a batch, as a table."""
+    """Print the results of a batch as a table."""
     table = Table("strategy", "answered of those scored", "right", box=None, header_style="bold")
     for name, score in record["strategies"].items():
         right = "" if score["accuracy"] is None else f"{score['right']} ({score['accuracy']:.1%})"
@@ -89,7 +89,7 @@ def summary(record: dict[str, Any]) -> None:
 
 
 def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
-    """What a batch will take, as a table."""
+    """Print what a batch will take, as a table."""
     table = Table("jobs", "video", "length", "frames", "tokens", "cache at most", box=None, header_style="bold")
     for record in records:
         known = "tokens" in record
@@ -111,6 +111,6 @@ def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
 
 
 def _names(ids: list[str]) -> Text:
-    """Jobs in a cell."""
+    """Return the names of jobs as a cell of a table."""
     names = ", ".join(ids)
     return Text(clean.line(names if len(names) <= 40 else names[:39] + "…"))

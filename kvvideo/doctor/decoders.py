@@ -82,7 +82,7 @@ def _problem(name: str, clip: Path) -> str | None:
     if len(seen) != FRAMES:
         return f"returned {len(seen)} frames of {FRAMES}"
     wrong = np.flatnonzero(np.abs(seen - _levels()) > _SLACK)
-    return f"returned other frames than were put in, from the {wrong[0] + 1}. on" if len(wrong) else None
+    return f"frame {wrong[0] + 1} and later differ from the test clip" if len(wrong) else None
 
 
 class _Warnings(logging.Handler):

@@ -27,7 +27,7 @@ from kvvideo.session.pool import pool_bytes, sessions_in
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.tiny import samples
 from kvvideo.video import VideoReader
-from tests.cli.test_cli import truncated
+from tests.helpers.clips import truncated
 
 Record = dict[str, Any]
 

@@ -78,7 +78,7 @@ class Driven:
         return self.player.playback
 
     def now(self) -> tuple[Answer, Any, list[Any]]:
-        """What the stream says and holds, without the frame on screen."""
+        """Return what the stream says and holds, without the frame on screen."""
 
         def look(playback: Playback) -> tuple[Answer, Any, list[Any]]:
             playback.also = None

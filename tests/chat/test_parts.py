@@ -237,7 +237,7 @@ def dialogue(said: list[Said]) -> Dialogue:
 
 
 def harmless(line: str) -> bool:
-    """Whether it is one line in which nothing controls a terminal, hides, or turns what is around it.
+    """Return True if it is one line in which nothing controls a terminal, hides, or turns what is around it.
 
     Stricter than that would take joiners and marks of direction out, which many words need.
     """
@@ -427,6 +427,13 @@ def test_questions_and_commands() -> None:
     assert commands.find("at").usage == "/at TIME question"
 
 
+def test_each_command_is_done_by_a_function_of_its_own() -> None:
+    from kvvideo.chat.chat import HANDLERS
+
+    assert [*HANDLERS] == [command.name for command in COMMANDS]
+    assert len({*HANDLERS.values()}) == len(COMMANDS)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -612,7 +619,7 @@ def test_completions_go_on_from_what_was_typed(text: str) -> None:
 
 
 def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What killed chats left goes when the next one begins; what living ones use, and what is not ours, stays."""
+    """Remains of killed chats go when the next one begins; what living ones use, and what is not ours, stays."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = (
         "import time; from kvvideo.chat.scratch import scratch\n"

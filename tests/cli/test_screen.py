@@ -1,4 +1,4 @@
-"""What is left on a screen, seen in a terminal emulator: every answer whole, one summary, and nothing else."""
+"""Screens after a command, seen in a terminal emulator: every answer whole, one summary, and nothing else."""
 
 import json
 import logging
@@ -27,8 +27,8 @@ from kvvideo.cli.screen import standard_streams
 from kvvideo.outputs import FORMATS
 from kvvideo.session import EngineConfig
 from kvvideo.types import CacheStats, Progress
-from tests.cli.test_cli import command
 from tests.helpers import SAMPLES, commands
+from tests.helpers.commands import command
 from tests.helpers.windows import DRAWN, Reflowing, Window, wrapped
 
 LONG = ("--from", "1:59:00", "--to", "2:00:03", "--fps", "1")

@@ -253,3 +253,11 @@ def same(some: Iterable[Chunk], others: Iterable[Chunk]) -> bool:
         (a.times, a.start, a.end, a.fps) == (b.times, b.start, b.end, b.fps) and np.array_equal(a.frames, b.frames)
         for a, b in zip(some, others, strict=True)
     )
+
+
+def truncated(clip: Path, folder: Path) -> Path:
+    """Return the first half of the bytes of ``clip``, in a container that can be read so far."""
+    whole = copy(clip, folder / "whole.mkv")
+    cut = folder / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return cut

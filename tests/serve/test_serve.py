@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -40,6 +39,7 @@ from kvvideo.types import Chunk
 from kvvideo.video import VideoReader
 from tests.helpers import SAMPLES, engines
 from tests.helpers.clips import H264, Clip, copy
+from tests.helpers.commands import command
 from tests.helpers.reference import Model, Stream, keep_streaming
 from tests.plugin.test_reference import check_generated, feed_chunk, ids
 
@@ -83,7 +83,7 @@ def start(log: Path, *arguments: str) -> Server:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = [sys.executable, "-m", "kvvideo", "serve", "tiny", "--port", str(port)]
+    line = command("serve", "tiny", "--port", port)
     with log.open("wb") as output:
         process = subprocess.Popen([*line, *arguments], stdout=output, stderr=output, start_new_session=True)
     return Server(process, port, log)
@@ -528,7 +528,7 @@ def test_what_is_said_explicitly_stands(monkeypatch: pytest.MonkeyPatch, model_d
 
 def test_the_command_line_refuses_what_it_can_by_itself():
     for arguments, word in ((["--port", "8000", "tiny"], "the model comes first"), (["tiny", "--ratio", "2"], "ratio")):
-        line = [sys.executable, "-m", "kvvideo", "serve", *arguments]
+        line = command("serve", *arguments)
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 2
         assert word in done.stderr
