@@ -43,7 +43,7 @@ class Inputs:
         """
         ids = self._tokenizer(text)["input_ids"]
         if chunk is None:
-            return tokens_input(ids)
+            return of_tokens(ids)
         pairs, merge, patch = self._sides
         pixels, grid = patches(chunk.frames, pairs, merge, patch)
         count, offset = len(pixels) // merge**2, ids.index(self._video_token)
@@ -62,6 +62,11 @@ class Inputs:
             {_VIDEO: [f"frames-{next(self._numbers)}"]},
             {_VIDEO: [PlaceholderRange(offset, count)]},
         )
+
+
+def of_tokens(token_ids: list[int]) -> TokensInput:
+    """Return the prompt of these token ids and no more."""
+    return tokens_input(token_ids)
 
 
 def patches(
