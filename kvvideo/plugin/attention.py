@@ -29,6 +29,7 @@ from kvvideo.plugin.pages import Pages, PlainPages, put_rows, side_state, slots_
 from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedSpec
 
+
 @dataclass(frozen=True)
 class RequestStep:
     """One request that a layer has work for after this step's attention.
@@ -53,7 +54,7 @@ class RequestStep:
 
 @dataclass
 class Step:
-    """What the layers need to know of a step beyond the kernel's own metadata, of which it is an attribute.
+    """A step as the layers need to know it beyond the kernel's own metadata, of which this is an attribute.
 
     The builder makes it, the model adds ``tokens`` (``tell_tokens``), the layers read it.
 
@@ -308,7 +309,8 @@ class BoundedImpl(ABC):
             number: the layer's, from 0.
             queries: ``[tokens, heads * head_dim]`` or ``[tokens, heads, head_dim]``, as the backend has them.
             kv_cache: the layer's.
-            step, request: what is computed.
+            step: the step.
+            request: one of its requests.
             policy: the strategy.
         """
         layers = range(number, number + 1)
@@ -323,8 +325,9 @@ class BoundedImpl(ABC):
 
         Args:
             layers: numbers of layers, whose heads are chosen for as if they were those of one.
-            step, request: what was computed.
-            policy: chooses.
+            step: the step.
+            request: one of its requests.
+            policy: chooses them.
 
         Raises:
             KvvideoError: if the strategy does not return as many tokens as it must.

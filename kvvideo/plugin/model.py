@@ -67,7 +67,8 @@ class KvVideoQwen(Qwen2_5_VLForConditionalGeneration):
         Args:
             input_ids: ``int [tokens]``, or None where embeddings are given.
             positions: ``int64 [3, tokens]``, changed in place.
-            args, kwargs: as of vLLM's model.
+            *args: as of vLLM's model.
+            **kwargs: as of vLLM's model.
         """
         if positions.ndim == 2:
             tell_tokens(torch.stack([positions[0], positions[1] >> _HALF]))

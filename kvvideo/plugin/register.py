@@ -16,11 +16,11 @@ NAME = "kvvideo"
 """Group and name of the entry point."""
 
 AGAIN = "install kvvideo again: pip install --force-reinstall --no-deps, and its folder"
-"""What to do where it is missing or broken."""
+"""Advice where it is missing or broken."""
 
 
 class Problem(NamedTuple):
-    """What keeps vLLM from loading the plug-in, and what to do about it."""
+    """A reason why vLLM does not load the plug-in, and the remedy."""
 
     says: str
     mend: str

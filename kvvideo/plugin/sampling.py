@@ -1,4 +1,4 @@
-"""What a request asks of the sampler, and what comes back."""
+"""Make a request's sampling parameters, and read what it generated."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from kvvideo.errors import ConfigError
 
 
 class Generated(NamedTuple):
-    """What was generated of an answer so far.
+    """An answer so far.
 
     Attributes:
         text: its words.

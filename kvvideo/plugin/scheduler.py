@@ -32,7 +32,7 @@ logger = logging.getLogger("kvvideo.scheduler")
 
 @dataclass(frozen=True)
 class Past:
-    """What folds have taken out of a session's own counters.
+    """A session's counts that folds have taken out of its request.
 
     Attributes:
         position: M-RoPE position of its next token.

@@ -51,7 +51,7 @@ class BoundedSpec(FullAttentionSpec):
 
     @property
     def schedule(self) -> Schedule | None:
-        """When to compact; None for never."""
+        """The schedule of compactions; None for never."""
         return Schedule(self.budget, self.max_tokens) if self.max_tokens else None
 
     @property

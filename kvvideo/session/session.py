@@ -240,7 +240,7 @@ class VideoSession(Session):
         return [Span(row[2], row[3], float(s)) for row, s in zip(self._log, share, strict=True) if row[3] > row[2]]
 
     def save(self) -> Memory:
-        """Return all that is held of the video, in host memory; ``load`` goes on from there. The session stays as it is.
+        """Return all that is held of the video, in host memory, for ``load``. The session stays as it is.
 
         Raises:
             EngineError: if nothing was ingested, or the session has ended or has questions open.

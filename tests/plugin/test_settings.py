@@ -1,4 +1,4 @@
-"""What cannot work is refused before it goes wrong, and nothing changes where nothing was asked for."""
+"""Settings that cannot work are refused before anything goes wrong; where nothing was asked for, nothing changes."""
 
 import gc
 import os
