@@ -86,11 +86,13 @@ SURFACE: dict[str, dict[str, str]] = {
         "CPUAttentionBackend": "base of ours",
         "CPUAttentionBackendImpl": "base of ours",
         "CPUAttentionMetadataBuilder": "base of ours",
+        "CPUAttentionMetadataBuilder().isa": "how keys are packed; it is put on every layer",
         "_get_attn_isa": "tests: the packing of keys at hand",
     },
     "vllm.v1.attention.backends.flash_attn": {
         "FlashAttentionBackend": "base of ours",
         "FlashAttentionImpl": "base of ours",
+        "FlashAttentionImpl.do_kv_cache_update": "timed by kvvideo bench profile",
         "FlashAttentionMetadataBuilder": "base of ours",
     },
     "vllm.v1.attention.backends.triton_attn": {
@@ -106,7 +108,6 @@ SURFACE: dict[str, dict[str, str]] = {
         "Attention().impl": "where a layer computes: ours",
         "Attention().kv_cache": "its paged cache",
         "Attention().layer_name": "its key in a step's metadata",
-        "Attention().isa": "how the CPU packs keys; set by its backend",
     },
     "vllm.model_executor.models.utils": {
         "extract_layer_index": "number of a layer, from its name",
@@ -226,6 +227,7 @@ SURFACE: dict[str, dict[str, str]] = {
         "Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw(mm_features)": "the grids of a request's videos",
         "Qwen2_5_VLForConditionalGeneration.forward(input_ids, positions, intermediate_tensors, inputs_embeds, "
         "kwargs)": "overridden: takes places out of the positions",
+        "Qwen2_5_VLForConditionalGeneration.compute_logits": "timed by kvvideo bench profile",
         "Qwen2_5_VLForConditionalGeneration().config": "all that iter_mm_grid_thw looks at",
         "Qwen2_5_VLMultiModalProcessor": "processor of our model, vLLM's own",
         "Qwen2_5_VLProcessingInfo": "its information",
@@ -316,6 +318,9 @@ SURFACE: dict[str, dict[str, str]] = {
         "CompletionOutput().token_ids": "its tokens",
         "CompletionOutput().logprobs": "their log probabilities",
         "CompletionOutput().finish_reason": "why it ended",
+    },
+    "vllm.logprobs": {
+        "Logprob().logprob": "log probability of a token",
     },
     # Settings.
     "vllm.config": {

@@ -23,7 +23,7 @@ BLOCK = 16 if ON_GPU else 32
 """Tokens in one KV block of the suite's engines."""
 
 DTYPE = os.environ.get("KVVIDEO_TEST_DTYPE", "float32")
-"""Type of numbers that engines compute in. Below float32 only strategies that look at nothing but positions can be compared."""
+"""Type of numbers of all engines. Below float32 only strategies that look at nothing but positions can be compared."""
 
 EXACT = DTYPE == "float32"
 
