@@ -1,5 +1,6 @@
 """Check vLLM, the plug-in, and what comes with torch."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -31,7 +32,7 @@ def _torchvision() -> Finding:
     before = compat.import_error(name)
     compat.prepare()
     try:
-        import torchvision.transforms.v2.functional  # noqa: F401
+        importlib.import_module("torchvision.transforms.v2.functional")
     except Exception as error:
         return broken(name, f"{number} cannot load: {first_line(error)}", mend)
     if before:

@@ -92,7 +92,9 @@ def tell_tokens(tokens: torch.Tensor) -> None:
     Args:
         tokens: ``int64 [2, tokens]``, temporal M-RoPE positions and places.
     """
-    for metadata in (get_forward_context().attn_metadata or {}).values():
+    by_layer = get_forward_context().attn_metadata
+    # It is None while graphs are captured, and a list where tokens are drafted, which no bounded cache allows.
+    for metadata in by_layer.values() if isinstance(by_layer, dict) else ():
         step: Step | None = getattr(metadata, "kvvideo", None)
         if step is not None:
             step.tokens = tokens

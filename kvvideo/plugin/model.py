@@ -61,7 +61,7 @@ class KvVideoQwen(Qwen2_5_VLForConditionalGeneration):
             video[1] += places.encode(video - video[:, :1]) << _HALF
         return positions
 
-    def forward(self, input_ids: Any, positions: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, input_ids: torch.Tensor | None, positions: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Compute as vLLM's model does; take the places out of ``positions`` first and tell the attention layers.
 
         Args:
