@@ -15,7 +15,7 @@ from kvvideo.compression import load, places
 from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.errors import ConfigError, KvvideoError
-from kvvideo.plugin import compat
+from kvvideo.plugin import surface
 from kvvideo.plugin.platform import is_cpu
 from kvvideo.plugin.register import check_installed
 from kvvideo.prompt import OPENING, chunk_text, question_text
@@ -116,7 +116,7 @@ class Plain:
     def __init__(self, config: EngineConfig, tokens: int, chunks: int, copies: int) -> None:
         set_environment()
         check_installed()
-        compat.prepare()
+        surface.check()
         from kvvideo.plugin.engine import LocalEngine
 
         text = text_config(model_path(config.model))

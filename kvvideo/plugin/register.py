@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import NamedTuple
 
 from kvvideo.errors import EngineError
-from kvvideo.plugin import compat, surface
+from kvvideo.plugin import surface
 
 GROUP = "vllm.general_plugins"
 NAME = "kvvideo"
@@ -63,7 +63,6 @@ def register() -> None:
         EngineError: if this vLLM is not one that kvvideo knows.
     """
     surface.check_version()
-    compat.prepare()
     surface.check()
     from vllm import ModelRegistry
     from vllm.multimodal.video import VIDEO_LOADER_REGISTRY

@@ -14,14 +14,12 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import utils
 
 from kvvideo.errors import INTERRUPTED, ConfigError
-from kvvideo.plugin import surface
 
 
 class ServeCommand:
     """The command and its parser. Making it sets what vLLM's command line sets in the environment."""
 
     def __init__(self) -> None:
-        surface.check()
         cli_env_setup()
         self._command = ServeSubcommand()
         self._parser = FlexibleArgumentParser(prog="vllm")

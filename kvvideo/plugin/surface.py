@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from kvvideo.errors import EngineError
+from kvvideo.plugin import compat
 from kvvideo.plugin.compat import installed_version
 
 VERSION = "0.32.0"
@@ -441,9 +442,12 @@ def check_version() -> None:
 def check() -> None:
     """Check that vLLM has the names of the table, in the modules that any of its processes can load.
 
+    Call it before what imports them, which would fail with less to say.
+
     Raises:
         EngineError: naming those that are gone, the version that has them and how to get it.
     """
+    compat.prepare()
     modules = [name for name in SURFACE if name in sys.modules or not name.startswith(_ELSEWHERE)]
     if gone := [lacking for module in modules for lacking in missing(module)]:
         names = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")

@@ -15,10 +15,10 @@ from typing import Any
 
 from kvvideo.compression.config import KEY, CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, EngineError, KvvideoError, first_line
+from kvvideo.plugin import surface
 from kvvideo.plugin.platform import is_cpu
 from kvvideo.plugin.register import check_installed
 from kvvideo.plugin.settings import cache_config
-from kvvideo.plugin.surface import check_version
 from kvvideo.session.arguments import block_size, engine_args
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.environment import set_common
@@ -68,7 +68,8 @@ def main(arguments: list[str]) -> None:
             cache = CacheConfig.from_dict(told["cache"])
             _serve(Serving(arguments[1], cache, told["fps"], told["frame_tokens"]), arguments[1:])
         else:
-            check_version()
+            surface.check_version()
+            surface.check()
             from kvvideo.plugin.server import ServeCommand
 
             command = ServeCommand()
@@ -94,6 +95,7 @@ def _serve(serving: Serving, arguments: list[str]) -> None:
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), own)))
     check_installed()
     text_config(model_path(serving.model))
+    surface.check()
     from kvvideo.plugin.server import ServeCommand
 
     command = ServeCommand()
@@ -182,7 +184,7 @@ def _check(args: argparse.Namespace) -> None:
         _check_port(args.host, args.port)
     try:
         config = configured(args)
-    except ConfigError:
+    except KvvideoError:
         raise
     except Exception as error:
         raise ConfigError(f"vLLM refuses these settings: {_reason(error)}") from error

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, first_line
-from kvvideo.plugin import compat
+from kvvideo.plugin import surface
 from kvvideo.plugin.platform import is_cpu
 from kvvideo.plugin.register import check_installed
 from kvvideo.session import model_files
@@ -43,8 +43,8 @@ class Engine:
         self.config = config
         set_environment()
         check_installed()
-        compat.prepare()
         _check_model(config)
+        surface.check()
         from kvvideo.plugin.engine import LocalEngine
         from kvvideo.plugin.inputs import Inputs
 

@@ -32,6 +32,7 @@ from kvvideo.compression.config import KEY
 from kvvideo.errors import EngineError
 from kvvideo.plugin import register, scheduler, stages, surface
 from kvvideo.plugin.surface import SURFACE
+from kvvideo.session import Engine, EngineConfig
 from tests.helpers import ROOT, SAMPLES
 from tests.plugin.test_settings import vllm_config
 
@@ -232,6 +233,7 @@ def test_a_name_that_is_gone_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(Scheduler, "_reserve_prefill_lookahead")
     said = refusal(register.register)
     assert "lacks vllm.v1.core.sched.scheduler.Scheduler._reserve_prefill_lookahead(request, num_comp" in said
+    assert refusal(lambda: Engine(EngineConfig("tiny"))) == said, "before anything is loaded"
 
 
 def test_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch):
