@@ -10,7 +10,7 @@ from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.profile import COMPACTING, STATE, WATCHING, ingest_cycle, watch
 from kvvideo.compression import load
 from kvvideo.session import BASELINES, Engine, EngineConfig, VideoSession
-from kvvideo.session.pool import spare_rows
+from kvvideo.session.pool import with_room_for
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,10 @@ def run(
 ) -> dict[str, Any]:
     """Stream over ``cycles`` compactions under each strategy with nothing timed inside, and as many timed."""
     caches = [replace(config.cache, strategy=name) for name in strategies]
-    first = replace(caches[0], spare_rows=spare_rows(caches[0], caches[1:]))
-    engine = Engine(replace(config, cache=first))
+    engine = Engine(with_room_for(caches, replace(config, cache=caches[0])))
     frames, costs = Frames(config, frame_tokens), []
     for cache in caches:
-        engine.use(replace(cache, spare_rows=spare_rows(cache, [first])))
+        engine.use(cache)
         costs.append(_measure(engine, cache.strategy, cycles, frames))
         on_strategy(costs[-1])
     report = heading("compaction", config, engine.block_size, frames)

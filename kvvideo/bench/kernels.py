@@ -141,7 +141,7 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
 
     def gather() -> None:
         index = kept[..., None].expand(-1, -1, size)
-        rotary.turn(live.keys.gather(1, index), rotary.far(moves)).to(layer.dtype)
+        rotary.rotate(live.keys.gather(1, index), rotary.angles64(moves)).to(layer.dtype)
         live.values.gather(1, index)
         rows.gather(2, kept.expand(3, -1, -1))
 
@@ -162,8 +162,8 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
     )
     yield Work(
         "take rotation off keys",
-        lambda: distance.turned_back(live.keys, live.positions, live.places, rotary.frequencies, rotary.axis),
-        lambda: rotary.turn(live.keys, -rotary.angles(live.positions.expand(3, -1, -1))),
+        lambda: distance.unrotated(live.keys, live.positions, live.places, rotary.frequencies, rotary.axis),
+        lambda: rotary.rotate(live.keys, -rotary.angles(live.positions.expand(3, -1, -1))),
         heads * n * size * (layer.width + 4),
         3 * heads * n * size,
         torch.float32,

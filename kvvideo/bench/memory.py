@@ -22,7 +22,7 @@ from kvvideo.errors import KvvideoError
 from kvvideo.prompt import chunk_text
 from kvvideo.session import Engine, EngineConfig, open_session
 from kvvideo.session.hub import model_path
-from kvvideo.session.pool import block_bytes, spare_rows
+from kvvideo.session.pool import block_bytes, with_room_for
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.tiny import world
@@ -226,9 +226,8 @@ def _tokens_at_most(clips: Sequence[Clip], height: int, width: int) -> int:
 
 def _start(config: EngineConfig, strategies: Sequence[str], longest: int) -> Engine:
     """An engine whose pool holds the longest clip in full, and any strategy's side state."""
-    full = CacheConfig("full")
-    rows = spare_rows(full, [replace(config.cache, strategy=name) for name in strategies])
-    config = replace(config, cache=replace(full, spare_rows=rows), max_model_len=longest + 1024)
+    caches = [replace(config.cache, strategy=name) for name in strategies]
+    config = with_room_for(caches, replace(config, cache=CacheConfig("full"), max_model_len=longest + 1024))
     size = 32
     blocks = (longest + 1024) // size + config.questions * 34 + 2
     return Engine(replace(config, kv_bytes=blocks * block_bytes(model_path(config.model), config, size)))

@@ -419,7 +419,7 @@ class Chat:
             cache = playback.engine.config.cache
             if cache.schedule(playback.engine.block_size) is None:
                 raise ConfigError(f"budget: strategy {cache.strategy!r} keeps everything; start anew with another")
-            wanted = replace(cache, budget=budget, max_tokens=max(cache.max_tokens * budget // cache.kept, budget + 1))
+            wanted = cache.with_budget(budget)
             try:
                 return playback.restart(wanted, self._on_chunk(playback, playback.at))
             finally:

@@ -100,7 +100,7 @@ class Playback:
         self.engine, self.source = engine, source
         self._checkpoints, self._every = checkpoints, every
         self._saved, self._saved_until = saved, float("inf")
-        self._first, self._events = replace(cache, spare_rows=0), list[Event]()
+        self._first, self._events = cache, list[Event]()
         self._about: dict[str, Any] = {}
         if memory is not None:
             self._about = memory.source
@@ -392,7 +392,7 @@ class Playback:
 
     def _open(self, memory: Memory | None) -> VideoSession:
         cache = self._first if memory is None else memory.cache
-        if replace(self.engine.config.cache, spare_rows=0) != cache:
+        if self.engine.config.cache != cache:
             self.engine.use(cache)
         return VideoSession(self.engine) if memory is None else VideoSession.load(self.engine, memory)
 
@@ -404,7 +404,7 @@ class Playback:
     def _leave(self) -> _Place:
         place = _Place(
             self.session.save() if self.session.chunks else None,
-            replace(self.engine.config.cache, spare_rows=0),
+            self.engine.config.cache,
             self._events,
             self._reader,
             self._pending,

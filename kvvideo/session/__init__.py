@@ -9,7 +9,7 @@ from kvvideo.session.arguments import engine_args
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import Engine
-from kvvideo.session.pool import spare_rows
+from kvvideo.session.pool import with_room_for
 from kvvideo.session.recent import RecentSession
 from kvvideo.session.session import VideoSession
 from kvvideo.session.summary import SummarySession
@@ -46,7 +46,7 @@ def open_engine(config: EngineConfig, caches: Sequence[CacheConfig]) -> Engine:
     """
     unbounded = next((cache for cache in caches if not load(cache.strategy).bounded), None)
     largest = unbounded or max(caches, key=lambda cache: cache.max_tokens)
-    engine = Engine(replace(config, cache=replace(largest, spare_rows=spare_rows(largest, caches))))
+    engine = Engine(with_room_for(caches, replace(config, cache=largest)))
     for cache in caches:
         engine.use(cache)
         open_session(engine).close()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvvideo.compression.config import CacheConfig
+from kvvideo.compression.options import check_whole
 from kvvideo.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -33,9 +34,11 @@ class EngineConfig:
         load_format: vLLM's; ``dummy`` makes weights up, for measuring at a model's true shape.
         step_tokens: most tokens computed in one step; also bounds the frames of one chunk.
         options: further ``EngineArgs`` of vLLM.
+        spare_rows: rows of side state that the cache's pages have beyond those of its strategy, so that a running
+            engine can switch to one with more (``Engine.use``).
 
     Raises:
-        ConfigError: if there is no such dtype.
+        ConfigError: if there is no such dtype, or ``spare_rows`` is not a number of rows.
     """
 
     model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -50,7 +53,9 @@ class EngineConfig:
     load_format: str = "auto"
     step_tokens: int = 8192
     options: dict[str, Any] = field(default_factory=dict)
+    spare_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype: no {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        check_whole("spare_rows", self.spare_rows, 0)

@@ -68,15 +68,15 @@ class Memory:
             raise ConfigError(
                 "strategy: 'full' has no bound, and a cache with one cannot lose it on the way; start anew"
             )
-        if (cache.kept, cache.max_tokens) != (self.cache.kept, self.cache.max_tokens):
+        if (cache.budget_tokens, cache.max_tokens) != (self.cache.budget_tokens, self.cache.max_tokens):
             raise ConfigError(
-                f"strategy: {cache.strategy!r} would keep {cache.kept} of {cache.max_tokens} tokens, and this cache "
-                f"was made for {self.cache.kept} of {self.cache.max_tokens}; start anew for that"
+                f"strategy: {cache.strategy!r} would keep {cache.budget_tokens} of {cache.max_tokens} tokens, and this "
+                f"cache was made for {self.cache.budget_tokens} of {self.cache.max_tokens}; start anew for that"
             )
         if cache.positions != self.cache.positions:
             raise ConfigError("positions: they stay as the stream began with them; start anew to change them")
         state = self.tensors["state"]
-        rows = torch.zeros((len(state), state_rows(cache, spare=False), *state.shape[2:]), dtype=state.dtype)
+        rows = torch.zeros((len(state), state_rows(cache), *state.shape[2:]), dtype=state.dtype)
         rows[:, : own_rows(cache)] = state[:, : own_rows(cache)]
         kept = {name: self.tensors[name] for name in ("keys", "values", "log")}
-        return replace(self, cache=replace(cache, spare_rows=0), tensors={**kept, "state": rows})
+        return replace(self, cache=cache, tensors={**kept, "state": rows})

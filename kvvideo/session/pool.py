@@ -1,6 +1,7 @@
 """How many bytes a KV cache takes, from a model's configuration alone."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from kvvideo.compression.config import CacheConfig
@@ -14,15 +15,20 @@ from kvvideo.session.model_config import computed_in, text_config
 def block_bytes(path: str, config: Any, block_size: int, ranks: int = 1) -> int:
     """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool. Of several
     ``ranks`` of tensor parallelism, on each of them."""
-    text, rows = text_config(path), state_rows(config.cache)
+    text, rows = text_config(path), state_rows(config.cache) + config.spare_rows
     page = page_bytes(text, block_size, computed_in(path, config).itemsize, rows, ranks)
     return page * int(text.num_hidden_layers)
 
 
-def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
-    """Rows of side state to keep ready beside those of ``cache``, so that an engine can be switched to ``others``."""
-    most = max((state_rows(other, spare=False) for other in others), default=0)
-    return max(0, most - state_rows(cache, spare=False))
+def with_room_for(caches: Iterable[CacheConfig], config: EngineConfig) -> EngineConfig:
+    """Return ``config`` with the rows of side state that an engine needs to be switched to any of ``caches``."""
+    most = max((state_rows(cache) for cache in caches), default=0)
+    return replace(config, spare_rows=max(0, most - state_rows(config.cache)))
+
+
+def moved_to(config: EngineConfig, cache: CacheConfig) -> EngineConfig:
+    """Return ``config`` with another cache in pages of the same size."""
+    return replace(config, cache=cache, spare_rows=config.spare_rows + state_rows(config.cache) - state_rows(cache))
 
 
 def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int, ranks: int = 1) -> int:

@@ -51,13 +51,13 @@ def test_settings_must_be_an_object(settings: object):
 
 
 def test_what_is_kept():
-    assert CacheConfig().kept == 2048
-    assert CacheConfig(ratio=0.25).kept == 1024
-    assert CacheConfig(budget=1000).kept == 1000
-    assert CacheConfig(strategy="streaming", window=1000).kept == 1032
-    assert CacheConfig(window=1000).kept == 2048
-    assert CacheConfig(strategy="window", window=1000).kept == 1000
-    assert CacheConfig(strategy="streaming", window=1000, budget=1500).kept == 1500
+    assert CacheConfig().budget_tokens == 2048
+    assert CacheConfig(ratio=0.25).budget_tokens == 1024
+    assert CacheConfig(budget=1000).budget_tokens == 1000
+    assert CacheConfig(strategy="streaming", window=1000).budget_tokens == 1032
+    assert CacheConfig(window=1000).budget_tokens == 2048
+    assert CacheConfig(strategy="window", window=1000).budget_tokens == 1000
+    assert CacheConfig(strategy="streaming", window=1000, budget=1500).budget_tokens == 1500
 
 
 def test_the_schedule_is_in_whole_blocks():
@@ -100,13 +100,13 @@ def test_any_settings_are_used_or_refused_by_name(settings: dict[str, Any]):
         return
     config = CacheConfig.from_dict(settings)
     assert CacheConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
-    assert 0 < config.kept < config.max_tokens
+    assert 0 < config.budget_tokens < config.max_tokens
     for size in (16, 32):
         if field := refused_field(lambda size=size: config.schedule(size)):
             assert field in ("max_tokens", "sink")
         elif schedule := config.schedule(size):
             assert schedule.budget % size == schedule.max_tokens % size == 0
-            assert config.kept - size < schedule.budget <= config.kept
+            assert config.budget_tokens - size < schedule.budget <= config.budget_tokens
             assert config.max_tokens - size < schedule.max_tokens <= config.max_tokens
             assert load(config.strategy)(config, schedule.budget).budget == schedule.budget
         else:

@@ -494,7 +494,7 @@ def test_expected_attention_knows_queries_without_their_positions():
     policy, live = live_cache("expected-attention", 40, video=False)
     plain = torch.randn(HEADS * GROUP, DIM)
     angles = live.rotary.angles(torch.arange(40).expand(3, -1))
-    queries = live.rotary.turn(plain.expand(40, -1, -1), angles[:, None])
+    queries = live.rotary.rotate(plain.expand(40, -1, -1), angles[:, None])
     for start in range(0, 40, 10):
         part = LiveCache(
             live.keys[:, : start + 10],

@@ -7,9 +7,12 @@ from kvvideo.compression.policy import LiveCache, ScorePolicy
 
 
 class Knorm(ScorePolicy):
+    """Score ``s_t = -||k_t||`` (arXiv 2406.11430). Reads ``keys`` (``[kv_heads, n, head_dim]``)."""
+
     summary = "keeps sinks, recent, and the shortest keys"
     source = "L2 norm of keys, arXiv 2406.11430"
     heads_alike = True
 
     def score(self, live: LiveCache) -> Tensor:
+        """Return minus the length of each key, ``float32 [kv_heads, n]``."""
         return -live.keys.norm(dim=-1, dtype=torch.float32)
