@@ -1,4 +1,4 @@
-"""``bench compaction``: what each strategy costs, beside the model's own work."""
+"""``bench compaction``: the cost of each strategy beside the model's own work."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from kvvideo.session.pool import with_room_for
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one strategy.
+    """Cost of one strategy.
 
     Attributes:
         strategy: its name.
@@ -25,7 +25,7 @@ class Cost:
         state_ms: of noting the position and place of new tokens, per chunk.
         share: of these three in the time of a chunk, measured in the same chunks.
         own_share: without ``state_ms``, which all strategies pay.
-        compactions: that were measured.
+        compactions: number that was measured.
     """
 
     strategy: str
@@ -39,7 +39,7 @@ class Cost:
 
 
 def names() -> list[str]:
-    """Strategies that compact a cache."""
+    """Return the names of the strategies that compact a cache."""
     from kvvideo import compression
 
     return [name for name in compression.strategies() if name not in BASELINES and load(name).bounded]
@@ -52,7 +52,10 @@ def run(
     frame_tokens: int | None = None,
     on_strategy: Callable[[Cost], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Stream over ``cycles`` compactions under each strategy with nothing timed inside, and as many timed."""
+    """Stream over ``cycles`` compactions under each strategy with nothing timed inside, and as many timed.
+
+    Returns the report.
+    """
     caches = [replace(config.cache, strategy=name) for name in strategies]
     engine = Engine(with_room_for(caches, replace(config, cache=caches[0])))
     frames, costs = Frames(config, frame_tokens), []

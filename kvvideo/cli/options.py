@@ -195,7 +195,7 @@ def cache_config(
 ) -> CacheConfig:
     """The cache settings that these options describe."""
     own = {"queries": queries, "score_norm": score_norm}
-    return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, positions=positions, **own)
+    return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, positions=positions, options=own.items())
 
 
 def reading(

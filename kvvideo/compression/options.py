@@ -26,7 +26,9 @@ class Option(Generic[Value]):
         self, default: Value, help: str, *, source: str, least: float = 0, choices: tuple[Value, ...] = ()
     ) -> None:
         self.name = ""
-        self.default, self.help, self.source, self.least, self.choices = default, help, source, least, choices
+        self.default: Value = default
+        self.help, self.source, self.least = help, source, least
+        self.choices: tuple[Value, ...] = choices
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

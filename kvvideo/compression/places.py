@@ -22,7 +22,8 @@ def encode(offsets: Tensor) -> Tensor:
     """
     t, h, w = (axis.clamp(0, limit - 1) for axis, limit in zip(offsets, LIMITS, strict=True))
     # The last place of all would not fit into 31 bits.
-    return (((t << _BITS | h) << _BITS | w) + 1).clamp(max=(1 << 31) - 1)
+    place: Tensor = ((t << _BITS | h) << _BITS | w) + 1
+    return place.clamp(max=(1 << 31) - 1)
 
 
 def patch(places: Tensor) -> Tensor:

@@ -164,9 +164,10 @@ def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
     """
     heads, n = live.keys.shape[:2]
     count = len(queries)
-    grouped = (queries.float() * live.scale).to(live.keys.dtype).unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
+    scaled = (queries.float() * live.scale).to(live.keys.dtype)
+    grouped = torch.unflatten(scaled, 1, (heads, -1)).permute(1, 2, 0, 3)
     # One product a KV head: keys are not repeated for the heads of a group.
-    logits = (grouped.flatten(1, 2) @ live.keys.mT).float().unflatten(1, grouped.shape[1:3])
+    logits = torch.unflatten((grouped.flatten(1, 2) @ live.keys.mT).float(), 1, grouped.shape[1:3])
     first = n - following - count
     future = torch.ones(count, n - first, dtype=torch.bool, device=logits.device).triu(1)
     logits[..., first:].masked_fill_(future, -torch.inf)
@@ -181,7 +182,7 @@ def attention_received(queries: Tensor, live: LiveCache, following: int = 0) -> 
         return received(queries, live.keys, live.scale, following)
     total = torch.zeros(live.keys.shape[:2], device=live.keys.device)
     # A few queries at a time: all of a long step against all tokens would take more memory than the cache.
-    for block in queries.split(64):
+    for block in torch.split(queries, 64):
         following -= len(block)
         total += attention(block, live, following + len(queries)).sum(dim=(1, 2))
     return total

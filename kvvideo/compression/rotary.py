@@ -45,8 +45,8 @@ class Rotary:
         """
         if x.device.type != "cpu":
             return self.rotate(x, -self.angles(axes))
-        there, index = axes.int().unique(return_inverse=True)
-        parts = self.frequencies.split(torch.bincount(self.axis, minlength=len(axes)).tolist())
+        there, index = torch.unique(axes.int(), return_inverse=True)
+        parts = torch.split(self.frequencies, torch.bincount(self.axis, minlength=len(axes)).tolist())
         cos, sin = [], []
         for part, own in zip(parts, index.flatten(1), strict=True):
             angles = there.float()[:, None] * part

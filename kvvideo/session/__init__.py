@@ -1,4 +1,4 @@
-"""Streaming a video into vLLM and asking about it."""
+"""Sessions: stream a video into vLLM and ask about it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,12 +34,12 @@ BASELINES: dict[str, type[Session]] = {"recent": RecentSession, "summary": Summa
 
 
 def open_session(engine: Engine) -> Session:
-    """A session that remembers by the engine's strategy."""
+    """Open a session that remembers by the engine's strategy."""
     return BASELINES.get(engine.config.cache.strategy, VideoSession)(engine)
 
 
 def open_engine(config: EngineConfig, caches: Sequence[CacheConfig]) -> Engine:
-    """An engine that can be switched to any of ``caches``; each is tried, so that one that cannot be is known at once.
+    """Start an engine that can be switched to any of ``caches``; each is tried, so that a wrong one is known at once.
 
     Raises:
         ConfigError: if one of them cannot be used; and what ``Engine`` raises.

@@ -1,4 +1,4 @@
-"""What a session is outside of the engine: everything needed to go on from where it stood."""
+"""``Memory``: a session outside of the engine, with everything that is needed to resume it."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Memory:
-    """All that is held of a video at one moment of it, in host memory.
+    """A session's live cache at one moment of the video, in host memory.
 
     It does not depend on blocks or on how a backend packs them, so what one machine saved another can load.
 
@@ -51,11 +51,11 @@ class Memory:
 
     @property
     def bytes(self) -> int:
-        """Size of the tensors."""
+        """Bytes of the tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def under(self, cache: CacheConfig) -> "Memory":
-        """The same tokens for another strategy, whose own scores and knowledge of the stream begin at nothing.
+        """Return the same tokens for another strategy, whose side state and statistics of the stream begin at zero.
 
         Raises:
             ConfigError: if ``cache`` holds another number of tokens, or treats positions differently.

@@ -54,13 +54,13 @@ class ExpectedAttention(ScorePolicy):
         # The mean rotation of queries, moved over to the keys.
         low, high = live.keys.float().chunk(2, dim=-1)
         keys = torch.cat([low * cos + high * sin, high * cos - low * sin], dim=-1)
-        mean, spread = (live.stream[name].unflatten(0, (len(keys), -1)).mT for name in ("mean", "spread"))
+        mean, spread = (torch.unflatten(live.stream[name], 0, (len(keys), -1)).mT for name in ("mean", "spread"))
         quadratic = _products(keys)
         quadratic[..., keys.shape[-1] // 2 : keys.shape[-1]] *= 2
         logits = live.scale * (keys @ mean) + live.scale**2 / 2 * (quadratic @ spread)
         # In logarithms, for most probabilities may be too small to tell apart.
         expected = logits.log_softmax(dim=1).logsumexp(dim=-1)
-        return expected + live.values.norm(dim=-1, dtype=torch.float32).log()
+        return expected + torch.linalg.vector_norm(live.values, dim=-1, dtype=torch.float32).log()
 
 
 def _products(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class InfinipotV(ScorePolicy):
 
     def score(self, live: LiveCache) -> Tensor:
         """Return the value norms, infinite for what TaR chose, ``float32 [kv_heads, n]``."""
-        norms = live.values.norm(dim=-1, dtype=torch.float32)
+        norms = torch.linalg.vector_norm(live.values, dim=-1, dtype=torch.float32)
         novelty = self._novelty(live, norms)
         novelty[:, : self.sink] = -torch.inf
         novelty[:, len(live) - self.recent :] = -torch.inf

@@ -15,4 +15,4 @@ class Knorm(ScorePolicy):
 
     def score(self, live: LiveCache) -> Tensor:
         """Return minus the length of each key, ``float32 [kv_heads, n]``."""
-        return -live.keys.norm(dim=-1, dtype=torch.float32)
+        return -torch.linalg.vector_norm(live.keys, dim=-1, dtype=torch.float32)

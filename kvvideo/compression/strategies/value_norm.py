@@ -15,4 +15,4 @@ class ValueNorm(ScorePolicy):
 
     def score(self, live: LiveCache) -> Tensor:
         """Return the length of each value, ``float32 [kv_heads, n]``."""
-        return live.values.norm(dim=-1, dtype=torch.float32)
+        return torch.linalg.vector_norm(live.values, dim=-1, dtype=torch.float32)
