@@ -49,7 +49,7 @@ def stream(
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Time per chunk, and memory, along one long stream of made-up frames."""
+    """Measure time per chunk, and memory, along one long stream of made-up frames."""
     from kvvideo.bench.frames import LARGE, SMALL, Frames
     from kvvideo.bench.shapes import shaped
     from kvvideo.bench.stream import run
@@ -76,7 +76,7 @@ def start(
     dtype: options.Dtype = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Where the time goes between the start and the first answer."""
+    """Measure each stage between the start and the first answer."""
     from kvvideo.bench.start import run
     from kvvideo.cli import bench_tables
 
@@ -107,7 +107,7 @@ def checkpoint(
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """What a checkpoint every minute of video costs, and how large it is."""
+    """Measure the cost of a checkpoint every minute of video, and its size."""
     from kvvideo.bench.checkpoint import run
     from kvvideo.cli import bench_tables, render
 
@@ -144,7 +144,7 @@ def ingest(
     seed: options.Seed = 0,
     json_output: Json = False,
 ) -> None:
-    """Speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
+    """Measure speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
     config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
     _race(config, lengths, against, 0, frame_tokens, chunk, json_output)
 
@@ -165,7 +165,7 @@ def ask(
     seed: options.Seed = 0,
     json_output: Json = False,
 ) -> None:
-    """Time to the first token of an answer against the length of the stream, beside the same others."""
+    """Measure the time to the first token of an answer against the length of the stream, beside the same others."""
     config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
     _race(config, lengths, against, questions, frame_tokens, chunk, json_output)
 
@@ -191,7 +191,7 @@ def compaction(
     seed: options.Seed = 0,
     json_output: Json = False,
 ) -> None:
-    """What each strategy costs: a compaction, looking at queries, and their share of a step."""
+    """Measure the cost of each strategy: a compaction, watching queries, and their share of a step."""
     from kvvideo.bench.compaction import Cost, names, run
     from kvvideo.cli import bench_tables, render
 
@@ -222,7 +222,7 @@ def profile(
     seed: options.Seed = 0,
     json_output: Json = False,
 ) -> None:
-    """Where every millisecond of ingesting a chunk goes."""
+    """Measure the time of ingesting a chunk, part by part."""
     from kvvideo.bench.profile import run
     from kvvideo.cli import bench_tables, render
 
@@ -252,7 +252,7 @@ def decode(
     seed: options.Seed = 0,
     json_output: Json = False,
 ) -> None:
-    """How fast each decoder reads an H.264 clip made on the spot, what memory it takes, and whether an engine waits."""
+    """Measure each decoder's speed and memory on an H.264 clip made on the spot, and whether an engine waits for it."""
     from kvvideo.bench.decode import run
     from kvvideo.cli import bench_tables, render
 
@@ -321,7 +321,7 @@ def _print(report: dict[str, Any], table: Callable[[dict[str, Any]], None], json
 
 
 QUICK = ("streaming,h2o,distinct", "0.05,0.1", 6.0, 2)
-"""What ``--quick`` measures: strategies, shares, minutes and clips."""
+"""Scope of ``--quick``: strategies, shares, minutes and clips."""
 
 
 @app.command("memory")
@@ -336,11 +336,11 @@ def memory(
         ),
     ] = None,
     shares: Annotated[
-        str, typer.Option("--shares", help="Budgets: the most a cache may hold, as parts of the stream.")
+        str, typer.Option("--shares", help="The most a cache may hold (max_tokens), as parts of the stream.")
     ] = "0.02,0.05,0.1,0.2,0.5",
     minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Length of a clip.")] = 10.0,
     clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Three strategies, two budgets, two clips of 6 min.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Three strategies, two shares, two clips of 6 min.")] = False,
     ratio: options.Ratio = options.RATIO,
     sink: options.Sink = options.SINK,
     window: options.Window = None,
@@ -358,7 +358,7 @@ def memory(
         Path | None, typer.Option("--from", help="Print or plot a JSON report made earlier; nothing is measured.")
     ] = None,
 ) -> None:
-    """What each strategy still remembers, by budget and age, on clips no model was trained on."""
+    """Measure what each strategy still remembers, by size of the cache and age, on clips no model was trained on."""
     from kvvideo.cli import bench_tables, render
 
     if report_file is not None:

@@ -154,6 +154,12 @@ def keep_all_heads(live: LiveCache, index: Tensor) -> Tensor:
     return index.to(live.keys.device).expand(live.keys.shape[0], -1)
 
 
+def lengths(x: Tensor) -> Tensor:
+    """Return the Euclidean length of each vector of ``x`` (``[..., d]``), ``float32 [...]``."""
+    found: Tensor = x.norm(dim=-1, dtype=torch.float32)
+    return found
+
+
 def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
     """Return the causal attention of the last ``q`` tokens' queries, ``float32 [kv_heads, group, q, n]``.
 

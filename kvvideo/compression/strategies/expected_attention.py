@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kvvideo.compression import places
-from kvvideo.compression.policy import LiveCache, ScorePolicy
+from kvvideo.compression.policy import LiveCache, ScorePolicy, lengths
 
 HORIZON = 512
 """Positions to come, over which the rotation of future queries is averaged: kvpress's default."""
@@ -60,7 +60,7 @@ class ExpectedAttention(ScorePolicy):
         logits = live.scale * (keys @ mean) + live.scale**2 / 2 * (quadratic @ spread)
         # In logarithms, for most probabilities may be too small to tell apart.
         expected = logits.log_softmax(dim=1).logsumexp(dim=-1)
-        return expected + torch.linalg.vector_norm(live.values, dim=-1, dtype=torch.float32).log()
+        return expected + lengths(live.values).log()
 
 
 def _products(x: Tensor) -> Tensor:

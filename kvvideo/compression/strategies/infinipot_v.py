@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from kvvideo.compression import places
-from kvvideo.compression.policy import LiveCache, ScorePolicy
+from kvvideo.compression.policy import LiveCache, ScorePolicy, lengths
 
 
 class InfinipotV(ScorePolicy):
@@ -27,7 +27,7 @@ class InfinipotV(ScorePolicy):
 
     def score(self, live: LiveCache) -> Tensor:
         """Return the value norms, infinite for what TaR chose, ``float32 [kv_heads, n]``."""
-        norms = torch.linalg.vector_norm(live.values, dim=-1, dtype=torch.float32)
+        norms = lengths(live.values)
         novelty = self._novelty(live, norms)
         novelty[:, : self.sink] = -torch.inf
         novelty[:, len(live) - self.recent :] = -torch.inf

@@ -1,9 +1,8 @@
 """Key norm: tokens with short keys, which tend to be attended to most."""
 
-import torch
 from torch import Tensor
 
-from kvvideo.compression.policy import LiveCache, ScorePolicy
+from kvvideo.compression.policy import LiveCache, ScorePolicy, lengths
 
 
 class Knorm(ScorePolicy):
@@ -15,4 +14,4 @@ class Knorm(ScorePolicy):
 
     def score(self, live: LiveCache) -> Tensor:
         """Return minus the length of each key, ``float32 [kv_heads, n]``."""
-        return -torch.linalg.vector_norm(live.keys, dim=-1, dtype=torch.float32)
+        return -lengths(live.keys)

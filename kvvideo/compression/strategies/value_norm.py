@@ -1,9 +1,8 @@
 """Value norm: tokens with long values, which change most what attends to them."""
 
-import torch
 from torch import Tensor
 
-from kvvideo.compression.policy import LiveCache, ScorePolicy
+from kvvideo.compression.policy import LiveCache, ScorePolicy, lengths
 
 
 class ValueNorm(ScorePolicy):
@@ -15,4 +14,4 @@ class ValueNorm(ScorePolicy):
 
     def score(self, live: LiveCache) -> Tensor:
         """Return the length of each value, ``float32 [kv_heads, n]``."""
-        return torch.linalg.vector_norm(live.values, dim=-1, dtype=torch.float32)
+        return lengths(live.values)

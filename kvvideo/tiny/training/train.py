@@ -421,7 +421,7 @@ class Hints(torch.nn.Module):
         device, width = states.device, batch.times.shape[1]
         video = compute.load(batch.cells[:, :width], device) >= 0
         times = compute.load(batch.times, device)[video]
-        logits = torch.split(self.clock(states[:, :width][video]).float(), self.SIZES, dim=1)
+        logits = torch.split(self.clock(states[:, :width][video]).float(), [*self.SIZES], dim=1)
         targets = ((times // 3600).clamp(max=9), times // 60 % 60, times % 60)
         clock = torch.stack([F.cross_entropy(x, y) for x, y in zip(logits, targets, strict=True)]).sum()
         asked = compute.load(batch.letters, device)[compute.load(batch.question, device)] % self.LETTERS
