@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from kvvideo.cli import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,3 +159,9 @@ for strategy in sys.argv[1:]:
 def test_what_cannot_be_used_is_refused_in_a_line(installed: Path):
     result = run(installed, "-c", PROGRAM, *REFUSED)
     assert result.stdout.splitlines() == [*REFUSED.values()]
+
+
+def test_a_strategy_is_compared_once_whatever_its_options():
+    """Records and journals tell runs apart by the strategy's name."""
+    arguments = ["analyze", "none.mp4", "-q", "What?", "--compare", "h2o:queries=4,h2o:queries=8"]
+    assert "'h2o' is there more than once" in str(CliRunner().invoke(app, arguments).exception)
