@@ -50,7 +50,7 @@ def run(
         size: its width and height.
         fps: frames a second to sample.
         repeats: runs of the whole, of which medians are taken.
-        on_run: called with a decoder's name and how many times real time it ran at.
+        on_run: called with a decoder's name and its speed as a multiple of real time.
         config: settings of an engine that ingests the clip from each decoder afterwards; None for no engine.
         frame_tokens: most tokens for a pair of its frames.
     """

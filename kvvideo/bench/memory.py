@@ -153,12 +153,11 @@ def run(
     """Stream every clip with every strategy at every share, and ask; return the report.
 
     Args:
-        config: the model and the cache settings that all strategies share; ``ratio`` says how much of
-            ``max_tokens`` a compaction keeps.
+        config: the model and the cache settings that all strategies share; ``ratio`` sets the budget.
         strategies: names; ``full`` is always run, as the yardstick.
         shares: ``max_tokens``, as parts of the stream's tokens.
         minutes: length of a clip.
-        clips: how many.
+        clips: number of clips.
         seed: added to the first clip's seed.
         on_progress: told what is being done.
         on_cell: told each result.

@@ -119,7 +119,7 @@ def _ask(racing: Sequence[Rival], questions: int, chance: random.Random) -> dict
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Return how many times as fast as each rival kvvideo was, where the stream was longest for both.
+    """Return the speed of kvvideo as a multiple of each rival's, where the stream was longest for both.
 
     ``vllm-session at first`` compares vLLM's session at its first length with kvvideo at its slowest.
     """
@@ -139,7 +139,7 @@ def _limit(
 ) -> dict[str, Any] | None:
     """Return the least time of a chunk with kvvideo's cache since the length before the last; None without kvvideo.
 
-    That is the milliseconds of the matrix products alone. ``ratios`` are how many times that each rival took.
+    That is the milliseconds of the matrix products alone. ``ratios`` are multiples of it that each rival took.
     """
     if not live:
         return None

@@ -320,7 +320,7 @@ class Transformers(Rival):
         """M-RoPE position of the next token."""
         nothing = torch.zeros(2, heads, 0, dtype=torch.int32, device=self.device)
         self.notes = [nothing] * self.layers
-        """Of each layer, temporal positions and places of the tokens held, ``[2, heads, n]``."""
+        """By layer, temporal positions and places of the tokens held, ``[2, heads, n]``."""
 
     @property
     def live(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvvideo.compression import find_option, load, strategies
-from kvvideo.compression.options import check_choice, check_whole
+from kvvideo.compression.options import Option, check_choice, check_whole
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import ConfigError
 
@@ -91,27 +91,28 @@ class CacheConfig:
         }
         for field, value in settings.items():
             object.__setattr__(self, field, value)
-        self._check_options()
         self._check()
 
-    def _check_options(self) -> None:
-        found = {name: find_option(self.strategy, name) for name, _ in self.options}
-        if unknown := [name for name, option in found.items() if option is None]:
+    def _declared(self) -> dict[str, Option[Any]]:
+        """Return the options that were given as strategies declare them."""
+        found = {name: option for name, _ in self.options if (option := find_option(self.strategy, name))}
+        if unknown := [name for name, _ in self.options if name not in found]:
             if SPARE in unknown:
                 raise ConfigError(f"{SPARE}: a setting of the engine; give it to EngineConfig")
             allowed = dict.fromkeys([*CacheConfig().as_dict(), *load(self.strategy).options()])
             raise ConfigError(f"{', '.join(unknown)}: not a setting; allowed are {', '.join(allowed)}")
-        for name, value in self.options:
-            if (option := found[name]) is not None:
-                option.check(value)
+        return found
 
     def _check(self) -> None:
+        declared = self._declared()
         check_whole("max_tokens", self.max_tokens, 2)
         check_whole("sink", self.sink, 0)
         if self.window is not None:
             check_whole("window", self.window, 1)
         if self.budget is not None:
             check_whole("budget", self.budget, 1)
+        for name, value in self.options:
+            declared[name].check(value)
         check_choice("positions", self.positions, WAYS)
         number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < 1:
@@ -194,11 +195,12 @@ class CacheConfig:
         """
         if not isinstance(settings, dict):
             raise ConfigError(f"{KEY}: settings must be a JSON object, not {settings!r}")
-        check_whole(SPARE, settings.get(SPARE, 0), 0)
         own = {str(name): value for name, value in settings.items() if name not in ("options", SPARE)}
         if "options" in settings:
             own["options"] = [("options", settings["options"])]  # a name that no strategy has
-        return cls(**own)
+        config = cls(**own)
+        check_whole(SPARE, settings.get(SPARE, 0), 0)
+        return config
 
 
 def _parsed(strategy: str, text: str) -> tuple[str, Any]:

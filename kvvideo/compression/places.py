@@ -1,8 +1,8 @@
 """A token's place in the picture as one number, and from it its M-RoPE position on all three axes.
 
 A cache keeps one temporal position and one *place* per token. The place of text is 0, for its three
-positions are equal. That of a video token says how far it lies from its chunk's first one: in time, down
-and across, which is also how far its three positions lie from that one's.
+positions are equal. That of a video token is its distance from its chunk's first one in time, down and across,
+which is also the distance of their three positions.
 """
 
 import torch

@@ -117,7 +117,7 @@ class ScorePolicy(Policy):
     """Base of strategies that keep sinks, the most recent tokens, and the best-scored of the rest, per KV head."""
 
     recent_share: ClassVar[float] = 0.25
-    """Part of the budget that goes to the most recent tokens unless ``window`` says how many. A quarter is
+    """Part of the budget that goes to the most recent tokens unless ``window`` gives it in tokens. A quarter is
     InfiniPot-V's (arXiv 2506.15745: the last 25 % of frames), and for other strategies our choice."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ from kvvideo.compression.config import CacheConfig
 ROWS = 2
 """Rows of side state that every cache has: positions and places.
 
-Where gaps are closed one more follows: how far each token has moved. The strategy's own come last.
+Where gaps are closed one more follows: the positions that each token has moved. The strategy's own come last.
 """
 
 

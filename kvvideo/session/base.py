@@ -132,7 +132,7 @@ class Session(ABC):
             max_tokens: longest answer.
             temperature: 0 is greedy.
             seed: of the sampling.
-            logprobs: whether answers carry the log probability of each token.
+            logprobs: True for answers with the log probability of each token.
 
         Raises:
             EngineError: if nothing was ingested, or vLLM ended the session or a question.

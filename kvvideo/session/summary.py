@@ -18,7 +18,7 @@ LEAST_LINE = 32
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the notes: the stretch of video it is about, its text, and how many tokens that is."""
+    """One line of the notes: the stretch of video it is about, its text, and the number of its tokens."""
 
     start: float
     end: float

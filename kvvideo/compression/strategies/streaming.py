@@ -7,7 +7,7 @@ from kvvideo.compression.policy import LiveCache, Policy, keep_all_heads
 
 
 class Streaming(Policy):
-    """The first ``sink`` tokens and the last ``budget - sink`` (arXiv 2309.17453). Reads only how many tokens live.
+    """The first ``sink`` tokens and the last ``budget - sink`` (arXiv 2309.17453). Reads the number of live tokens.
 
     Tokens keep their positions, where the paper counts them within the cache: ``positions`` says which.
     """

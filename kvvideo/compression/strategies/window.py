@@ -7,7 +7,7 @@ from kvvideo.compression.policy import LiveCache, Policy, keep_all_heads
 
 
 class Window(Policy):
-    """The last ``budget`` tokens. Reads only how many tokens live."""
+    """The last ``budget`` tokens. Reads only the number of live tokens."""
 
     summary = "keeps the most recent; forgets the prompt, and degrades so"
     source = "window attention, the baseline of arXiv 2309.17453"
