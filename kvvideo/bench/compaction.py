@@ -8,7 +8,7 @@ from typing import Any
 from kvvideo.bench import kernels
 from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.profile import COMPACTING, STATE, WATCHING, ingest_cycle, watch
-from kvvideo.compression import load
+from kvvideo.compression import load_all
 from kvvideo.session import BASELINES, Engine, EngineConfig, VideoSession
 from kvvideo.session.pool import with_room_for
 
@@ -40,9 +40,7 @@ class Cost:
 
 def names() -> list[str]:
     """Return the names of the strategies that compact a cache."""
-    from kvvideo import compression
-
-    return [name for name in compression.strategies() if name not in BASELINES and load(name).bounded]
+    return [name for name, policy in load_all()[0].items() if name not in BASELINES and policy.bounded]
 
 
 def run(

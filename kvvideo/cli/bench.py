@@ -396,7 +396,7 @@ def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes:
     from kvvideo.cli import render
 
     # Writing captions takes long, and the bundled model cannot.
-    usual = [name for name in compression.strategies() if name != "summary"]
+    usual = [name for name in compression.load_all()[0] if name != "summary"]
     names = usual if strategies is None else [name.strip() for name in strategies.split(",")]
     for name in names:
         compression.load(name)

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from kvvideo import compression
-from kvvideo.errors import ConfigError
 
 
 def command(json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
@@ -14,13 +13,7 @@ def command(json_output: Annotated[bool, typer.Option("--json", help="Print one 
     from kvvideo.outputs import jsons
     from kvvideo.outputs.writer import to_stdout
 
-    unusable = list(compression.unusable())
-    policies = {}
-    for name in compression.strategies():
-        try:
-            policies[name] = compression.load(name)
-        except ConfigError:
-            continue  # one of those
+    policies, unusable = compression.load_all()
     if json_output:
         listed = [
             {

@@ -6,7 +6,6 @@ point group ``kvvideo.strategies`` of any installed package, or from ``register`
 
 import inspect
 import pkgutil
-from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -87,14 +86,15 @@ def load(name: str) -> "type[Policy]":
     return policy
 
 
-def unusable() -> Iterator[str]:
-    """Yield a line for each strategy of another package that cannot be used; loads them all."""
-    yield from _found()[1].values()
+def load_all() -> tuple[dict[str, "type[Policy]"], list[str]]:
+    """Return all strategies by name, and a line for each of another package that cannot be used."""
+    policies, unusable = {}, [*_found()[1].values()]
     for name in strategies():
         try:
-            load(name)
+            policies[name] = load(name)
         except ConfigError as error:
-            yield str(error).removeprefix("strategy: ")
+            unusable.append(str(error).removeprefix("strategy: "))
+    return policies, unusable
 
 
 def find_option(strategy: str, name: str) -> "Option[Any] | None":
@@ -105,11 +105,5 @@ def find_option(strategy: str, name: str) -> "Option[Any] | None":
     """
     if (own := load(strategy).options().get(name)) is not None:
         return own
-    for other in strategies():
-        try:
-            found = load(other).options().get(name)
-        except ConfigError:  # of no concern to whoever chose another
-            continue
-        if found is not None:
-            return found
-    return None
+    options = (policy.options() for policy in load_all()[0].values())
+    return next((known[name] for known in options if name in known), None)
