@@ -386,7 +386,7 @@ def neighbourhood(recent: int) -> Callable[[Held], Tensor]:
 
 
 def expected_attention(held: Held) -> Tensor:
-    """Return what normally distributed queries with this stream's moments would attend to over the next 512 positions."""
+    """Return what normally distributed queries with this stream's moments would attend to over 512 more positions."""
     heads, n, dim = held.keys.shape
     half = dim // 2
     frequencies = held.theta ** -(torch.arange(half, dtype=torch.float64) / half)
