@@ -4,6 +4,7 @@
 """
 
 import copy
+import itertools
 import os
 import re
 import sys
@@ -18,10 +19,10 @@ from rich.text import Text
 
 from tests.helpers import documents
 
-COLUMNS, ROWS = 100, 40
+COLUMNS, ROWS = 110, 40
 SECONDS = 300
 """Longest time that the command may take, on a busy machine."""
-LIVE = re.compile(r"\d+:\d\d / \d+:\d\d .* tokens .* evicted")
+LIVE = re.compile(r"\d+:\d\d / \d+:\d\d .* tokens .*")
 """The line at the bottom that shows where the stream is and what the cache holds."""
 NAMES = {"brown": "yellow"}
 """Names of colours, as pyte has them, that rich has others for."""
@@ -41,9 +42,10 @@ def run() -> pyte.Screen:
             stream.feed(shell.before + shell.after)
             shell.sendline(line)
         while not ends(screen):
-            stream.feed(shell.read_nonblocking(65536, SECONDS))
-            if any(LIVE.match(line) for line in screen.display):
-                shown = copy.deepcopy(screen)
+            for part in re.split(rb"(?<=\x1b\[\?7h)", shell.read_nonblocking(65536, SECONDS)):
+                stream.feed(part)
+                if any(LIVE.match(line) for line in screen.display):
+                    shown = copy.deepcopy(screen)
     finally:
         shell.close(force=True)
     return shown
@@ -64,8 +66,11 @@ def svg(screen: pyte.Screen) -> str:
     height = len(text(screen).split("\n"))
     console = Console(record=True, width=screen.columns, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     for row in range(height):
-        cells = [screen.buffer[row][column] for column in range(screen.columns)]
-        console.print(Text.assemble(*((cell.data, style(cell)) for cell in cells)), soft_wrap=True)
+        line = Text()
+        for look, cells in itertools.groupby((screen.buffer[row][column] for column in range(screen.columns)), style):
+            line.append("".join(cell.data for cell in cells), look)
+        line.rstrip()
+        console.print(line, soft_wrap=True)
     bare = re.sub(r"\s*@font-face \{\{.*?\}\}|\s*<!--.*?-->", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     own = bare.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace")
     return console.export_svg(title="kvvideo", code_format=own, unique_id="kvvideo") + "\n"
