@@ -1,7 +1,7 @@
 """Every command on every page: parsed by the program that it is for, and run where it can run here.
 
-``WITH_AN_ENGINE``, ``ALONE`` and ``ONLY_PARSED`` say which commands of shell blocks are treated how; one that is in
-none of them, or in two, fails. A command within text is only parsed; what it does, a block or another test runs.
+The four tables below say which commands of shell blocks are treated how; one that is in none of them, or in two, fails.
+A command within text is only parsed; what it does, a block or another test runs.
 """
 
 import importlib.util
@@ -9,9 +9,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ WITH_AN_ENGINE = (
     r"kvvideo analyze (samples/letters-2m|movie)\.mp4 (?!.*--resume)(?!.*--dry-run)(?!.*--model DIR).*",
     r"kvvideo ingest movie\.mp4 -o movie\.kvv",
     r"kvvideo ask movie\.kvv .*",
-    r"kvvideo chat .*\.(mp4|kvv).*",
     r"kvvideo batch (samples/)?jobs\.jsonl (?!.*ray).*",
 )
 """Run in this process, with the bundled model in an engine that other tests use too; ``movie.mp4`` is a stand-in."""
@@ -43,9 +42,13 @@ ALONE = (
 )
 """Run in this process; they need no engine."""
 
+BY_A_SHELL = (r"kvvideo chat samples/letters-2m\.mp4 .*",)
+"""Run by a shell, with all that it is fed, in processes of their own: what they start ends with them."""
+
 ONLY_PARSED = {
     r"kvvideo analyze .*--resume": "needs a run that was interrupted: tests/cli/test_outputs.py",
-    r"kvvideo (analyze|chat) (rtsp:\S+|recording\.ts|0)( .*)?": "needs a camera or a sender: tests/video/test_live.py",
+    r"kvvideo analyze (rtsp:\S+|recording\.ts) .*": "needs a camera or a sender: tests/video/test_live.py",
+    r"kvvideo chat (movie\.mp4|movie\.kvv|0)": "is a dialogue: tests/chat",
     r"kvvideo batch .*--executor ray.*": "needs a Ray cluster: tests/batch/test_ray.py",
     r"kvvideo serve .*|vllm serve .*": "is a server: examples/serve.py, tests/serve; vLLM's parser reads its arguments",
     r"kvvideo doctor.*": "looks at this machine for seconds: tests/doctor; the names of checks are looked up",
@@ -62,7 +65,7 @@ BLOCKS = list({str(command): command for command in EVERY if not command.within}
 
 def treated(command: Command) -> list[str]:
     """Return how a command of a shell block is treated, as the tables say."""
-    tables = {"engine": WITH_AN_ENGINE, "alone": ALONE, "parsed": [*ONLY_PARSED]}
+    tables = {"engine": WITH_AN_ENGINE, "alone": ALONE, "shell": BY_A_SHELL, "parsed": [*ONLY_PARSED]}
     return [name for name, table in tables.items() if any(re.fullmatch(one, plain(command)) for one in table)]
 
 
@@ -80,7 +83,7 @@ def test_it_is_said_how_each_command_is_treated(command: Command) -> None:
     assert len(treated(command)) == 1
 
 
-@pytest.mark.parametrize("pattern", [*WITH_AN_ENGINE, *ALONE, *ONLY_PARSED])
+@pytest.mark.parametrize("pattern", [*WITH_AN_ENGINE, *ALONE, *BY_A_SHELL, *ONLY_PARSED])
 def test_no_entry_is_there_for_nothing(pattern: str) -> None:
     assert any(re.fullmatch(pattern, plain(command)) for command in BLOCKS)
 
@@ -234,8 +237,7 @@ def test_what_an_engine_can_do_here_is_done(
         (folder / "a.mp4").symlink_to(movie)
     if command.words[2] == "movie.kvv":
         assert commands.run(capfd, "ingest", "movie.mp4", "-o", "movie.kvv").returncode == 0
-    with fed(printed(command.fed) if command.fed else "/bye\n"):
-        done = commands.run(capfd, *command.words[1:])
+    done = commands.run(capfd, *command.words[1:])
     assert done.returncode == 0, done.stderr
     for number, word in enumerate(command.words):
         if word == "-q" and "-f" not in command.words:
@@ -244,23 +246,22 @@ def test_what_an_engine_can_do_here_is_done(
             assert (folder / command.words[number + 1]).exists()
 
 
-def printed(command: Command) -> str:
-    """Return what ``printf`` prints of its only argument."""
-    assert command.words[0] == "printf"
-    return command.words[1].encode().decode("unicode_escape")
-
-
-@contextmanager
-def fed(text: str) -> Iterator[None]:
-    """Have standard input say ``text``, and end, meanwhile."""
-    before = os.dup(0)
-    read, write = os.pipe()
-    os.write(write, text.encode())
-    os.close(write)
-    os.dup2(read, 0)
-    os.close(read)
-    try:
-        yield
-    finally:
-        os.dup2(before, 0)
-        os.close(before)
+@pytest.mark.parametrize("command", which("shell"))
+def test_what_a_shell_feeds_is_answered(command: Command, tmp_path: Path) -> None:
+    """As it stands on the page; ``kvvideo`` is this one."""
+    (tmp_path / "kvvideo").write_text(f'#!/bin/sh\nexec {sys.executable} -m kvvideo "$@"\n')
+    (tmp_path / "kvvideo").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    imported = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    assert command.fed is not None
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command.fed} | {command}"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "PYTHONPATH": imported},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "green" in done.stdout.split()
