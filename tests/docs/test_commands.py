@@ -29,7 +29,6 @@ WITH_AN_ENGINE = (
     r"kvvideo analyze (samples/letters-2m|movie)\.mp4 (?!.*--resume)(?!.*--dry-run)(?!.*--model DIR).*",
     r"kvvideo ingest movie\.mp4 -o movie\.kvv",
     r"kvvideo ask movie\.kvv .*",
-    r"kvvideo batch (samples/)?jobs\.jsonl (?!.*ray).*",
 )
 """Run in this process, with the bundled model in an engine that other tests use too; ``movie.mp4`` is a stand-in."""
 
@@ -42,13 +41,17 @@ ALONE = (
 )
 """Run in this process; they need no engine."""
 
-BY_A_SHELL = (r"kvvideo chat samples/letters-2m\.mp4 .*",)
-"""Run by a shell, with all that it is fed, in processes of their own: what they start ends with them."""
+BY_A_SHELL = {
+    r"kvvideo chat samples/letters-2m\.mp4 .*": r"^green$",
+    r"kvvideo batch samples/jobs\.jsonl --model tiny": r"\b36 \(100\.0%\)",
+}
+"""Run by a shell, with all that it is fed, in processes of their own: they end their engine. And what they print."""
 
 ONLY_PARSED = {
     r"kvvideo analyze .*--resume": "needs a run that was interrupted: tests/cli/test_outputs.py",
     r"kvvideo analyze (rtsp:\S+|recording\.ts) .*": "needs a camera or a sender: tests/video/test_live.py",
     r"kvvideo chat (movie\.mp4|movie\.kvv|0)": "is a dialogue: tests/chat",
+    r"kvvideo batch jobs\.jsonl -o results/": "is the other batch, with the job that tests/docs/test_snippets.py reads",
     r"kvvideo batch .*--executor ray.*": "needs a Ray cluster: tests/batch/test_ray.py",
     r"kvvideo serve .*|vllm serve .*": "is a server: examples/serve.py, tests/serve; vLLM's parser reads its arguments",
     r"kvvideo doctor.*": "looks at this machine for seconds: tests/doctor; the names of checks are looked up",
@@ -65,7 +68,7 @@ BLOCKS = list({str(command): command for command in EVERY if not command.within}
 
 def treated(command: Command) -> list[str]:
     """Return how a command of a shell block is treated, as the tables say."""
-    tables = {"engine": WITH_AN_ENGINE, "alone": ALONE, "shell": BY_A_SHELL, "parsed": [*ONLY_PARSED]}
+    tables = {"engine": WITH_AN_ENGINE, "alone": ALONE, "shell": [*BY_A_SHELL], "parsed": [*ONLY_PARSED]}
     return [name for name, table in tables.items() if any(re.fullmatch(one, plain(command)) for one in table)]
 
 
@@ -228,13 +231,7 @@ def test_what_needs_no_engine_runs(command: Command, folder: Path, capfd: pytest
 
 @pytest.mark.parametrize("command", which("engine"))
 @pytest.mark.usefixtures("one_engine")
-def test_what_an_engine_can_do_here_is_done(
-    command: Command, folder: Path, capfd: pytest.CaptureFixture[str], movie: Path
-) -> None:
-    if command.words[2] == "jobs.jsonl":
-        (job,) = (block for block in documents.blocks(ROOT / "docs/batch.md") if block.language == "json")
-        (folder / "jobs.jsonl").write_text(job.text)
-        (folder / "a.mp4").symlink_to(movie)
+def test_what_an_engine_can_do_here_is_done(command: Command, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if command.words[2] == "movie.kvv":
         assert commands.run(capfd, "ingest", "movie.mp4", "-o", "movie.kvv").returncode == 0
     done = commands.run(capfd, *command.words[1:])
@@ -247,21 +244,22 @@ def test_what_an_engine_can_do_here_is_done(
 
 
 @pytest.mark.parametrize("command", which("shell"))
-def test_what_a_shell_feeds_is_answered(command: Command, tmp_path: Path) -> None:
+def test_what_a_shell_starts_prints_what_the_page_says(command: Command, tmp_path: Path) -> None:
     """As it stands on the page; ``kvvideo`` is this one."""
+    (tmp_path / "samples").symlink_to(SAMPLES)
     (tmp_path / "kvvideo").write_text(f'#!/bin/sh\nexec {sys.executable} -m kvvideo "$@"\n')
     (tmp_path / "kvvideo").chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     imported = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    assert command.fed is not None
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command.fed} | {command}"],
+        ["bash", "-c", f"{command.fed} | {command}" if command.fed else str(command)],
         capture_output=True,
         text=True,
         timeout=500,
         check=False,
-        cwd=ROOT,
+        cwd=tmp_path,
         env={**os.environ, "PATH": path, "PYTHONPATH": imported},
     )
     assert done.returncode == 0, done.stderr
-    assert "green" in done.stdout.split()
+    (printed,) = (said for pattern, said in BY_A_SHELL.items() if re.fullmatch(pattern, plain(command)))
+    assert re.search(printed, done.stdout, re.MULTILINE), done.stdout

@@ -17,6 +17,7 @@ PLACES = (
     "kvvideo/outputs/schema",
     "docs",
     "samples",
+    "kvvideo/tiny/weights",
     "tests/plugin",
     "tests/compression",
 )
@@ -48,8 +49,10 @@ def test_files_that_are_named_exist() -> None:
 
 
 def test_names_of_python_exist() -> None:
-    """Dotted names of modules, and of what is in them."""
+    """Dotted names of modules, and of what is in them; only the list of changes names what is gone."""
     for page in documents.PAGES:
+        if page.name == "CHANGELOG.md":
+            continue
         for where, text in documents.spans(page):
             found = re.fullmatch(r"(kvvideo(?:\.\w+)+)(?:\(…\))?(?:\.\w+\(\))?", text)
             if found and text not in NOT_OURS:
