@@ -18,10 +18,11 @@ from typing import Any
 import av
 import pytest
 from typer.main import get_command
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from kvvideo.cli import app
 from kvvideo.doctor.checks import CHECKS
-from kvvideo.serve import server
 from tests.helpers import ROOT, SAMPLES, commands, documents
 from tests.helpers.documents import Command
 
@@ -143,11 +144,16 @@ def parse_kvvideo(words: list[str], within: bool) -> None:
         assert {*(context.params["checks"] or ())} <= {*CHECKS, "settings"}
 
 
+def vllm_parser() -> tuple[Any, Any]:
+    """Return vLLM's own parser, and the one that has the options of ``vllm serve``."""
+    parser = FlexibleArgumentParser(prog="vllm")
+    return parser, ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+
+
 def parse_vllm(arguments: list[str]) -> None:
     """Have vLLM's own parser of ``vllm serve`` parse ``arguments``."""
-    _, parser, _ = server._parser()
     if "--help=all" not in arguments and arguments:
-        assert parser.parse_args(["serve", *arguments]).model_tag == arguments[0]
+        assert vllm_parser()[0].parse_args(["serve", *arguments]).model_tag == arguments[0]
 
 
 def parse_module(name: str, arguments: list[str]) -> None:
@@ -173,8 +179,7 @@ def test_every_option_that_is_named_exists() -> None:
             collect(inner)
 
     collect(get_command(app))
-    _, _, serve = server._parser()
-    known |= {option for action in serve._actions for option in action.option_strings}
+    known |= {option for action in vllm_parser()[1]._actions for option in action.option_strings}
     for page in documents.PAGES:
         for where, text in documents.spans(page):
             if text.startswith("--") and not text.startswith("--kvvideo="):

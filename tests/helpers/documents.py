@@ -16,6 +16,7 @@ PAGES = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "samples/README.md", "kvvideo/tiny/weights/README.md")
     for path in ROOT.glob(pattern)
+    if not path.stem.endswith("-draft")
 )
 """All pages."""
 
