@@ -12,40 +12,14 @@ if TYPE_CHECKING:
     from kvvideo.compression.config import CacheConfig
     from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, VideoError
     from kvvideo.runs.agenda import Agenda, Question
+    from kvvideo.runs.entry import analyze
     from kvvideo.runs.playback import Playback
     from kvvideo.runs.streaming import Asked
     from kvvideo.session import Answer, Engine, EngineConfig, Session, Span, VideoSession, engine_args, open_session
     from kvvideo.session.memory import Memory
     from kvvideo.storage.file import MemoryFile
-    from kvvideo.types import CacheStats, Chunk
+    from kvvideo.types import CacheStats, Chunk, Progress
     from kvvideo.video import Source, VideoReader
-
-_HOME = {
-    "Agenda": "runs.agenda",
-    "Answer": "session",
-    "Asked": "runs.streaming",
-    "CacheConfig": "compression.config",
-    "CacheStats": "types",
-    "Chunk": "types",
-    "ConfigError": "errors",
-    "Engine": "session",
-    "EngineConfig": "session",
-    "EngineError": "errors",
-    "KvvideoError": "errors",
-    "Memory": "session.memory",
-    "MemoryFile": "storage.file",
-    "OutOfMemoryError": "errors",
-    "Playback": "runs.playback",
-    "Question": "runs.agenda",
-    "Session": "session",
-    "Source": "video",
-    "Span": "session",
-    "VideoError": "errors",
-    "VideoReader": "video",
-    "VideoSession": "session",
-    "engine_args": "session",
-    "open_session": "session",
-}
 
 __all__ = [
     "Agenda",
@@ -63,6 +37,7 @@ __all__ = [
     "MemoryFile",
     "OutOfMemoryError",
     "Playback",
+    "Progress",
     "Question",
     "Session",
     "Source",
@@ -71,12 +46,29 @@ __all__ = [
     "VideoReader",
     "VideoSession",
     "__version__",
+    "analyze",
     "engine_args",
     "open_session",
 ]
 
+_HOMES = (
+    "errors",
+    "types",
+    "compression.config",
+    "runs.agenda",
+    "video",
+    "session",
+    "session.memory",
+    "storage.file",
+    "runs.entry",
+    "runs.playback",
+)
+"""Modules that the names of ``__all__`` are looked for in, those that load fast before others."""
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'kvvideo' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"kvvideo.{_HOME[name]}"), name)
+    for home in _HOMES if name in __all__ else ():
+        module = importlib.import_module(f"kvvideo.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'kvvideo' has no attribute {name!r}")

@@ -4,7 +4,6 @@ import atexit
 import os
 import signal
 import sys
-from types import FrameType
 
 from kvvideo.errors import INTERRUPTED
 
@@ -44,7 +43,7 @@ def _open_closed() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(*_: object) -> None:
     os._exit(INTERRUPTED)
 
 

@@ -46,5 +46,5 @@ INTERRUPTED = 130
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return what an exception says, in one line."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

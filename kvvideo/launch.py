@@ -18,8 +18,8 @@ from kvvideo.errors import INTERRUPTED
 from kvvideo.plugin import compat
 
 
-def _give_up(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C while loading. Once it serves, vLLM ends by itself; until then nothing is lost by ending all at once."""
+def _give_up(_number: int, _frame: FrameType | None) -> None:
+    """End all at once, on Ctrl-C while loading, when nothing is lost by it. Once vLLM serves, it ends by itself."""
     import psutil
 
     for process in psutil.Process().children(recursive=True):
@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
     main(sys.argv[1:])
     # vLLM has ended all that it started. All that Python would still do is list what triton leaks, by the screenful.
-    atexit._run_exitfuncs()
+    atexit._run_exitfuncs()  # noqa: SLF001  (nothing public runs them)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

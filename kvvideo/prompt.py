@@ -18,27 +18,27 @@ OPENING = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_star
 
 
 def chunk_text(start: float) -> str:
-    """Text of the chunk that begins at ``start`` seconds: its clock time, then its frames."""
+    """Return the text of the chunk that begins at ``start`` seconds: its clock time, then its frames."""
     return f"<{format_time(start)}>{VIDEO}"
 
 
 def question_text(question: str) -> str:
-    """Text that asks ``question`` about all that came before, up to the model's turn to speak."""
+    """Return the text that asks ``question`` about all that came before, up to the model's turn to speak."""
     return f"\n{plain(question)}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def dialogue_text(turns: Iterable[Turn]) -> str:
-    """Text of questions that were answered, up to the user's turn to speak."""
+    """Return the text of questions that were answered, up to the user's turn to speak."""
     return "".join(f"{question_text(asked)}{plain(said)}<|im_end|>\n<|im_start|>user\n" for asked, said in turns)
 
 
 def plain(words: str) -> str:
-    """``words`` in which nothing is one of the model's own markers."""
+    """Return ``words`` in which nothing is one of the model's own markers."""
     return words.replace("<|", "< |")
 
 
 def well_formed(text: str) -> str:
-    """``text`` without the half characters that Python reads where bytes are not UTF-8: no tokenizer takes them."""
+    """Return ``text`` without the half characters that stand for bytes that are not UTF-8: no tokenizer takes them."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -48,7 +48,7 @@ DESCRIBE = "Describe in one sentence what is shown now."
 
 
 def happened(start: float, end: float) -> str:
-    """A question about the stretch from ``start`` to ``end`` seconds."""
+    """Return the question about the stretch from ``start`` to ``end`` seconds."""
     return f"Say in one or two sentences what happened from {format_time(start)} to {format_time(end)}."
 
 
@@ -62,5 +62,5 @@ SUMMARISE = "Summarise these notes in one or two sentences. Keep who and what wa
 
 
 def note(start: float, end: float, words: str) -> str:
-    """One line of notes about the stretch from ``start`` to ``end`` seconds."""
+    """Return one line of notes about the stretch from ``start`` to ``end`` seconds."""
     return f"<{format_time(start)}-{format_time(end)}> {plain(' '.join(words.split()))}\n"

@@ -10,7 +10,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_size(text: str) -> int:
-    """Bytes from a number with a unit: B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (of 1024).
+    """Return the bytes of a number with a unit: B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (of 1024).
 
     Raises:
         ConfigError: if ``text`` is not such a size.
@@ -27,7 +27,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: float) -> str:
-    """Bytes as people read them: ``12.3 MB``."""
+    """Return bytes as people read them: ``12.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -12,7 +12,7 @@ _UNITS = re.compile(r"(?=.)(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)
 
 
 def parse_time(text: str) -> float:
-    """Seconds from ``S``, ``M:SS`` or ``H:MM:SS``, each with an optional fraction; or from ``2m``, ``1h``, ``1h2m3s``.
+    """Return the seconds of ``S``, ``M:SS`` or ``H:MM:SS``, each with an optional fraction; or of ``2m``, ``1h2m3s``.
 
     Raises:
         ConfigError: if ``text`` is not such a time.
@@ -31,7 +31,7 @@ def parse_time(text: str) -> float:
 
 
 def format_time(seconds: float) -> str:
-    """``M:SS`` below an hour, ``H:MM:SS`` from there, with a fraction only where there is one.
+    """Return ``M:SS`` below an hour, else ``H:MM:SS``, with a fraction only where there is one.
 
     Times are rounded to milliseconds, so that binary fractions never show.
     """
@@ -46,5 +46,5 @@ def format_time(seconds: float) -> str:
 
 
 def is_time(value: float) -> bool:
-    """Whether ``value`` is a number of seconds from 0 to ``LATEST``."""
+    """Return True if ``value`` is a number of seconds from 0 to ``LATEST``."""
     return 0 <= value < LATEST

@@ -1,4 +1,4 @@
-"""What flows between the parts: frames that know when they were shown, and what a cache holds."""
+"""Values that flow between the parts: frames with their times, what a cache holds, how far a stream has come."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Chunk:
     fps: float
 
     def until(self, time: float) -> "Chunk | None":
-        """The part of this chunk shown up to and including ``time``; None if that is nothing.
+        """Return the part of this chunk shown up to and including ``time``, in seconds; None if that is nothing.
 
         An odd last frame is shown twice, so that the count stays even.
         """
@@ -41,7 +41,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What the cache of one request holds.
+    """Statistics of the cache of one request.
 
     Attributes:
         seen: tokens computed so far, evicted ones included.
@@ -58,3 +58,26 @@ class CacheStats:
     blocks: int
     compactions: int
     bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a stream has come, and what its cache holds there.
+
+    Attributes:
+        position: moment stood at, in seconds of the source.
+        end: where the stream ends, in seconds; None if that is not known.
+        rate: frames ingested per second; None if that says nothing.
+        cache: what the cache holds.
+        max_tokens: tokens at which it is compacted; None for a cache without bound.
+        behind: seconds of live video that have arrived and were not ingested.
+        dropped: seconds of live video that never will be.
+    """
+
+    position: float
+    end: float | None
+    rate: float | None
+    cache: CacheStats
+    max_tokens: int | None
+    behind: float = 0.0
+    dropped: float = 0.0

@@ -18,6 +18,9 @@ from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import model_path
 from tests.helpers import engines, toys
 
+# Triton asks once, while it is imported, whether to interpret. Without a GPU nothing but tests of its kernels needs it.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # The machine may be shared: how long an example takes says nothing.
 settings.register_profile("kvvideo", deadline=None)
 settings.load_profile("kvvideo")

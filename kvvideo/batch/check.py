@@ -1,4 +1,4 @@
-"""What a batch will take, and what is wrong with it, before any model is loaded."""
+"""Predict the cost of a batch, and find what is wrong with it, before any model is loaded."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from kvvideo.video import plan, probe
 
 
 def check(tasks: Sequence[Task], defaults: Defaults) -> Iterator[dict[str, Any]]:
-    """A record for each of ``tasks``: what it will take, or ``error``, and ``findings`` about its questions."""
+    """Yield a record for each of ``tasks``: its cost, or ``error``, and ``findings`` about its questions."""
     with ThreadPoolExecutor(2, thread_name_prefix="kvvideo-check") as prober:
         yield from prober.map(partial(_check, defaults=defaults), tasks)
 
@@ -57,7 +57,7 @@ def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
 
 
 def total(found: Sequence[dict[str, Any]], defaults: Defaults) -> dict[str, Any]:
-    """The record of all ``found`` together: its sums leave out what is not known."""
+    """Return the record of all ``found`` together; its sums leave out what is not known."""
     from kvvideo.session.pool import pool_bytes
 
     sums = {

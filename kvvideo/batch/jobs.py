@@ -1,4 +1,4 @@
-"""Job files: JSON Lines that say which videos are asked what. ``outputs/schema/job.schema.json`` describes them.
+"""Read job files: JSON Lines of videos and the questions to them, as ``outputs.schema.jobs`` describes them.
 
 Whoever wrote one is not trusted: it names files to read and nothing else, neither addresses nor devices.
 """
@@ -12,12 +12,14 @@ from typing import Any
 
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import clean
+from kvvideo.outputs.schema import jobs as models
 from kvvideo.runs.agenda import Question
+from kvvideo.runs.messages import reading_of
 from kvvideo.times import format_time, parse_time
 from kvvideo.video.address import local_path
 
 SHOWN = 20
-"""Errors of one file that are told; more would hide the first."""
+"""Findings of one file that are told; more would hide the first."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Job:
         video: path of the video.
         askings: its questions, in order; no two ask the same at the same moment.
         settings: what it has instead of the settings of the command, named as in ``SETTINGS``.
+        reading: the same, named as in ``Source``: what the message says that describes its video, if one does.
         meta: handed through to the records.
         where: file and line, for messages.
     """
@@ -50,12 +53,13 @@ class Job:
     video: str
     askings: tuple[Asking, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    reading: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] | None = None
     where: str = ""
 
 
 class JobsError(ConfigError):
-    """What is wrong with a job file, a line for each finding."""
+    """A job file is wrong; the message has a line for each finding."""
 
     def __init__(self, findings: list[str]) -> None:
         more = [f"and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
@@ -64,11 +68,11 @@ class JobsError(ConfigError):
 
 
 class _Wrong(Exception):
-    """One thing that is wrong with a line."""
+    """A line is wrong in one way."""
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """The jobs in the file at ``path``; videos are relative to where it lies.
+    """Return the jobs in the file at ``path``; videos are relative to where it lies.
 
     Raises:
         JobsError: with all that is wrong, each with file, line, and what is allowed.
@@ -93,7 +97,7 @@ def read_jobs(path: Path) -> list[Job]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each with where it is."""
+    """Yield the lines that are not blank, each with its place."""
     try:
         with open(path, "rb") as stream:
             for number, line in enumerate(stream, 1):
@@ -105,7 +109,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def parse_job(text: str, directory: Path, where: str = "") -> Job:
-    """The job that ``text``, a line, describes; its video is relative to ``directory``."""
+    """Return the job that ``text``, a line, describes; its video is relative to ``directory``."""
     line = _object(_json(text), "the line", _JOB)
     for name in ("id", "video", "questions"):
         if name not in line:
@@ -120,10 +124,14 @@ def parse_job(text: str, directory: Path, where: str = "") -> Job:
     begin, end = settings.get("from"), settings.get("to")
     if begin is not None and end is not None and not begin < end:
         raise _Wrong(f"to: {format_time(end)} is not after from, {format_time(begin)}")
-    video = str(directory / made["video"])
+    reading = dict(made["video"])
+    video = str(directory / reading.pop("path"))
     # Standard input is what that name stands for elsewhere.
     video = "./-" if video == "-" else video
-    return Job(made["id"], video, made["questions"], settings, made.get("meta"), where)
+    for name in ("fps", "from", "to"):
+        if settings.get(name) is not None and READING[name] in reading:
+            raise _Wrong(f"{name}: the message under 'video' says that too; leave one out")
+    return Job(made["id"], video, made["questions"], settings, reading, made.get("meta"), where)
 
 
 def _json(text: str) -> Any:
@@ -160,13 +168,23 @@ def _object(value: Any, name: str, allowed: dict[str, Any]) -> dict[str, Any]:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _Wrong(f"{name}: {_shown(value)} is no text with something in it")
+        raise _Wrong(f"{name}: {_shown(value)} must be a non-empty string")
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise _Wrong(f"{name}: {_shown(value)} has half a character in it, which no text can have")
     return value
 
 
-def _video(name: str, value: Any) -> str:
+def _video(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        try:
+            reading = reading_of(value)
+        except ConfigError as error:
+            raise _Wrong(f"{name}: {error}") from None
+        return reading | {"path": _path(name, value["video"])}
+    return {"path": _path(name, value)}
+
+
+def _path(name: str, value: Any) -> str:
     text = local_path(_text(name, value))
     if "\0" in text:
         raise _Wrong(f"{name}: {_shown(value)} cannot be the name of a file")
@@ -237,14 +255,12 @@ SETTINGS: dict[str, Callable[[str, Any], Any]] = {
 }
 """What a job may have instead of the command's settings, and how it is read."""
 
-_JOB: dict[str, Callable[[str, Any], Any]] = {
-    "id": _text,
-    "video": _video,
-    "questions": _questions,
-    **SETTINGS,
-    "meta": _meta,
-}
-_ASKING = {"t": _time, "q": _text, "answer": _text}
+READING = {"fps": "fps", "from": "start", "to": "end"}
+"""Those of them that a ``Source`` has, and what it calls them."""
+
+_READERS = {"id": _text, "video": _video, "questions": _questions, **SETTINGS, "meta": _meta}
+_JOB = {name: _READERS[name] for name in models.Job.__annotations__}
+_ASKING = models.Question.__annotations__
 
 EXAMPLE = '{"id": "a1", "video": "a.mp4", "questions": [{"t": "1:30", "q": "What just happened?"}]}'
 
@@ -254,13 +270,13 @@ def _ordinal(index: int) -> str:
 
 
 def _shown(value: Any) -> str:
-    """``value`` as a message can have it: short, on one line."""
+    """Return ``value`` as a message can have it: short, on one line."""
     text = clean.line(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= 60 else text[:59] + "…"
 
 
 def is_right(said: str, expected: str) -> bool:
-    """Whether ``said`` is the answer that was expected: the same words, or the same time of day of the video.
+    """Return True if ``said`` is the answer that was expected: the same words, or the same time of the video.
 
     Case, surrounding space and a full stop make no difference.
     """

@@ -30,10 +30,10 @@ from kvvideo.session import Engine, EngineConfig, open_engine
 logger = logging.getLogger("kvvideo.batch")
 
 TURN_SECONDS = 0.25
-"""How long an engine goes on before it says how far it is; answers it gives at once."""
+"""Seconds that an engine goes on before it reports how far it is; answers it gives at once."""
 
 PATIENCE_SECONDS = 60.0
-"""After how long without any engine the person who waits is told."""
+"""Seconds without any engine after which the person who waits is told."""
 
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the machines of the cluster."""
@@ -48,13 +48,13 @@ ROOMLESS_SECONDS = 300.0
 """Seconds without room for an engine on any machine. An autoscaler takes minutes to start another."""
 
 REACH_SECONDS = 10.0
-"""How long the address of a cluster may take to answer."""
+"""Seconds that the address of a cluster may take to answer."""
 
 LOSSES = 3
 """Engines that may be lost in a row, with nothing answered between."""
 
 CPUS = 4
-"""That an engine has by default where there are no GPUs, if there are so many."""
+"""CPUs of an engine by default where there are no GPUs, if there are so many."""
 
 STORE_BYTES = 128 << 20
 """Ray's object store on a cluster of our own. Hardly anything passes through it."""
@@ -67,7 +67,8 @@ class Loaded:
     Attributes:
         fingerprint: of its model.
         capacity: videos that it streams at once.
-        node, pid: where it runs.
+        node: machine it runs on.
+        pid: of its process there.
     """
 
     fingerprint: str
@@ -92,7 +93,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Turn:
-    """What happened in a turn, with the names of the tasks; ``error`` if the engine cannot go on."""
+    """Events of a turn, with the names of their tasks; ``error`` if the engine cannot go on."""
 
     events: list[tuple[str, Event]]
     error: KvvideoError | None = None
@@ -152,7 +153,7 @@ class Worker:
         return Turn(events, failure)
 
     def _next(self) -> Event | None:
-        """What happens next; None if there is nothing to do."""
+        """Return the next event; None if there is nothing to do."""
         event = next(self._working, None)
         if event is None and len(self._queue):
             assert self._engine is not None
@@ -161,13 +162,13 @@ class Worker:
         return event
 
     def _kept(self, task: Task) -> Path | None:
-        """Where the checkpoints of ``task`` are, if this machine can reach the place."""
+        """Return the directory of the checkpoints of ``task``; None if this machine cannot write there."""
         directory = self._given[id(task)].directory
         return directory if directory is not None and os.access(directory.parent, os.W_OK | os.X_OK) else None
 
 
 def _unreadable(task: Task) -> VideoError | None:
-    """What is wrong if this machine does not see the very video of ``task``."""
+    """Return an error if this machine does not see the very video of ``task``."""
     path = task.source.path
     try:
         found = task.source.fingerprint()
@@ -201,7 +202,7 @@ class _Place:
     answered: dict[str, dict[Question, Exception | None]] = field(default_factory=dict)
 
     def take(self, event: Event, name: str) -> Event:
-        """``event`` of the task that is called ``name``, told of the task as we know it."""
+        """Take in ``event``, and return it with the task ``name`` as this process has it."""
         task = self.tasks[name]
         if isinstance(event, Answered):
             known = self.answered.setdefault(name, {})
@@ -257,6 +258,7 @@ class Cluster:
     worker: ClassVar[type[Worker]] = Worker
 
     def events(self, queue: Queue) -> Iterator[Event]:
+        """Do the tasks in ``queue`` on the cluster; see ``Executor``."""
         with connected(self.address) as ray:
             fleet = _Fleet(self, ray, queue)
             try:
@@ -350,7 +352,7 @@ class _Fleet:
         self._places = [self._start() for _ in range(min(count, len(queue)))]
 
     def run(self) -> Iterator[Event]:
-        """What happens, until nothing is left to do or can be done."""
+        """Yield events until nothing is left to do or can be done."""
         patient_until = time.monotonic() + PATIENCE_SECONDS
         while True:
             stop = self._failure is not None or self._cluster.stopped()
@@ -393,7 +395,7 @@ class _Fleet:
                     place.call = place.actor.turn.remote(given, stop)
 
     def _hand_out(self, place: _Place) -> list[Given]:
-        """Tasks for an engine: as many as it streams at once and one to open meanwhile, but no more than its share."""
+        """Return tasks for an engine: one more than it streams at once, to open meanwhile, but at most its share."""
         if place.loaded is None:
             return []
         at_hand = sum(len(other.tasks) for other in self._places)
@@ -410,7 +412,7 @@ class _Fleet:
         return given
 
     def _hear(self, place: _Place) -> Iterator[Event]:
-        """What an engine has to say."""
+        """Yield the events that an engine reports."""
         call, place.call = place.call, None
         errors = self._ray.exceptions
         try:
@@ -441,19 +443,20 @@ class _Fleet:
             yield from place.put_back(self._queue)
 
     def _loaded(self, place: _Place, loaded: Loaded) -> None:
-        if self._model not in (None, loaded.fingerprint):
-            return self._fail(
+        if self._model in (None, loaded.fingerprint):
+            self._cluster.loaded(loaded)
+            self._model, place.loaded = loaded.fingerprint, loaded
+        else:
+            self._fail(
                 place,
                 ConfigError(
                     f"the model on {loaded.node} is another than on other machines of the Ray cluster; all must have "
                     "the same files"
                 ),
             )
-        self._cluster.loaded(loaded)
-        self._model, place.loaded = loaded.fingerprint, loaded
 
     def _lost(self, place: _Place, why: str) -> Iterator[Event]:
-        """Its process or its machine is gone, or out of reach."""
+        """Replace an engine whose process or machine is gone, or out of reach."""
         self._losses += 1
         self._kill(place)
         yield from place.put_back(self._queue)
@@ -475,7 +478,7 @@ class _Fleet:
 
 
 def required() -> Any:
-    """Ray.
+    """Return the module of Ray.
 
     Raises:
         ConfigError: if it is not installed.
@@ -490,7 +493,7 @@ def required() -> Any:
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[Any]:
-    """Ray, on a cluster: the one this process is on already, the one at ``address``, or one of our own.
+    """Join a cluster, and give the module of Ray: the one joined already, the one at ``address``, or one of our own.
 
     Raises:
         ConfigError: if it cannot be joined, or Ray is not installed.
@@ -511,7 +514,7 @@ def connected(address: str | None = None) -> Iterator[Any]:
     else:
         _reach(address)
     logging.getLogger("ray").setLevel(level)
-    with _prints(ray, talks):
+    with _prints(talks):
         try:
             # Workers import from where this is called, before all else: it must be this code, and nothing beside a
             # video.
@@ -528,12 +531,13 @@ def connected(address: str | None = None) -> Iterator[Any]:
 
 
 @contextmanager
-def _prints(ray: Any, talks: bool) -> Iterator[None]:
+def _prints(talks: bool) -> Iterator[None]:
     """Have Ray print to stderr, or nothing: deaths of workers it tells on stdout, which is for results."""
-    module = ray._private.worker
+    from ray._private import worker as module
+
     show = module.print_worker_logs
 
-    def print_worker_logs(data: Any, print_file: Any, *options: Any, **more: Any) -> None:
+    def print_worker_logs(data: Any, _: Any, *options: Any, **more: Any) -> None:
         if talks:
             show(data, sys.stderr, *options, **more)
 
@@ -545,7 +549,7 @@ def _prints(ray: Any, talks: bool) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Try whether anybody is at ``address``: Ray would try for minutes."""
+    """Raise ConfigError if nobody answers at ``address``: Ray would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return
@@ -560,7 +564,7 @@ def _no_cluster(address: str, why: str) -> ConfigError:
 
 
 def share_out(nodes: Sequence[dict[str, Any]], engines: int | None, cpus: int | None) -> tuple[int, int, int]:
-    """GPUs and CPUs of an engine, and how many engines, on ``nodes`` as Ray describes them.
+    """Return the GPUs and CPUs of an engine, and the number of engines, on ``nodes`` as Ray describes them.
 
     Raises:
         ConfigError: if there is no room for so many.
@@ -579,14 +583,14 @@ def share_out(nodes: Sequence[dict[str, Any]], engines: int | None, cpus: int | 
 
 
 def room(nodes: Sequence[dict[str, Any]], gpus: int, cpus: int) -> int:
-    """For how many engines with ``gpus`` and ``cpus`` each there is room on ``nodes`` as Ray describes them."""
+    """Return the number of engines with ``gpus`` and ``cpus`` each that fit on ``nodes`` as Ray describes them."""
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     counts = [int(node.get("CPU", 0) // cpus) for node in resources]
     return sum(min(n, int(node.get("GPU", 0))) if gpus else n for n, node in zip(counts, resources, strict=True))
 
 
 def _environment(gpus: int, cpus: int) -> dict[str, str]:
-    """Of the process of an engine: what must stand before anything is imported there."""
+    """Return variables for the process of an engine, which must be set before anything is imported there."""
     names = ("VLLM_LOGGING_LEVEL", "TORCH_CPP_LOG_LEVEL")
     found = {name: os.environ[name] for name in names if name in os.environ}
     if not gpus:
@@ -597,7 +601,7 @@ def _environment(gpus: int, cpus: int) -> dict[str, str]:
 
 
 def _why(error: Exception) -> str:
-    """The first sentence of what Ray says."""
+    """Return the first sentence of a message of Ray's."""
     return first_line(error).partition(". ")[0].rstrip(".")
 
 

@@ -1,9 +1,9 @@
-"""What came of a batch, on the disk: a record for each question as soon as it is answered, and a summary at the end.
+"""Results of a batch on the disk: a record for each question as soon as it is answered, and a summary at the end.
 
 results.jsonl: one record for each question that was answered
 failed.jsonl: one for each that could not be
-summary.json: what came of it all
-.kvvideo/: the lock, which model it was, and checkpoints of what is at hand
+summary.json: counts of all, and how many answers were right
+.kvvideo/: the lock, the fingerprint of the model, and checkpoints of the videos at hand
 
 A shard of a batch has files of its own, with its name in theirs, so that several machines can share a directory.
 """
@@ -19,7 +19,7 @@ from kvvideo.batch.tasks import Task, Want
 from kvvideo.errors import ConfigError
 from kvvideo.outputs.jsons import dumps, line
 from kvvideo.storage.checkpoints import Checkpoints
-from kvvideo.storage.disk import durable
+from kvvideo.storage.disk import append, durable
 from kvvideo.storage.workspace import Busy, Workspace
 
 Record = dict[str, Any]
@@ -28,12 +28,12 @@ Key = tuple[str, float | None, str]
 
 
 def key_of(want: Want) -> Key:
-    """What tells the question from all others of a batch."""
+    """Return the key of a question, which no other of a batch has."""
     return want.job.id, want.asking.question.at, want.asking.question.text
 
 
 def differs(record: Record, task: Task) -> bool:
-    """Whether ``record`` was made with other settings than ``task`` has, or of another file, if there is one now."""
+    """Return True if ``record`` was made with other settings than those of ``task``, or of another file."""
     return record["settings"] != task.settings or task.fingerprint not in (None, record["fingerprint"])
 
 
@@ -46,7 +46,8 @@ class Results:
         restart: throw away what is there; of a shard, what it wrote itself.
 
     Attributes:
-        answered, failed: what is on the disk, of other shards too.
+        answered: records of answers on the disk, of other shards too.
+        failed: records of failures.
 
     Raises:
         ConfigError: if it cannot be used, or what is there is damaged.
@@ -73,16 +74,16 @@ class Results:
         self.close()
 
     def path(self, name: str, ending: str = "jsonl") -> Path:
-        """The file of this shard that is called ``name``."""
+        """Return the path of this shard's file ``name``."""
         return self.directory / ".".join(part for part in (name, self._shard, ending) if part)
 
     def of(self, want: Want) -> Record | None:
-        """The record of a question: its answer, or else its failure."""
+        """Return the record of a question: its answer, or else its failure; None if there is neither."""
         key = key_of(want)
         return self.answered.get(key) or self.failed.get(key)
 
     def check(self, task: Task) -> None:
-        """See that the answers to ``task`` that are there were given with the same settings, of the same file.
+        """Check that the answers to ``task`` on the disk were given with the same settings, of the same file.
 
         Raises:
             ConfigError: if they were not.
@@ -98,7 +99,7 @@ class Results:
             raise ConfigError(f"{what}, and {task.source.path!r} has changed since; {advice}")
 
     def check_model(self, fingerprint: str) -> None:
-        """Say which model answers, as soon as it is loaded.
+        """Note the model that answers, as soon as it is loaded.
 
         Raises:
             ConfigError: if what is there was answered by another, or this cannot be written.
@@ -142,11 +143,11 @@ class Results:
             stream.write((dumps(summary, indent=2) + "\n").encode())
 
     def checkpoints(self, task: Task) -> Path:
-        """Where the checkpoints of ``task`` are."""
+        """Return the directory of the checkpoints of ``task``."""
         return self._space.path / task.key
 
     def drop_checkpoints(self, task: Task) -> None:
-        """Nothing more comes of ``task``."""
+        """Delete the checkpoints of ``task``, which came to its end."""
         self._drop(self.checkpoints(task))
 
     def close(self) -> None:
@@ -214,16 +215,7 @@ class Results:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                sound = os.fstat(descriptor).st_size
-                try:
-                    while data:
-                        data = data[os.write(descriptor, data) :]
-                    os.fsync(descriptor)
-                except OSError:
-                    # Half a record would spoil the file for those who read it.
-                    with suppress(OSError):
-                        os.ftruncate(descriptor, sound)
-                    raise
+                append(descriptor, data)
             finally:
                 os.close(descriptor)
         except OSError as error:

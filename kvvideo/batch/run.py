@@ -1,4 +1,4 @@
-"""A batch from its jobs to its summary: what is not done yet is done, and every record is on the disk at once."""
+"""Run a batch from its jobs to its summary: only what is not done yet, and every record is on the disk at once."""
 
 import time
 from collections import deque
@@ -24,7 +24,7 @@ QUESTION_WORDS = 256
 
 
 class Queue:
-    """Tasks that wait to be done, those of one cache together."""
+    """Waiting tasks, those of one cache together."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks: dict[CacheConfig, deque[Task]] = {}
@@ -32,16 +32,16 @@ class Queue:
             self.put(task)
 
     def put(self, task: Task) -> None:
-        """Another one, behind those that wait."""
+        """Add a task behind those that wait."""
         self._tasks.setdefault(task.cache, deque()).append(task)
 
     def caches(self) -> Iterator[CacheConfig]:
-        """Cache settings of which there are tasks, until there are none."""
+        """Yield cache settings of which there are tasks, until there are none."""
         while cache := next((cache for cache, tasks in self._tasks.items() if tasks), None):
             yield cache
 
     def take(self, cache: CacheConfig) -> Task | None:
-        """The next task of ``cache``; None if none waits."""
+        """Return the next task of ``cache``; None if none waits."""
         tasks = self._tasks.get(cache)
         return tasks.popleft() if tasks else None
 
@@ -53,7 +53,7 @@ class Executor(Protocol):
     """Does tasks, somewhere."""
 
     def events(self, queue: Queue) -> Iterator[Event]:
-        """Do what is in ``queue``, and is put there meanwhile; says what happens.
+        """Do the tasks in ``queue``, and those put there meanwhile; yield events as they happen.
 
         Raises:
             KvvideoError: if nothing can go on.
@@ -83,6 +83,7 @@ class Local:
     stopped: Callable[[], bool] = lambda: False
 
     def events(self, queue: Queue) -> Iterator[Event]:
+        """Load the engine and do the tasks in ``queue``; see ``Executor``."""
         engine = open_engine(self.engine, self.caches)
         try:
             self.loaded(engine)
@@ -91,7 +92,7 @@ class Local:
             engine.close()
 
     def work(self, engine: Engine, queue: Queue) -> Iterator[Event]:
-        """Do with ``engine`` what is in ``queue``, the tasks of one cache after those of another."""
+        """Do the tasks in ``queue`` with ``engine``, those of one cache after those of another."""
         for cache in queue.caches():
             if self.stopped():
                 return
@@ -107,19 +108,20 @@ class Local:
 
 
 def question_tokens(chunk_tokens: int, max_answer_tokens: int) -> int:
-    """Room in the pool for a question: a chunk may be shown with it, and its answer may be as long as allowed."""
+    """Return the tokens a question needs in the pool: a chunk may be shown with it, its answer as long as allowed."""
     return chunk_tokens + QUESTION_WORDS + max_answer_tokens
 
 
 @dataclass
-class Progress:
-    """How far a batch is.
+class Counts:
+    """Counts of what is done of a batch, and of what was to be done.
 
     Attributes:
         questions: in all, those done in earlier runs included.
-        tasks: ingests that are to be done now.
+        tasks: ingests to be done in this run.
         ended: ingests of them that came to an end.
-        seconds, frames: of video that were ingested now.
+        seconds: of video that were ingested in this run.
+        frames: ingested in this run.
     """
 
     questions: int = 0
@@ -155,7 +157,7 @@ class Batch:
     only_failed: bool = False
     on_event: Callable[[Event], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
-    progress: Progress = field(default_factory=Progress)
+    progress: Counts = field(default_factory=Counts)
     failing: bool = False
     """Whether something failed now and nothing more is begun because of that."""
 
@@ -167,7 +169,7 @@ class Batch:
         self.progress.questions = len(self._wants())
 
     def pending(self) -> list[Task]:
-        """What is to be done. Videos that are not there are written down as failed."""
+        """Return the tasks that are to be done. Videos that are not there are written down as failed."""
         found = []
         for task in self.tasks:
             wants = [want for some in task.wants.values() for want in some if self._is_due(want, task)]
@@ -195,7 +197,7 @@ class Batch:
                 queue.put(again)
 
     def summary(self, status: str, error: str | None = None) -> Record:
-        """What came of it all, now and before, as ``summary.json`` has it."""
+        """Return the results of this run and those before it, as ``summary.json`` has them."""
         wants = self._wants()
         done = [(want, record) for want in wants if (record := self.results.of(want)) is not None]
         answered = [(want, record) for want, record in done if record["type"] == "answer"]
@@ -236,7 +238,7 @@ class Batch:
         return record["type"] == "failed" and (self.only_failed or differs(record, task))
 
     def _take(self, event: Event) -> Task | None:
-        """Write down what happened; returns a task to try again."""
+        """Write down an event; return the task to try again, if there is one."""
         again = None
         if isinstance(event, Answered):
             self._answered(event)
@@ -284,7 +286,7 @@ class Batch:
         return None
 
     def _end(self, event: Ended, broken: list[tuple[Want, Record]]) -> None:
-        """Nothing more comes of the task: what has no answer failed; ``broken`` are answers that do not count."""
+        """End a task: questions without an answer failed, and those of ``broken``, whose answers do not count."""
         task, left = event.task, _left(event)
         self.progress.ended += 1
         failures = [(want, _failure(want, task, self.defaults, _why(want, event), {})) for want in left]
@@ -309,7 +311,7 @@ def _of(task: Task, asked: Asked) -> list[Want]:
 
 
 def _why(want: Want, event: Ended) -> KvvideoError:
-    """Why there is no answer."""
+    """Return the reason that there is no answer."""
     if event.error is not None:
         return event.error
     at = want.asking.question.at
@@ -318,7 +320,7 @@ def _why(want: Want, event: Ended) -> KvvideoError:
 
 
 def _failure(want: Want, task: Task, defaults: Defaults, error: KvvideoError, record: Record) -> Record:
-    """``record`` is of an answer that was given although the video broke off; empty if there is none."""
+    """Return the record of a failure; ``record`` is of an answer given before the video broke off, or empty."""
     asking = want.asking
     said: Record = {
         "schema": records.SCHEMA,

@@ -15,15 +15,15 @@ from kvvideo.batch.tasks import Task
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import EngineError, KvvideoError, VideoError
 from kvvideo.runs.agenda import Question
-from kvvideo.runs.streaming import Asked, analyzing
+from kvvideo.runs.streaming import Asked, Meter, analyzing
 from kvvideo.session import Engine, Session, VideoSession, open_session
 from kvvideo.session.memory import Memory
 from kvvideo.storage.checkpoints import Checkpoints
-from kvvideo.types import CacheStats, Chunk
+from kvvideo.types import Chunk, Progress
 from kvvideo.video import VideoReader
 
 IDLE_SECONDS = 0.002
-"""How long to look away while every video is being decoded."""
+"""Seconds between two looks while every video is being decoded."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,23 @@ class Answered:
 
 @dataclass(frozen=True)
 class Moved:
-    """A video has come to ``at`` of ``length`` seconds (None if unknown); its cache holds ``cache``."""
+    """The video of ``task`` was ingested as far as ``progress`` says."""
 
     task: Task
-    at: float
-    length: float | None
-    frames: int
-    cache: CacheStats
+    progress: Progress
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Nothing more comes of ``task``.
+    """``task`` came to an end.
 
     Attributes:
-        error: what ended it before its end, or why it could not begin; None if nothing.
+        task: the one that ended.
+        error: reason that it ended early, or could not begin; None if it did not.
         left: questions that were not asked.
-        stopped: whether it was told to stop; ``left`` can still be asked then.
-        start, end: the part of the video that was ingested, in seconds, after what an earlier run had.
+        stopped: it was told to stop; ``left`` can still be asked then.
+        start: of the part of the video that was ingested, in seconds, after what an earlier run had.
+        end: of that part, in seconds.
         frames: that were ingested.
     """
 
@@ -95,12 +94,12 @@ class Streams:
         self.engine, self.stopped = engine, stopped
         self.max_tokens, self.kept, self.every = max_tokens, kept, every
         self.sessions = 0
-        """How many are open."""
+        """Sessions that are open."""
         self._take = take
         self._streams: list[_Stream] = []
 
     def run(self) -> Iterator[Event]:
-        """What happens, as it does, until there are no more tasks.
+        """Yield events as they happen, until there are no more tasks.
 
         Raises:
             EngineError: vLLM failed, and with it all videos at hand.
@@ -126,7 +125,7 @@ class Streams:
                         stream.close()
 
     def _begin(self, openers: ThreadPoolExecutor) -> bool:
-        """Begin with tasks while there is room: one more than can be ingested, whose video opens meanwhile."""
+        """Begin tasks while there is room: one more than can be ingested, whose video opens meanwhile."""
         while len(self._streams) <= self.engine.capacity and not self.stopped():
             task = self._take()
             if task is None:
@@ -139,8 +138,8 @@ class _Stream:
     """A task that was begun.
 
     Attributes:
-        waits: whether it waits for something else than a step of the engine.
-        ended: whether nothing more comes of it.
+        waits: it waits for something else than a step of the engine.
+        ended: nothing more comes of it.
     """
 
     def __init__(self, host: Streams, task: Task, openers: ThreadPoolExecutor) -> None:
@@ -150,7 +149,7 @@ class _Stream:
         self._work = self._working()
 
     def advance(self) -> Iterator[Event]:
-        """Do what can be done before the next step, and say what happened."""
+        """Do what can be done before the next step, and yield its events."""
         self.waits = False
         for event in self._work:
             if event is None:
@@ -165,7 +164,7 @@ class _Stream:
             self._reader.result()[0].close()
 
     def _working(self) -> Generator[Event | None, None, None]:
-        """All of the task: its events, and None where it waits."""
+        """Yield all events of the task, and None where it waits."""
         host, task = self._host, self._task
         while not self._reader.done():
             self.waits = True
@@ -195,10 +194,11 @@ class _Stream:
         directory = host.kept(task)
         moved: list[Event] = []
         schedule = task.cache.schedule(host.engine.block_size)
+        meter = Meter(session, schedule, reader.info.duration)
 
         def on_chunk() -> None:
             nonlocal last
-            moved.append(Moved(task, session.end, reader.info.duration, session.frames - known, session.stats()))
+            moved.append(Moved(task, meter.progress()))
             due = host.stopped() or session.end - last >= host.every - 1e-6
             if store is not None and due and isinstance(session, VideoSession):
                 store.add(session.save())
@@ -225,7 +225,7 @@ class _Stream:
         yield Ended(task, error, agenda.left(), stopped, start, max(session.end, start), session.frames - known)
 
     def _chunks(self, reader: VideoReader) -> Iterator[Chunk | None]:
-        """The chunks of ``reader``; None where the next is not decoded yet."""
+        """Yield the chunks of ``reader``; None where the next is not decoded yet."""
         while True:
             if not reader.ready:
                 self.waits = True

@@ -1,4 +1,4 @@
-"""What one ingest of a video answers: all questions of a job file to the same video under the same settings."""
+"""Join what one ingest can answer: all questions of a job file to the same video under the same settings."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kvvideo.batch.jobs import Asking, Job, JobsError
+from kvvideo.batch.jobs import READING, Asking, Job, JobsError
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.runs.agenda import Agenda, Question
@@ -42,7 +42,7 @@ class Want:
 
     @property
     def asking(self) -> Asking:
-        """What is asked."""
+        """The question, and the right answer if it is known."""
         return self.job.askings[self.index]
 
 
@@ -68,7 +68,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Names the task: what decides the answers, and which video it is."""
+        """Name of the task, made of all that decides its answers, and of the video."""
         return _digest([self.settings, self.fingerprint, os.path.realpath(self.source.path)])
 
     @property
@@ -77,7 +77,7 @@ class Task:
         return list({want.job.id: want.job for wants in self.wants.values() for want in wants}.values())
 
     def agenda(self) -> Agenda:
-        """Its questions, to take out.
+        """Return the agenda of its questions.
 
         Raises:
             ConfigError: if one of them is of a moment outside of what is read.
@@ -85,14 +85,14 @@ class Task:
         return Agenda([*self.wants], None, self.source.start or 0.0, self.source.end)
 
     def only(self, wants: Sequence[Want]) -> "Task":
-        """The same ingest, for these alone."""
+        """Return the same ingest for ``wants`` alone."""
         chosen = {(want.job.id, want.index) for want in wants}
         left = {q: [w for w in some if (w.job.id, w.index) in chosen] for q, some in self.wants.items()}
         return replace(self, wants={question: some for question, some in left.items() if some})
 
 
 def tasks_of(jobs: Sequence[Job], defaults: Defaults) -> list[Task]:
-    """The tasks that answer ``jobs``, in the order of their first jobs. A video that is not there is a task too.
+    """Return the tasks that answer ``jobs``, in the order of their first jobs; also of videos that are not there.
 
     Raises:
         JobsError: with all jobs whose settings are not possible.
@@ -121,8 +121,8 @@ def _task(job: Job, defaults: Defaults) -> Task:
         own["max_tokens"] = math.ceil(own["budget"] / base.ratio)
     cache = replace(base, **own)
     cache.schedule(32)
-    looked = dict(defaults.reading)
-    for name, key in (("fps", "fps"), ("from", "start"), ("to", "end")):
+    looked = defaults.reading | job.reading
+    for name, key in READING.items():
         if job.settings.get(name) is not None:
             looked[key] = job.settings[name]
     source = Source.from_dict({**Source(job.video, **looked).as_dict()})

@@ -28,33 +28,31 @@ OURS = (STATE, WATCHING, COMPACTING)
 """Parts that a cache without compression does not have."""
 
 
-def watch(engine: Engine) -> Spans:
-    """Spans over the parts of ``engine``, not yet entered."""
-    from kvvideo.plugin.inspect import bounded_layers
+STAGES = {
+    "scheduling": SCHEDULING,
+    "inputs": INPUTS,
+    "vision": VISION,
+    "embedding": EMBEDDING,
+    "language": LANGUAGE,
+    "attention": ATTENTION,
+    "writing": WRITING,
+    "state": STATE,
+    "watching": WATCHING,
+    "compacting": COMPACTING,
+    "sampling": SAMPLING,
+}
+"""Parts by the names of ``kvvideo.plugin.stages``."""
 
-    worker = engine.core.model_executor.driver_worker.worker
-    runner, spans = worker.model_runner, Spans()
-    parts: list[tuple[str, Any, tuple[str, ...]]] = [
-        (PREPARING, engine, ("prompt", "process")),
-        (SCHEDULING, engine.scheduler, ("schedule", "update_from_output", "fold", "add_request")),
-        (INPUTS, runner, ("_update_states", "_prepare_inputs", "_build_attention_metadata")),
-        (EMBEDDING, runner, ("_preprocess",)),
-        (VISION, runner, ("_execute_mm_encoder",)),
-        (LANGUAGE, runner, ("_model_forward",)),
-        (SAMPLING, runner, ("sample_tokens",)),
-        (SAMPLING, runner.model, ("compute_logits",)),
-    ]
-    for layer in bounded_layers(worker):
-        parts += [
-            (WRITING, layer.impl, ("do_kv_cache_update",)),
-            (ATTENTION, layer.impl, ("forward",)),
-            (STATE, layer.impl, ("after_attention",)),
-            (WATCHING, layer.impl, ("watch",)),
-            (COMPACTING, layer.impl, ("compact",)),
-        ]
-    for name, owner, methods in parts:
-        for method in methods:
-            spans.add(name, owner, method)
+
+def watch(engine: Engine) -> Spans:
+    """Return spans over the parts of ``engine``, not yet entered."""
+    from kvvideo.plugin.stages import stages
+
+    spans = Spans()
+    for method in ("prompt", "process"):
+        spans.add(PREPARING, engine, method)
+    for stage, owner, method in stages(engine.core):
+        spans.add(STAGES[stage], owner, method)
     return spans
 
 

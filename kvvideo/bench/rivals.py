@@ -15,9 +15,12 @@ from kvvideo.compression import load, places
 from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.errors import ConfigError, KvvideoError
+from kvvideo.plugin import surface
+from kvvideo.plugin.platform import is_cpu
+from kvvideo.plugin.register import check_installed
 from kvvideo.prompt import OPENING, chunk_text, question_text
 from kvvideo.session import Engine, EngineConfig, VideoSession
-from kvvideo.session.arguments import block_size, common_arguments, is_cpu
+from kvvideo.session.arguments import block_size, common_arguments
 from kvvideo.session.environment import set_environment
 from kvvideo.session.hub import model_path
 from kvvideo.session.model_config import computed_in, text_config
@@ -112,8 +115,9 @@ class Plain:
 
     def __init__(self, config: EngineConfig, tokens: int, chunks: int, copies: int) -> None:
         set_environment()
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
+        check_installed()
+        surface.check()
+        from kvvideo.plugin.engine import LocalEngine
 
         text = text_config(model_path(config.model))
         self.limit = min(tokens, int(text.max_position_embeddings))
@@ -130,52 +134,36 @@ class Plain:
         }
         if not is_cpu():
             arguments.setdefault("gpu_memory_utilization", 0.01)
-        self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        self.core = self.llm.engine_core.engine_core
-        self.scheduler = self.core.scheduler
-        self.llm.engine_core._finalizer.detach()
+        self.engine = LocalEngine(arguments)
         self._count = 0
 
     def new_id(self) -> str:
+        """Return a request id that was not used before."""
         self._count += 1
         return f"plain-{self._count}"
 
     def request(self, name: str, text: str, chunks: list[Chunk], salt: str, resumable: bool) -> Any:
-        """``text`` with the frames of ``chunks`` as one request, its one token greedy."""
-        from vllm import SamplingParams
+        """Return ``text`` with the frames of ``chunks`` as one request, its one token greedy."""
+        from kvvideo.plugin.sampling import reading
 
         prompt: dict[str, Any] = {"prompt": text, "cache_salt": salt}
         if chunks:
             prompt["multi_modal_data"] = {"video": [as_video(chunk) for chunk in chunks]}
-        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
-        request = self.llm.input_processor.process_inputs(
-            request_id=name,
-            prompt=prompt,
-            params=params,
-            supported_tasks=self.llm.get_supported_tasks(),
-            resumable=resumable,
-        )
-        request.prompt_token_ids = list(request.prompt_token_ids)
-        return request
+        return self.engine.request(name, prompt, reading(), resumable)
 
-    def run(self, request: Any) -> None:
-        """Step until ``request`` has its token."""
-        from vllm.v1.request import RequestStatus
-
-        self.llm.engine_core.add_request(request)
-        requests = self.scheduler.requests
-        while (
-            request.request_id in requests
-            and requests[request.request_id].status != RequestStatus.WAITING_FOR_STREAMING_REQ
-        ):
-            self.llm.step()
+    def run(self, request: Any) -> int:
+        """Step until ``request`` has its token; return how many tokens it brought."""
+        count = len(request.prompt_token_ids)
+        self.engine.append(request)
+        while self.engine.is_computing(request.request_id):
+            self.engine.step()
+        return count
 
     def close(self) -> None:
-        from kvvideo.plugin.inspect import release
-
-        self.core.abort_requests([*self.scheduler.requests])
-        self.core.model_executor.collective_rpc(release)
-        del self.llm, self.core, self.scheduler
+        """Give all memory back."""
+        if not self.engine.closed:
+            self.engine.abort([*self.engine.scheduler.requests])
+            self.engine.close()
 
 
 class Uncompressed(Rival):
@@ -217,8 +205,7 @@ class VllmSession(Uncompressed):
         request = plain.request(self._id or plain.new_id(), text, chunks, self.name, resumable=True)
         self.check(len(request.prompt_token_ids))
         self._id = request.request_id
-        plain.run(request)
-        self.seen += len(request.prompt_token_ids)
+        self.seen += plain.run(request)
 
 
 class Resend(Uncompressed):
@@ -243,9 +230,7 @@ class Resend(Uncompressed):
     def _send(self, text: str) -> int:
         self.check(SPARE)
         request = self.plain.request(self.plain.new_id(), text, self._chunks, self.name, resumable=False)
-        self.plain.run(request)
-        count: int = len(request.prompt_token_ids)
-        return count
+        return self.plain.run(request)
 
 
 SPARE = 1024

@@ -26,7 +26,7 @@ def run(config: EngineConfig) -> dict[str, object]:
         from kvvideo.session.environment import set_environment
 
         set_environment()
-        import vllm.v1.engine.llm_engine  # noqa: F401
+        import kvvideo.plugin.engine  # noqa: F401
     with stage("load the model and its cache"):
         engine = Engine(config)
     with stage("first chunk"):

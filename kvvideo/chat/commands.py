@@ -1,4 +1,4 @@
-"""What can be typed: the table of commands, and how lines, arguments and settings are read and completed."""
+"""The commands that can be typed, and the parsing and completion of lines, arguments and settings."""
 
 import difflib
 import math
@@ -23,7 +23,7 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """As it is typed: ``/at TIME question``."""
+        """The command as it is typed: ``/at TIME question``."""
         return f"/{self.name} {self.arguments}".rstrip()
 
 
@@ -61,7 +61,7 @@ class Parsed:
 
 
 def parse(line: str) -> Parsed | None:
-    """The command that ``line`` gives; None if it is a question, see ``question_in``.
+    """Return the command that ``line`` gives; None if it is a question, see ``question_in``.
 
     Raises:
         ConfigError: if there is no such command, its name is short for several, or it takes no arguments.
@@ -77,7 +77,7 @@ def parse(line: str) -> Parsed | None:
 
 
 def find(name: str) -> Command:
-    """The command called ``name``, or the only one that begins like it.
+    """Return the command called ``name``, or the only one that begins like it.
 
     Raises:
         ConfigError: if there is none, or more than one.
@@ -93,7 +93,7 @@ def find(name: str) -> Command:
 
 
 def question_in(line: str) -> str:
-    """The words of a line that is a question: ``//why?`` asks ``/why?``."""
+    """Return the words of a line that is a question: ``//why?`` asks ``/why?``."""
     line = line.strip()
     return line[1:] if line.startswith("//") else line
 
@@ -102,7 +102,7 @@ def question_in(line: str) -> str:
 
 
 def parse_speed(text: str) -> float:
-    """Seconds of video a second: ``2x``, ``0.5``; infinite for ``max``, as fast as it goes.
+    """Return seconds of video a second: ``2x``, ``0.5``; infinite for ``max``, as fast as it goes.
 
     Raises:
         ConfigError: if it is no such speed.
@@ -117,12 +117,12 @@ def parse_speed(text: str) -> float:
 
 
 def format_speed(speed: float) -> str:
-    """A speed as it is typed: ``2x``, ``max``."""
+    """Return a speed as it is typed: ``2x``, ``max``."""
     return "max" if math.isinf(speed) else f"{speed:g}x"
 
 
 def parse_count(text: str, default: int = 1) -> int:
-    """A whole number of at least 1; ``default`` if nothing is given.
+    """Return a whole number of at least 1; ``default`` if nothing is given.
 
     Raises:
         ConfigError: if it is none.
@@ -136,7 +136,7 @@ def parse_count(text: str, default: int = 1) -> int:
 
 
 def parse_moment(text: str) -> float:
-    """A moment of the video in seconds.
+    """Return a moment of the video in seconds.
 
     Raises:
         ConfigError: if it is none.
@@ -151,7 +151,7 @@ def parse_moment(text: str) -> float:
 
 
 def split_at(text: str) -> tuple[float, str]:
-    """Moment and question of ``/at``: ``8:00 what happens?``.
+    """Return moment and question of ``/at``: ``8:00 what happens?``.
 
     Raises:
         ConfigError: if one of them is missing.
@@ -163,7 +163,7 @@ def split_at(text: str) -> tuple[float, str]:
 
 
 def parse_layer(text: str) -> int | None:
-    """The layer of ``/stats layer 3``; None for all.
+    """Return the layer of ``/stats layer 3``; None for all.
 
     Raises:
         ConfigError: if it names none.
@@ -177,7 +177,7 @@ def parse_layer(text: str) -> int | None:
 
 
 def parse_dash(text: str) -> bool:
-    """Whether ``/dash`` shows the panel, or takes it away.
+    """Return True if ``/dash`` shows the panel, False if it takes it away.
 
     Raises:
         ConfigError: if it says neither.
@@ -187,7 +187,7 @@ def parse_dash(text: str) -> bool:
 
 @dataclass(frozen=True)
 class WatchOrder:
-    """What ``/watch`` asks for: to repeat ``question``, to stop (``off``) number ``number`` or all, or to list all."""
+    """An order of ``/watch``: to repeat ``question``, to stop (``off``) number ``number`` or all, or to list all."""
 
     question: str | None = None
     off: bool = False
@@ -195,7 +195,7 @@ class WatchOrder:
 
 
 def parse_watch(text: str) -> WatchOrder:
-    """``"who is there?"``, with or without quotes; ``off``; ``off 2``; or nothing.
+    """Return the order of ``/watch``: ``"who is there?"``, with or without quotes; ``off``; ``off 2``; or nothing.
 
     Raises:
         ConfigError: if the quotes are empty.
@@ -213,7 +213,7 @@ def parse_watch(text: str) -> WatchOrder:
 
 
 def parse_compare(text: str) -> tuple[tuple[str, ...], str | None]:
-    """Strategies and question of ``/compare h2o streaming -- what happened?``; None to ask the last one again.
+    """Return strategies and question of ``/compare h2o full -- what happened?``; None asks the last one again.
 
     Raises:
         ConfigError: if there are less than two strategies, one is there twice, or no question follows the dashes.
@@ -231,7 +231,7 @@ def parse_compare(text: str) -> tuple[tuple[str, ...], str | None]:
 
 
 def parse_export(text: str) -> tuple[str, str | None]:
-    """Kind and file of ``/export``; None if no file is given.
+    """Return kind and file of ``/export``; None if no file is given.
 
     Raises:
         ConfigError: if there is no such kind.
@@ -290,7 +290,7 @@ SETTINGS = (
 
 
 def parse_setting(name: str, value: str) -> Value:
-    """The value that ``/set name value`` gives.
+    """Return the value that ``/set name value`` gives.
 
     Raises:
         ConfigError: if there is no such setting, or it cannot have that value.
@@ -308,7 +308,7 @@ def parse_setting(name: str, value: str) -> Value:
 
 
 def parse_set(text: str) -> tuple[str, Value] | None:
-    """Name and value of ``/set temperature 0.5``; None if nothing follows.
+    """Return name and value of ``/set temperature 0.5``; None if nothing follows.
 
     Raises:
         ConfigError: see ``parse_setting``.
@@ -320,7 +320,7 @@ def parse_set(text: str) -> tuple[str, Value] | None:
 
 
 def format_setting(setting: Setting, value: Value) -> str:
-    """``value`` as ``/set`` reads it."""
+    """Return ``value`` as ``/set`` reads it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if setting.type is _period:
@@ -332,7 +332,7 @@ def format_setting(setting: Setting, value: Value) -> str:
 
 
 def completed_part(line: str) -> str:
-    """The end of ``line`` that one of ``completions`` takes the place of."""
+    """Return the end of ``line`` that one of ``completions`` takes the place of."""
     name, space, arguments = line.partition(" ")
     if not space or not name.startswith("/"):
         return line
@@ -347,7 +347,7 @@ def completed_part(line: str) -> str:
 
 
 def completions(line: str, strategies: Iterable[str], files: Iterable[str]) -> list[str]:
-    """What could stand in place of the word that ``line`` ends in, see ``completed_part``; empty in a question.
+    """Return what could take the place of the end of ``line``, see ``completed_part``; empty in a question.
 
     Args:
         line: as typed so far.
@@ -369,7 +369,7 @@ def completions(line: str, strategies: Iterable[str], files: Iterable[str]) -> l
 
 
 def _arguments(name: str, before: Sequence[str], strategies: Iterable[str], files: Iterable[str]) -> Iterable[str]:
-    """What could come next after the words ``before`` of a command's arguments."""
+    """Return what could come next after the words ``before`` of a command's arguments."""
     if name == "compare":
         return [] if "--" in before else [s for s in strategies if s not in before]
     if name == "set" and len(before) == 1:
@@ -392,7 +392,7 @@ def _arguments(name: str, before: Sequence[str], strategies: Iterable[str], file
 
 
 def _name_of(word: str) -> str:
-    """The full name of the command typed as ``word``; empty if there is none."""
+    """Return the full name of the command typed as ``word``; empty if there is none."""
     try:
         return find(word[1:]).name
     except ConfigError:

@@ -1,8 +1,9 @@
-"""What was said about a video, told to the model again or written to a file."""
+"""The questions and answers about a video, told to the model again or written to a file."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import clean
@@ -11,8 +12,11 @@ from kvvideo.prompt import Turn, dialogue_text
 from kvvideo.runs.records import SCHEMA
 from kvvideo.times import format_time
 
+if TYPE_CHECKING:
+    from kvvideo.runs.events import Event
+
 KINDS = ("md", "json", "srt")
-"""What a dialogue can be exported as."""
+"""Formats that a dialogue can be exported in."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,9 @@ class Said:
         at: moment of the video it was asked at, in seconds.
         question: in words.
         answer: in words; empty if there was none.
-        since: how the moment was reached, in words; empty if the video stood there.
+        since: the way to the moment, in words; empty if the video stood there.
         seconds: from asking to the last token.
-        remembered: whether it became part of what the model has seen.
+        remembered: it became part of what the model has seen.
     """
 
     at: float
@@ -36,15 +40,28 @@ class Said:
     remembered: bool = False
 
 
+@dataclass(frozen=True)
+class Happened:
+    """An event of the playback as the dialogue has it: ``said`` was remembered; if that is empty, a switch.
+
+    ``after`` is how many exchanges had been said then.
+    """
+
+    said: tuple[Said, ...]
+    after: int
+
+
 class Dialogue:
-    """What was said, in the order it was said.
+    """Everything that was said, in order, and which of it the stream has in it.
 
     Attributes:
-        said: all of it.
+        said: all exchanges.
+        events: what was remembered or switched; as many as the playback has events.
     """
 
     def __init__(self) -> None:
         self.said: list[Said] = []
+        self.events: list[Happened] = []
 
     def add(self, said: Said) -> None:
         """Note what was said last."""
@@ -73,8 +90,30 @@ class Dialogue:
         """Note that the stream has none of ``gone`` in it any more."""
         self.said = [replace(s, remembered=False) if any(s is one for one in gone) else s for s in self.said]
 
+    def note_event(self, *said: Said) -> None:
+        """Note that ``said`` was remembered; without any, that another strategy was switched to."""
+        self.events.append(Happened(said, len(self.said)))
+
+    def keep_events(self, kept: int) -> None:
+        """Note that events after the first ``kept`` have not happened."""
+        self.forget(self.remembered(since=kept))
+        self.events = self.events[:kept]
+
+    def adopt(self, events: "Iterable[Event]") -> None:
+        """Note that ``events``, those of a memory, have happened, and no others."""
+        self.keep_events(0)
+        after = 0
+        for event in events:
+            which = [self.recall(turn, event.end) for turn in event.turns]
+            after = max([after, *(index + 1 for index in which)])
+            self.events.append(Happened(tuple(self.said[index] for index in which), after))
+
+    def remembered(self, until: int | None = None, since: int = 0) -> list[Said]:
+        """Return what was remembered in the events ``since`` to ``until``."""
+        return [said for happened in self.events[since:until] for said in happened.said]
+
     def turns(self, limit: int, cost: Callable[[str], int] = len, without: Collection[Said] = ()) -> list[Turn]:
-        """The latest exchanges to tell the model again, in order: as many as cost no more than ``limit`` together.
+        """Return the latest exchanges to tell the model again, in order: as many as cost ``limit`` together at most.
 
         Args:
             limit: largest sum of costs.
@@ -93,7 +132,7 @@ class Dialogue:
         return turns[::-1]
 
     def export(self, kind: str, title: str) -> str:
-        """The dialogue as a file has it.
+        """Return the dialogue as a file has it.
 
         Args:
             kind: ``md``, ``json`` (a list of records, see ``docs/records.md``) or ``srt`` (subtitles).

@@ -30,7 +30,7 @@ _WORDS = re.compile(
 
 
 def times_in(text: str) -> list[float]:
-    """Moments of the video, in seconds, that ``text`` mentions, each once and in the order it mentions them.
+    """Return the moments of the video, in seconds, that ``text`` mentions, each once, in the order of the text.
 
     These are clock times with two digits of seconds (8:00, 1:02:03), and phrases such as "at 90 s", "the 2-minute
     mark" and "minute 8". A ratio (16:9), a time of day (8:00 pm) and a duration (90 seconds) are none.
@@ -49,7 +49,7 @@ def times_in(text: str) -> list[float]:
 
 
 def little_held(texts: Iterable[str], spans: Sequence[Span], end: float, threshold: float = 0.1) -> str | None:
-    """A hint on the first moment mentioned in ``texts`` that was seen, and of which hardly anything is held.
+    """Return a hint on the first moment in ``texts`` that was seen and is hardly held; None if there is none.
 
     Args:
         texts: a question and its answer.
@@ -68,7 +68,7 @@ def little_held(texts: Iterable[str], spans: Sequence[Span], end: float, thresho
 
 
 def _share_around(time: float, spans: Sequence[Span]) -> float | None:
-    """The share held of the seconds around ``time``; None if none of them was seen."""
+    """Return the share held of the seconds around ``time``; None if none of them was seen."""
     covered = held = 0.0
     for span in spans:
         overlap = min(span.end, time + _AROUND) - max(span.start, time - _AROUND)

@@ -18,14 +18,16 @@ from kvvideo.video import Source
 
 @dataclass(frozen=True)
 class Opening:
-    """How the playbacks of a chat are opened.
+    """Opens the playbacks of a chat.
 
     Attributes:
         config: of the engine; memories bring their own cache settings.
         directory: an empty one, for checkpoints.
         room: bytes that these may take.
         every: seconds of video between them.
-        video, model, dtype: where the video of a memory is, and its model, and how to run that; None: as it says.
+        video: where the video of a memory is now; None: where the memory says.
+        model: where its model is now; None: where the memory says.
+        dtype: of the model; None: what the memory says.
         tell: takes a line for the person.
     """
 
@@ -38,8 +40,17 @@ class Opening:
     dtype: str | None
     tell: Callable[[str], None]
 
+    def open(self, subject: Path | Source) -> Playback:
+        """Return a playback of a memory file, or of a source, on an engine of its own."""
+        return self.open_memory(subject) if isinstance(subject, Path) else self.open_video(subject)
+
     def open_video(self, source: Source) -> Playback:
-        """A playback of ``source`` from its beginning, on an engine of its own."""
+        """Return a playback of ``source`` from its beginning, on an engine of its own.
+
+        Raises:
+            ConfigError: if there is nothing to see in the part that is to be read.
+            VideoError: if it cannot be decoded.
+        """
         # A bad video is found before the model is loaded, and meanwhile it decodes.
         reader = source.open()
         try:
@@ -51,7 +62,11 @@ class Opening:
             raise
 
     def open_memory(self, path: Path, before: Playback | None = None) -> Playback:
-        """A playback that goes on from the memory in ``path``; on the engine of ``before``, which it closes.
+        """Return a playback that goes on from the memory in ``path``.
+
+        Args:
+            path: a memory file.
+            before: lends its engine, and is closed; None for an engine of its own.
 
         Raises:
             ConfigError: if the file cannot be used; ``before`` goes on then.
@@ -85,7 +100,7 @@ class Opening:
 
 
 def _others(cache: CacheConfig) -> list[CacheConfig]:
-    """Settings of the strategies that a running chat can switch to."""
+    """Return the settings of the strategies that a running chat can switch to."""
     from kvvideo.compression import load, strategies
 
     others = []

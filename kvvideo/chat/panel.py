@@ -16,7 +16,7 @@ from kvvideo.outputs.clean import text as clean
 from kvvideo.session import Span
 from kvvideo.sizes import format_size as size
 from kvvideo.times import format_time
-from kvvideo.types import CacheStats
+from kvvideo.types import Progress
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _UNSEEN = "·"
@@ -29,51 +29,38 @@ _DIM, _FULL = "dim", "color(44)"
 _SLIVER = 1e-6
 
 
-@dataclass(frozen=True)
-class Status:
+@dataclass(frozen=True, kw_only=True)
+class Status(Progress):
     """All that the panel and the prompt show.
 
     Attributes:
-        at: moment stood at, in seconds.
-        duration: of the video, in seconds; None if it is not known.
         state: ``playing``, ``paused``, ``waiting`` (for frames) or ``ended``.
         speed: as it was chosen: ``2x``, ``max``.
-        fps: frames ingested per second.
         realtime: seconds of video ingested per second.
-        stats: what the cache holds.
         budget: tokens that a compaction keeps; None for a cache without bound.
-        max_tokens: tokens at which the cache is compacted; None for a cache without bound.
         strategy: what decides what is kept.
         blocks_free: blocks of the pool that nothing holds.
         blocks_total: blocks of the pool.
         timeline: the share held of each stretch of the video.
         layer: layer that ``timeline`` is about; None for the mean of all.
-        behind: seconds of live video that have arrived and were not ingested.
-        dropped: seconds of live video that never will be.
         message: one more line to show; empty for none.
     """
 
-    at: float
-    duration: float | None
     state: str
     speed: str
-    fps: float
+    rate: float
     realtime: float
-    stats: CacheStats
     budget: int | None
-    max_tokens: int | None
     strategy: str
     blocks_free: int
     blocks_total: int
     timeline: tuple[Span, ...] = ()
     layer: int | None = None
-    behind: float = 0.0
-    dropped: float = 0.0
     message: str = ""
 
 
 def column_shares(spans: Sequence[Span], end: float, width: int) -> list[float | None]:
-    """The share held of each of ``width`` equal stretches of [0, ``end``] seconds; None where nothing was seen.
+    """Return the share held of each of ``width`` equal stretches of [0, ``end``] seconds; None where nothing was seen.
 
     It is the mean over those seconds of the stretch that ``spans``, which do not overlap, tell of.
     """
@@ -92,7 +79,7 @@ def column_shares(spans: Sequence[Span], end: float, width: int) -> list[float |
 
 
 def timeline_bar(spans: Sequence[Span], end: float, width: int, at: float | None = None) -> Text:
-    """A bar of the video from 0 to ``end`` seconds, ``width`` columns wide, as high as the share held.
+    """Draw the video from 0 to ``end`` seconds as a bar ``width`` columns wide, as high as the share held.
 
     Columns of which nothing was seen are dots; one of which anything is held is never drawn empty. If ``at`` is
     given, a second line points to that moment.
@@ -109,7 +96,7 @@ def timeline_bar(spans: Sequence[Span], end: float, width: int, at: float | None
 
 
 def _column(share: float | None) -> tuple[str, str]:
-    """Glyph and style of a column."""
+    """Return glyph and style of a column."""
     if share is None:
         return _UNSEEN, _DIM
     level = 0 if share <= 0 else min(max(1, round(share * 8)), 8)
@@ -117,10 +104,10 @@ def _column(share: float | None) -> tuple[str, str]:
 
 
 def panel(status: Status, width: int) -> RenderableType:
-    """What there is to know about the stream, in a box ``width`` columns wide; from 40 columns on nothing wraps."""
+    """Draw all there is to know about the stream in a box ``width`` columns wide; nothing wraps in 40 or more."""
     inner = max(width - 4, 1)
     lines = [_heading(status), *_held(status, inner), *_flow(_details(status), inner)]
-    lines += [*timeline_bar(status.timeline, _end(status), inner, status.at).split("\n"), _labels(status, inner)]
+    lines += [*timeline_bar(status.timeline, _end(status), inner, status.position).split("\n"), _labels(status, inner)]
     if status.message:
         lines.append(Text(clean(" ".join(status.message.split())), style="yellow"))
     for line in lines:
@@ -143,11 +130,11 @@ def prompt_line(status: Status, width: int | None = None) -> str:
         status: what there is to tell.
         width: columns that there are for it; what does not fit is left out, all of it if need be. None: any number.
     """
-    at, state = _clock(status.at), _state(status)
+    at, state = _clock(status.position), _state(status)
     words = [
-        f"{at}{'' if status.duration is None else '/' + _clock(status.duration)} {state}",
-        f"{status.stats.live}{'' if status.max_tokens is None else f'/{status.max_tokens}'}",
-        f"{status.fps:.0f} fr/s",
+        f"{at}{'' if status.end is None else '/' + _clock(status.end)} {state}",
+        f"{status.cache.live}{'' if status.max_tokens is None else f'/{status.max_tokens}'}",
+        f"{status.rate:.0f} fr/s",
         *([f"{status.behind:.0f} s behind"] if status.behind >= 0.5 else []),
         *([f"{status.dropped:.0f} s dropped"] if status.dropped >= 0.5 else []),
     ]
@@ -156,7 +143,7 @@ def prompt_line(status: Status, width: int | None = None) -> str:
 
 
 def to_ansi(renderable: RenderableType, width: int) -> str:
-    """``renderable`` as text with colours, ``width`` columns wide, without a newline at the end."""
+    """Return ``renderable`` as text with colours, ``width`` columns wide, without a newline at the end."""
     # A height as well, or rich would not believe the width where the terminal is dumb.
     console = Console(
         file=StringIO(),
@@ -173,13 +160,13 @@ def to_ansi(renderable: RenderableType, width: int) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """A time in whole seconds: one that has passed."""
+    """Return a time in whole seconds, rounded down: one that has passed."""
     return format_time(math.floor(seconds + 1e-6))
 
 
 def _end(status: Status) -> float:
-    """Where the bar ends: a live video has no end yet, and some files go on after the end they give."""
-    return max([status.duration or 0.0, status.at, *(span.end for span in status.timeline)])
+    """Return the end of the bar: a live video has no end yet, and some files go on after the end they give."""
+    return max([status.end or 0.0, status.position, *(span.end for span in status.timeline)])
 
 
 def _state(status: Status) -> str:
@@ -188,9 +175,9 @@ def _state(status: Status) -> str:
 
 
 def _heading(status: Status) -> Text:
-    text = Text(_clock(status.at), style="bold")
-    if status.duration is not None:
-        text.append(f" / {_clock(status.duration)}", "not bold")
+    text = Text(_clock(status.position), style="bold")
+    if status.end is not None:
+        text.append(f" / {_clock(status.end)}", "not bold")
     text.append(f"  {_STATES.get(status.state, '')} {status.state}", "not bold")
     if status.state == "playing":
         text.append(f" {status.speed}", "not bold")
@@ -198,8 +185,8 @@ def _heading(status: Status) -> Text:
 
 
 def _held(status: Status, width: int) -> list[Text]:
-    """Live tokens, and how full that makes the cache; the mark is the budget."""
-    live, bound = status.stats.live, status.max_tokens
+    """Draw the live tokens and how full they make the cache; the mark is the budget."""
+    live, bound = status.cache.live, status.max_tokens
     if bound is None:
         return [Text(f"{live} tokens, no bound")]
     share = live / bound if bound > 0 else 0.0
@@ -215,7 +202,7 @@ def _held(status: Status, width: int) -> list[Text]:
 
 
 def _details(status: Status) -> list[str]:
-    stats = status.stats
+    stats = status.cache
     pieces = [
         "" if status.budget is None else f"budget {status.budget}",
         f"seen {stats.seen}",
@@ -224,7 +211,7 @@ def _details(status: Status) -> list[str]:
         f"{stats.seen / stats.live:.1f}x smaller" if stats.live else "",
         size(stats.bytes),
         f"{stats.blocks} blocks, {status.blocks_free} of {status.blocks_total} free",
-        f"{status.fps:.0f} frames/s",
+        f"{status.rate:.0f} frames/s",
         f"{status.realtime:.1f}x real time",
         f"{status.behind:.1f} s behind" if status.behind >= 0.05 else "",
         f"{status.dropped:.1f} s dropped" if status.dropped >= 0.05 else "",
@@ -234,7 +221,7 @@ def _details(status: Status) -> list[str]:
 
 
 def _flow(pieces: Sequence[str], width: int) -> list[Text]:
-    """``pieces`` in lines of at most ``width`` columns, none cut but one that is too long for a line."""
+    """Return ``pieces`` in lines of at most ``width`` columns, none cut but one that is too long for a line."""
     lines: list[str] = []
     for piece in pieces:
         if lines and len(lines[-1]) + len(piece) + 3 <= width:
@@ -245,7 +232,7 @@ def _flow(pieces: Sequence[str], width: int) -> list[Text]:
 
 
 def _labels(status: Status, width: int) -> Text:
-    """The times that the bar's ends, and its middle where there is room, stand for."""
+    """Draw the times of the bar's ends, and of its middle where there is room."""
     end = _end(status)
     first, middle, last = (_clock(time) for time in (0.0, end / 2, end))
     between = width - len(first) - len(last)

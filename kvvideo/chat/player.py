@@ -19,19 +19,19 @@ from kvvideo.types import CacheStats
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
-"""How often a player that waits for frames looks for work."""
+"""Seconds between two looks for work while the player waits for frames."""
 _REST_SECONDS = 0.25
-"""How often one that has none to wait for looks whether it is to end; work wakes it at once."""
+"""Seconds between two looks for its end while there are no frames to wait for; work wakes it at once."""
 _WAIT_SECONDS = 0.2
 """Seconds between two signs of life to whoever waits."""
 _TIMELINE_SECONDS = 0.5
-"""How often what is held of each stretch is looked up, while someone looks at it."""
+"""Seconds between two look-ups of the timeline, while someone looks at it."""
 _SLACK = 1e-6
 """Seconds by which moments that are the same may differ."""
 _WATCH_TOKENS = 32
 """Longest answer to a question that is asked again and again."""
 _RATE_SECONDS = 3.0
-"""What the rates shown are measured over."""
+"""Seconds that the rates shown are measured over."""
 
 
 class Cancelled(Exception):
@@ -78,13 +78,13 @@ class Player:
         start: loads the model and opens the video; called in the player's thread.
         tell: takes lines for the person that nobody asked for, from the player's thread.
         speed: seconds of video per second; infinity for as fast as it goes.
-        playing: whether to begin at once.
+        playing: begin at once.
 
     Attributes:
         status: what there is to see; replaced, never changed.
         watches: questions asked again and again.
         layer: layer whose timeline is shown; None for the mean.
-        looked_at: whether someone looks at the timeline now.
+        looked_at: someone looks at the timeline now.
         playback: what is played; to be replaced in the player's thread only.
         waiting: called again and again, in the person's thread, while that waits for work or for the model.
     """
@@ -110,13 +110,13 @@ class Player:
         self.looked_at = False
         self.waiting: Callable[[], None] = lambda: None
         self.status = Status(
-            at=0.0,
-            duration=None,
+            position=0.0,
+            end=None,
             state="waiting",
             speed="",
-            fps=0.0,
+            rate=0.0,
             realtime=0.0,
-            stats=CacheStats(0, 0, 0, 0, 0, 0),
+            cache=CacheStats(0, 0, 0, 0, 0, 0),
             budget=None,
             max_tokens=None,
             strategy="",
@@ -136,7 +136,7 @@ class Player:
     # For the person's thread ------------------------------------------------------------------------
 
     def wait_ready(self) -> None:
-        """Returns once the model is loaded; raises what kept it from that."""
+        """Wait until the model is loaded; raise what kept it from that."""
         while True:
             try:
                 return self._ready.result(timeout=_WAIT_SECONDS)
@@ -169,8 +169,8 @@ class Player:
                 self._cancel.set()
 
     def wait_idle(self, or_begun: bool = False) -> None:
-        """Returns when there is nothing to ingest: at the end, paused, or after an error; or once a chunk was."""
-        while not (or_begun and self.status.stats.seen) and not self._idle.wait(timeout=0.2):
+        """Wait until there is nothing to ingest: at the end, paused, after an error; or until one chunk was."""
+        while not (or_begun and self.status.cache.seen) and not self._idle.wait(timeout=0.2):
             if not self._thread.is_alive():
                 return
 
@@ -184,7 +184,7 @@ class Player:
     # For work in the player's thread -----------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises Cancelled if the person wants what is going on to end."""
+        """Raise Cancelled if the person wants what is going on to end."""
         if self._cancel.is_set() or self._closing.is_set():
             raise Cancelled
 
@@ -221,13 +221,13 @@ class Player:
         if state == "playing" and not playback.ready:
             state = "waiting"
         self.status = Status(
-            at=playback.at,
-            duration=playback.duration,
+            position=playback.at,
+            end=playback.duration,
             state=state,
             speed=format_speed(self._speed),
-            fps=fps,
+            rate=fps,
             realtime=realtime,
-            stats=session.stats(),
+            cache=session.stats(),
             budget=schedule.budget if schedule else None,
             max_tokens=schedule.max_tokens if schedule else None,
             strategy=engine.config.cache.strategy,
@@ -259,7 +259,7 @@ class Player:
             self._idle.set()
 
     def _turn(self) -> None:
-        """One piece of work, or one chunk, or a moment's rest."""
+        """Do one piece of work, or ingest one chunk, or rest a moment."""
         playback = self.playback
         if self._going:
             self._attempt(playback.reader)
@@ -287,7 +287,7 @@ class Player:
         return self._playing and not self.playback.ended
 
     def _after_work(self) -> None:
-        """Before whoever waited for it looks: what there is to see, and whether there is more to come."""
+        """Bring the status up to date before whoever waited for the work looks at it."""
         self._since = None
         self._attempt(lambda: self.refresh(self.playback))
         if self._going:

@@ -14,7 +14,7 @@ _LOCK = "lock"
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty directory, deleted afterwards; those of chats that were killed are deleted now."""
+    """Make an empty directory, delete it afterwards; those of chats that were killed are deleted now."""
     _remove_left(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         directory = Path(name)

@@ -21,7 +21,7 @@ from kvvideo.outputs import clean
 
 
 class _Group(TyperGroup):
-    """Says what is wrong with a command without what strangers may have put into it: the names of files."""
+    """A group whose error messages are cleaned: names of files in them may come from strangers."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with _cleaned():
@@ -76,7 +76,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Show vLLM's and kvvideo's own log on stderr."),
 ) -> None:
     if verbose:
@@ -91,7 +91,7 @@ def _options(
 
 
 def main() -> None:
-    """Entry point of the ``kvvideo`` command: errors become one line on stderr and an exit code."""
+    """Run the ``kvvideo`` command; an error becomes one line on stderr and an exit code."""
     with standard_streams():
         _main()
 

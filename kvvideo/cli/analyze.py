@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
-from kvvideo.outputs import Choice, Stills, choose, open_files
+from kvvideo.outputs import Choice, Stills, open_files
 from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
 from kvvideo.outputs.writer import to_stdout
@@ -21,22 +21,21 @@ from kvvideo.runs.agenda import TASKS, Agenda, Question, Task
 from kvvideo.runs.analyze import Answering, Asking, Hooks, files_of, kept
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time, parse_time
+from kvvideo.video.address import local_path
 
 if TYPE_CHECKING:
     from kvvideo.runs.journal import Run
     from kvvideo.video import Source
 
 
-def command(
-    context: typer.Context,
-    video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
-    question: Annotated[
-        list[str] | None,
-        typer.Option("--question", "-q", help="What to ask: at the end, or '@10:30 …' at that moment. Repeatable."),
-    ] = None,
+@dataclass(frozen=True)
+class Questions:
+    """The questions and the task, with their moments."""
+
+    question: options.Question = None
     every: Annotated[
         str | None, typer.Option("--every", help="Ask the questions without a time this often, e.g. 30s or 1:00.")
-    ] = None,
+    ] = None
     task: Annotated[
         str | None,
         typer.Option(
@@ -46,10 +45,23 @@ def command(
             f"timeline, what happened since ({TASKS['timeline']:g}s).",
             autocompletion=complete.one_of(*TASKS),
         ),
-    ] = None,
-    format: options.Formats = None,
-    output: options.Output = None,
-    force: options.Force = False,
+    ] = None
+
+    def asking(self, questions: list[Question], start: float | None, max_answer_tokens: int) -> Asking:
+        """Return ``questions`` and the task, with their times; ``start`` is where the video is begun to be read."""
+        period = None if self.every is None else parse_time(self.every)
+        if self.task is None:
+            return Asking(questions, period, None, max_answer_tokens)
+        asked = Task(self.task, TASKS.get(self.task, 1.0) if period is None else period, start or 0.0)
+        return Asking(questions, period, asked, max_answer_tokens)
+
+
+def command(
+    context: typer.Context,
+    video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
+    *,
+    asked: Questions,
+    output: options.Output,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
     checkpoint_every: Annotated[
         str,
@@ -60,9 +72,7 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where this same command was interrupted; prints all answers.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take, without loading the model.")
-    ] = False,
+    dry_run: options.DryRun = False,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -73,28 +83,9 @@ def command(
             rich_help_panel=options.CACHE,
         ),
     ] = None,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
-    budget: options.Budget = None,
-    sink: options.Sink = options.SINK,
-    window: options.Window = None,
-    queries: options.Queries = None,
-    score_norm: options.ScoreNorm = options.SCORE_NORM,
-    positions: options.Positions = options.POSITIONS,
-    model: options.Model = options.DEFAULT_MODEL,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    fps: options.Fps = options.FPS,
-    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
-    start: options.Start = None,
-    end: options.End = None,
-    frame_tokens: options.FrameTokens = None,
-    decoder: options.Decoder = options.DECODER,
-    follow: options.Follow = False,
-    retry: options.Retry = options.RETRY,
-    when_behind: options.WhenBehind = options.WHEN_BEHIND,
+    cache: options.Cache,
+    engine: options.Engine,
+    watching: options.LiveVideo,
 ) -> None:
     """Stream VIDEO through the model and answer questions about it.
 
@@ -102,54 +93,43 @@ def command(
     Ctrl-C finishes the chunk at hand, prints what there is and exits 130; a second one stops at once.
     After that, or a crash, the same command with --resume goes on.
     """
-    video = options.place(video)
-    names = [strategy] if compare is None else _compared(compare, context)
-    caches = [
-        options.cache_config(name, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-        for name in names
-    ]
-    config = EngineConfig(model=model, cache=caches[0], dtype=dtype, max_model_len=max_model_len, seed=seed)
-    questions = [Question.parse(text) for text in question or ()]
-    if not questions and task is None and not dry_run:
+    video = local_path(video)
+    names = [cache.strategy] if compare is None else _compared(compare, context)
+    caches = [replace(cache, strategy=name).config() for name in names]
+    config = engine.config(caches[0])
+    questions = [Question.parse(text) for text in asked.question or ()]
+    if not questions and asked.task is None and not dry_run:
         raise ConfigError(
             "there is nothing to ask; add -q 'What happens?', -q '@10:30 What just happened?' or --task caption"
         )
     apart = options.period(checkpoint_every)
     if resume and not apart:
         raise ConfigError("resume: with --checkpoint-every 0 nothing is kept that could be gone on from")
-    with options.video_first(video, follow):
-        reading = options.reading(config, fps, chunk, start, end, frame_tokens)
-    asking = _asking(questions, every, task, reading["start"], max_answer_tokens)
+    with watching.looked_for(video):
+        reading = watching.reading(config)
+    asking = asked.asking(questions, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
-    choice = choose(format or (), output, len(caches))
+    choice = output.choice(len(caches))
     if dry_run:
-        _dry_run(video, decoder, reading, [replace(config, cache=cache) for cache in caches], choice, force, asking)
+        configs = [replace(config, cache=cache) for cache in caches]
+        _dry_run(video, watching.decoder, reading, configs, choice, output.force, asking)
         return
-    from kvvideo.video import Source
-
-    source = Source(video, decoder=decoder, live=options.live(video, follow, retry, when_behind), **reading)
+    source = watching.source(video, reading)
     if compare is not None and not source.replayable and source.live is not None:
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
-    with options.video_first(video, follow):
-        ensure(model, source)
+    with watching.looked_for(video):
+        ensure(config.model, source)
     with kept(source, config, caches, asking, apart, resume, say) as run:
-        _run(source, config, caches, asking, choice, force, run)
-
-
-def _asking(
-    questions: list[Question], every: str | None, task: str | None, start: float | None, max_answer_tokens: int
-) -> Asking:
-    """What these options ask; ``start`` is where the video is begun to be read."""
-    period = None if every is None else parse_time(every)
-    if task is None:
-        return Asking(questions, period, None, max_answer_tokens)
-    asked = Task(task, TASKS.get(task, 1.0) if period is None else period, start or 0.0)
-    return Asking(questions, period, asked, max_answer_tokens)
+        _run(source, config, caches, asking, choice, output.force, run)
 
 
 def _compared(names: str, context: typer.Context) -> list[str]:
-    """The strategies that ``--compare`` lists."""
+    """Return the strategies that ``--compare`` lists.
+
+    Raises:
+        ConfigError: if one is there twice, or ``--strategy`` is given, too.
+    """
     if options.is_typed(context, "strategy"):
         raise ConfigError("compare: it names the strategies itself; leave --strategy out")
     listed = [name.strip() for name in names.split(",")]
@@ -217,13 +197,18 @@ def _run(
 
 
 def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError], end: float) -> bool:
-    """Say what was not asked and what went wrong; the first error is raised, for the exit code.
+    """Say what was not asked and what went wrong.
 
     Args:
-        end: where the video ended that was read.
+        agendas: of each strategy.
+        errors: those that ended the run of a strategy.
+        end: where the part of the video that was read ended, in seconds.
 
     Returns:
-        Whether there was something that was not asked.
+        True if a question was not asked.
+
+    Raises:
+        KvvideoError: the first of ``errors``, for the exit code.
     """
     unasked = dict.fromkeys((q.text, q.at) for agenda in agendas for q in agenda.left())
     for text, at in unasked:

@@ -10,11 +10,12 @@ from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
-from kvvideo.outputs import Choice, Stills, choose
+from kvvideo.outputs import Choice, Stills
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Hooks
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time
+from kvvideo.video.address import local_path
 
 if TYPE_CHECKING:
     from kvvideo.storage.file import MemoryFile
@@ -22,13 +23,9 @@ if TYPE_CHECKING:
 
 def command(
     memory: Annotated[Path, typer.Argument(help="The .kvv file.", show_default=False)],
-    question: Annotated[
-        list[str] | None,
-        typer.Option("--question", "-q", help="What to ask: at the end, or '@10:30 …' at that moment. Repeatable."),
-    ] = None,
-    format: options.Formats = None,
-    output: options.Output = None,
-    force: options.Force = False,
+    *,
+    question: options.Question = None,
+    output: options.Output,
     video: Annotated[
         str | None,
         typer.Option("--video", help="Where the video is now. Default: where it was, or beside the .kvv file."),
@@ -66,9 +63,9 @@ def command(
         raise ConfigError("there is nothing to ask; add -q 'What happens?' or -q '@10:30 What just happened?'")
     from kvvideo.storage.file import MemoryFile
 
-    config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), choose(format or (), output)
+    config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), output.choice()
     with MemoryFile(memory) as file:
-        _run(file, questions, choice, force, video, max_answer_tokens, config, model, dtype)
+        _run(file, questions, choice, output.force, video, max_answer_tokens, config, model, dtype)
 
 
 def _run(
@@ -89,7 +86,7 @@ def _run(
 
     last = file.memory()
     agenda_of(last, questions)
-    source, note = video_of(last, file.path, None if video is None else options.place(video))
+    source, note = video_of(last, file.path, None if video is None else local_path(video))
     if note:
         say(note)
     config = engine_for(last, config, model, dtype)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -31,14 +31,116 @@ AT_ONCE = 8
 
 
 class Where(StrEnum):
-    """Where the engines run."""
+    """A place where engines run."""
 
     local = "local"
     ray = "ray"
 
 
+@dataclass(frozen=True)
+class Room:
+    """The number of videos streamed at once."""
+
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            "--at-once",
+            min=1,
+            help=f"Videos streamed at once, by each engine. Default: {AT_ONCE}.",
+            rich_help_panel=BATCH,
+        ),
+    ] = None
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-memory",
+            help="Size of the KV pool, e.g. 8GB: as many videos at once as it surely holds.",
+            rich_help_panel=BATCH,
+        ),
+    ] = None
+
+    def sized(self, config: EngineConfig, tasks: "Sequence[Task]", defaults: "Defaults") -> EngineConfig:
+        """Return ``config`` with room for as many sessions as are asked for, or fit.
+
+        Raises:
+            ConfigError: if there are no tasks, or the pool holds fewer sessions than are asked for.
+        """
+        from kvvideo.batch.run import question_tokens
+        from kvvideo.session.pool import sessions_in
+        from kvvideo.video.geometry import FACTOR
+
+        if not tasks:
+            raise ConfigError("shard: there are fewer videos than shards, and this one has none")
+        sources = [task.source for task in tasks]
+        chunk = max(round(one.chunk_seconds * one.fps / 2) * one.max_pixels // FACTOR**2 for one in sources)
+        config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
+        if self.kv_memory is None:
+            return replace(config, sessions=min(self.at_once or AT_ONCE, len(tasks)))
+        size = parse_size(self.kv_memory)
+        fit = sessions_in(size, replace(config, cache=_largest(tasks)))
+        if fit < (self.at_once or 1):
+            raise ConfigError(
+                f"kv-memory: {self.kv_memory} surely holds {fit} videos at once, with {config.questions} questions; "
+                "use more, a smaller --max-tokens, or a smaller --at-once"
+            )
+        return replace(config, sessions=min(self.at_once or fit, len(tasks)), kv_bytes=size)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The place of the engines, and their number."""
+
+    where: Annotated[
+        Where,
+        typer.Option(
+            "--executor", help="local: one engine, here; or ray: several, on a Ray cluster.", rich_help_panel=RAY
+        ),
+    ] = Where.local
+    engines: Annotated[
+        int | None,
+        typer.Option(
+            "--engines",
+            min=1,
+            help="How many. Default: one per GPU, or as many as there are CPUs for.",
+            rich_help_panel=RAY,
+        ),
+    ] = None
+    cpus_per_engine: Annotated[
+        int | None,
+        typer.Option("--cpus-per-engine", min=1, help="Default: 1 beside a GPU, else up to 4.", rich_help_panel=RAY),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="The cluster, e.g. auto or 10.0.0.1:6379; all its machines must have the videos and the model. "
+            "Default: $RAY_ADDRESS, or a cluster of this machine alone.",
+            rich_help_panel=RAY,
+        ),
+    ] = None
+
+    def executor(self) -> "Callable[..., Executor]":
+        """Return what makes the executor.
+
+        Raises:
+            ConfigError: if Ray is not installed, or options of a cluster are given without one.
+        """
+        if self.where is Where.ray:
+            from kvvideo.batch.ray import Cluster, required
+
+            required()
+            return partial(Cluster, engines=self.engines, cpus=self.cpus_per_engine, address=self.ray_address, say=say)
+        for name in ("engines", "cpus_per_engine", "ray_address"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name.replace('_', '-')}: only a Ray cluster has that; add --executor ray")
+        from kvvideo.batch.run import Local
+
+        return Local
+
+
 def command(
     jobs: Annotated[Path, typer.Argument(help="The job file, JSON Lines.", show_default=False)],
+    *,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The directory for the results; the same one goes on from there.")
     ] = Path("results"),
@@ -55,75 +157,15 @@ def command(
     ] = None,
     retries: Annotated[int, typer.Option("--retries", min=0, help="How often a failed video is tried again.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    at_once: Annotated[
-        int | None,
-        typer.Option(
-            "--at-once",
-            min=1,
-            help=f"Videos streamed at once, by each engine. Default: {AT_ONCE}.",
-            rich_help_panel=BATCH,
-        ),
-    ] = None,
-    kv_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--kv-memory",
-            help="Size of the KV pool, e.g. 8GB: as many videos at once as it surely holds.",
-            rich_help_panel=BATCH,
-        ),
-    ] = None,
-    where: Annotated[
-        Where,
-        typer.Option(
-            "--executor", help="local: one engine, here; or ray: several, on a Ray cluster.", rich_help_panel=RAY
-        ),
-    ] = Where.local,
-    engines: Annotated[
-        int | None,
-        typer.Option(
-            "--engines",
-            min=1,
-            help="How many. Default: one per GPU, or as many as there are CPUs for.",
-            rich_help_panel=RAY,
-        ),
-    ] = None,
-    cpus_per_engine: Annotated[
-        int | None,
-        typer.Option("--cpus-per-engine", min=1, help="Default: 1 beside a GPU, else up to 4.", rich_help_panel=RAY),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            help="The cluster, e.g. auto or 10.0.0.1:6379; all its machines must have the videos and the model. "
-            "Default: $RAY_ADDRESS, or a cluster of this machine alone.",
-            rich_help_panel=RAY,
-        ),
-    ] = None,
+    room: Room,
+    engines: Engines,
     checkpoint_every: Annotated[
-        str,
-        typer.Option("--checkpoint-every", help="Video between two checkpoints, e.g. 60s; 0: none."),
+        str, typer.Option("--checkpoint-every", help="Video between two checkpoints, e.g. 60s; 0: none.")
     ] = options.CHECKPOINT_EVERY,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
-    budget: options.Budget = None,
-    sink: options.Sink = options.SINK,
-    window: options.Window = None,
-    queries: options.Queries = None,
-    score_norm: options.ScoreNorm = options.SCORE_NORM,
-    positions: options.Positions = options.POSITIONS,
-    model: options.Model = options.DEFAULT_MODEL,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    fps: options.Fps = options.FPS,
-    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
-    start: options.Start = None,
-    end: options.End = None,
-    frame_tokens: options.FrameTokens = None,
-    decoder: options.Decoder = options.DECODER,
+    cache: options.Cache,
+    engine: options.Engine,
+    watching: options.Video,
 ) -> None:
     """Answer all questions in JOBS, several videos at once, each ingested once.
 
@@ -133,78 +175,36 @@ def command(
     from kvvideo.batch.jobs import read_jobs
     from kvvideo.batch.tasks import Defaults, tasks_of
 
-    executor = _executor(where, engines, cpus_per_engine, ray_address)
-    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    executor = engines.executor()
+    config = engine.config(cache.config())
     apart = options.period(checkpoint_every)
     part = None if shard is None else _part(shard)
     read = read_jobs(jobs)[:limit]
-    reading = options.reading(config, fps, chunk, start, end, frame_tokens) | {"decoder": decoder}
+    reading = watching.reading(config) | {"decoder": watching.decoder}
     defaults = Defaults(config, reading, max_answer_tokens)
     tasks = tasks_of(read, defaults)
     if part is not None:
         tasks = tasks[part[0] - 1 :: part[1]]
-    config = _sized(config, tasks, at_once, kv_memory, defaults)
+    config = room.sized(config, tasks, defaults)
     if check:
         _check(tasks, replace(defaults, engine=replace(config, cache=_largest(tasks))), json_output)
         return
     from kvvideo.batch.results import Results
     from kvvideo.batch.run import Batch
 
-    if where is Where.local:
-        ensure(model)
+    if engines.where is Where.local:
+        ensure(config.model)
     with Results(output, "" if part is None else f"{part[0]}-of-{part[1]}", restart=restart) as results:
         batch = Batch(tasks, results, defaults, retries=retries, fail_fast=fail_fast, only_failed=only_failed, say=say)
         _run(batch, results, config, executor, apart, json_output)
 
 
-def _executor(where: Where, engines: int | None, cpus: int | None, address: str | None) -> "Callable[..., Executor]":
-    """What makes the executor that these options are for."""
-    given = {"engines": engines, "cpus-per-engine": cpus, "ray-address": address}
-    if where is Where.ray:
-        from kvvideo.batch.ray import Cluster, required
-
-        required()
-        return partial(Cluster, engines=engines, cpus=cpus, address=address, say=say)
-    for name, value in given.items():
-        if value is not None:
-            raise ConfigError(f"{name}: only a Ray cluster has that; add --executor ray")
-    from kvvideo.batch.run import Local
-
-    return Local
-
-
 def _part(shard: str) -> tuple[int, int]:
-    """The two numbers of ``I/N``."""
+    """Return the two numbers of ``I/N``."""
     first, _, count = shard.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise ConfigError(f"shard: {shard!r} is no part of a whole; write 1/4 to 4/4 for four machines")
     return int(first), int(count)
-
-
-def _sized(
-    config: EngineConfig, tasks: "Sequence[Task]", at_once: int | None, kv_memory: str | None, defaults: "Defaults"
-) -> EngineConfig:
-    """``config`` with room for as many sessions as are asked for, or fit."""
-    from kvvideo.batch.run import question_tokens
-    from kvvideo.session.pool import sessions_in
-    from kvvideo.video.geometry import FACTOR
-
-    if not tasks:
-        raise ConfigError("shard: there are fewer videos than shards, and this one has none")
-    frames = max(task.source.chunk_seconds * task.source.fps for task in tasks)
-    chunk = round(frames / 2) * defaults.reading["max_pixels"] // FACTOR**2
-    config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
-    if kv_memory is None:
-        return replace(config, sessions=min(at_once or AT_ONCE, len(tasks)))
-    size = parse_size(kv_memory)
-    fit = sessions_in(size, replace(config, cache=_largest(tasks)))
-    if fit < (at_once or 1):
-        raise ConfigError(
-            f"kv-memory: {kv_memory} surely holds {fit} videos at once, with {config.questions} questions; use more, "
-            "a smaller --max-tokens, or a smaller --at-once"
-        )
-    return replace(config, sessions=min(at_once or fit, len(tasks)), kv_bytes=size)
 
 
 def _largest(tasks: "Sequence[Task]") -> CacheConfig:
@@ -246,7 +246,7 @@ def _run(
 
 
 def _do(batch: "Batch", executor: "Executor", tasks: "Sequence[Task]") -> KvvideoError | None:
-    """Runs it; what keeps it from going on is returned, so that a summary can be written first."""
+    """Run ``tasks``; return the error that keeps it from going on, so that a summary can be written first."""
     try:
         batch.run(executor, tasks)
     except KvvideoError as error:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,48 +18,66 @@ from kvvideo.session import EngineConfig
 
 app = App(no_args_is_help=True, help="Measure speed and memory on this machine.")
 
-Shape = Annotated[
-    str | None,
-    typer.Option(
-        "--shape",
-        help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.",
-        rich_help_panel=options.MODEL,
-        autocompletion=complete.one_of("3b", "7b"),
-    ),
-]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The strategy of the cache, and how much it keeps."""
+
+    strategy: options.Strategy = options.STRATEGY
+    max_tokens: options.MaxTokens = options.MAX_TOKENS
+    ratio: options.Ratio = options.RATIO
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model, or its shape alone."""
+
+    model: options.Model = "tiny"
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape",
+            help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.",
+            rich_help_panel=options.MODEL,
+            autocompletion=complete.one_of("3b", "7b"),
+        ),
+    ] = None
+    dtype: options.Dtype = "auto"
+    seed: options.Seed = 0
+
+    def config(self, cache: CacheConfig, **more: Any) -> EngineConfig:
+        """Return the engine's settings, ``more`` of ``EngineConfig`` included.
+
+        Raises:
+            ConfigError: if one is out of range.
+        """
+        from kvvideo.bench.shapes import shaped
+
+        config = EngineConfig(model=self.model, cache=cache, dtype=self.dtype, seed=self.seed, **more)
+        return shaped(config, self.shape)
 
 
 @app.command("stream")
 def stream(
+    *,
     chunks: Annotated[int, typer.Option("--chunks", "-n", min=1, help="Chunks to stream.")] = 500,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
-    budget: options.Budget = None,
-    sink: options.Sink = options.SINK,
-    window: options.Window = None,
-    queries: options.Queries = None,
-    score_norm: options.ScoreNorm = options.SCORE_NORM,
-    positions: options.Positions = options.POSITIONS,
+    cache: options.Cache,
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
-    model: options.Model = "tiny",
-    shape: Shape = None,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
+    model: Model,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Time per chunk, and memory, along one long stream of made-up frames."""
     from kvvideo.bench.frames import LARGE, SMALL, Frames
-    from kvvideo.bench.shapes import shaped
     from kvvideo.bench.stream import run
     from kvvideo.cli import bench_tables, render
 
-    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-    config = shaped(EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed), shape)
+    config = model.config(cache.config(), max_model_len=max_model_len)
     # Small pictures for the bundled model, as always: figures can be compared with earlier ones.
-    source = SMALL if shape is None and frame_tokens is None else LARGE
+    source = SMALL if model.shape is None and frame_tokens is None else LARGE
     frames = Frames(config, frame_tokens, source, seconds=chunk)
     ensure(config.model)
     with render.Progress() as progress:
@@ -74,7 +93,7 @@ def stream(
 def start(
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Where the time goes between the start and the first answer."""
     from kvvideo.bench.start import run
@@ -89,30 +108,22 @@ def start(
 
 @app.command("checkpoint")
 def checkpoint(
+    *,
     minutes: Annotated[
         int, typer.Option("--minutes", "-n", min=1, help="Minutes of video, each with a checkpoint and without.")
     ] = 30,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
-    budget: options.Budget = None,
-    sink: options.Sink = options.SINK,
-    window: options.Window = None,
-    queries: options.Queries = None,
-    score_norm: options.ScoreNorm = options.SCORE_NORM,
-    positions: options.Positions = options.POSITIONS,
+    cache: options.Cache,
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """What a checkpoint every minute of video costs, and how large it is."""
     from kvvideo.bench.checkpoint import run
     from kvvideo.cli import bench_tables, render
 
-    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    config = EngineConfig(model=model, cache=cache.config(), dtype=dtype, max_model_len=max_model_len, seed=seed)
     ensure(config.model)
     with render.Progress() as progress:
         progress.wait(f"loading {config.model} …")
@@ -125,53 +136,45 @@ def checkpoint(
 
 Lengths = Annotated[str, typer.Option("--lengths", "-n", help="Lengths of the stream to compare at, in chunks.")]
 Against = Annotated[str, typer.Option("--against", help="Who takes part, with commas between.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 LENGTHS, AGAINST = "10,30,100,300", "kvvideo,vllm-session,resend,transformers"
 
 
 @app.command("ingest")
 def ingest(
+    *,
     lengths: Lengths = LENGTHS,
     against: Against = AGAINST,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
+    budget: Budget,
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
-    model: options.Model = "tiny",
-    shape: Shape = None,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
+    model: Model,
     json_output: Json = False,
 ) -> None:
     """Speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
-    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
+    config = model.config(CacheConfig(**vars(budget)))
     _race(config, lengths, against, 0, frame_tokens, chunk, json_output)
 
 
 @app.command("ask")
 def ask(
+    *,
     lengths: Lengths = LENGTHS,
     against: Against = AGAINST,
     questions: Annotated[int, typer.Option("--questions", min=1, help="Questions at each length.")] = 5,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
+    budget: Budget,
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
-    model: options.Model = "tiny",
-    shape: Shape = None,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
+    model: Model,
     json_output: Json = False,
 ) -> None:
     """Time to the first token of an answer against the length of the stream, beside the same others."""
-    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
+    config = model.config(CacheConfig(**vars(budget)))
     _race(config, lengths, against, questions, frame_tokens, chunk, json_output)
 
 
 @app.command("compaction")
 def compaction(
+    *,
     strategies: Annotated[
         str | None,
         typer.Option(
@@ -185,10 +188,7 @@ def compaction(
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
     ratio: options.Ratio = options.RATIO,
     frame_tokens: options.FrameTokens = None,
-    model: options.Model = "tiny",
-    shape: Shape = None,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
+    model: Model,
     json_output: Json = False,
 ) -> None:
     """What each strategy costs: a compaction, looking at queries, and their share of a step."""
@@ -196,7 +196,7 @@ def compaction(
     from kvvideo.cli import bench_tables, render
 
     chosen = names() if strategies is None else [name.strip() for name in strategies.split(",")]
-    config = _config(chosen[0], max_tokens, ratio, model, shape, dtype, seed)
+    config = model.config(CacheConfig(strategy=chosen[0], max_tokens=max_tokens, ratio=ratio))
     ensure(config.model)
     with render.Progress() as progress:
         progress.wait(f"loading {config.model} …")
@@ -210,23 +210,19 @@ def compaction(
 
 @app.command("profile")
 def profile(
+    *,
     cycles: Annotated[int, typer.Option("--cycles", min=1, help="Compactions to measure over.")] = 4,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
+    budget: Budget,
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
-    model: options.Model = "tiny",
-    shape: Shape = None,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
+    model: Model,
     json_output: Json = False,
 ) -> None:
     """Where every millisecond of ingesting a chunk goes."""
     from kvvideo.bench.profile import run
     from kvvideo.cli import bench_tables, render
 
-    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed)
+    config = model.config(CacheConfig(**vars(budget)))
     ensure(config.model)
     with render.Progress() as progress:
         progress.wait(f"loading {config.model} …")
@@ -236,20 +232,16 @@ def profile(
 
 @app.command("decode")
 def decode(
+    *,
     decoders: Annotated[str, typer.Option("--decoders", help="Names, with commas between.")] = "pyav,decord",
     seconds: Annotated[float, typer.Option("--seconds", min=4.0, help="Length of the clip.")] = 20.0,
     size: Annotated[str, typer.Option("--size", help="Width and height of the clip.")] = "1920x1080",
     fps: options.Fps = options.FPS,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="How often to read it.")] = 3,
     ingest: Annotated[bool, typer.Option("--ingest", help="Also ingest it: does the engine wait for frames?")] = False,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
+    budget: Budget,
     frame_tokens: options.FrameTokens = None,
-    model: options.Model = "tiny",
-    shape: Shape = None,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
+    model: Model,
     json_output: Json = False,
 ) -> None:
     """How fast each decoder reads an H.264 clip made on the spot, what memory it takes, and whether an engine waits."""
@@ -260,7 +252,7 @@ def decode(
         width, height = (int(part) for part in size.split("x"))
     except ValueError as error:
         raise ConfigError(f"size: {size!r} is not a width and a height, such as 1920x1080") from error
-    config = _config(strategy, max_tokens, ratio, model, shape, dtype, seed) if ingest else None
+    config = model.config(CacheConfig(**vars(budget))) if ingest else None
     with render.Progress() as progress:
         progress.say(f"making {seconds:g} s of {size} …")
         report = run(
@@ -274,15 +266,6 @@ def decode(
             frame_tokens,
         )
     _print(report, bench_tables.decode, json_output)
-
-
-def _config(
-    strategy: str, max_tokens: int, ratio: float, model: str, shape: str | None, dtype: str, seed: int
-) -> EngineConfig:
-    from kvvideo.bench.shapes import shaped
-
-    cache = CacheConfig(strategy=strategy, max_tokens=max_tokens, ratio=ratio)
-    return shaped(EngineConfig(model=model, cache=cache, dtype=dtype, seed=seed), shape)
 
 
 def _race(
@@ -350,7 +333,7 @@ def memory(
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json_output: Json = False,
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Directory to write the two plots to (needs kvvideo\\[plots]).")
     ] = None,

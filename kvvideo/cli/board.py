@@ -1,4 +1,4 @@
-"""What ``kvvideo batch`` shows a person: a table of the videos at hand while it runs, and of what came of them."""
+"""The tables of ``kvvideo batch``: of the videos at hand while it runs, of the results, and of ``--check``."""
 
 import math
 import time
@@ -8,12 +8,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kvvideo.batch.run import Progress
+from kvvideo.batch.run import Counts
 from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Task
 from kvvideo.cli import render
 from kvvideo.outputs import clean
 from kvvideo.times import format_time
+from kvvideo.types import Progress
 
 _DRAWN_SECONDS = 0.1
 """Seconds that the board stays as it is at least."""
@@ -22,22 +23,22 @@ _DRAWN_SECONDS = 0.1
 class Board(render.Transient):
     """A live table of the videos at hand."""
 
-    def __init__(self, progress: Progress, done: int) -> None:
+    def __init__(self, progress: Counts, done: int) -> None:
         super().__init__()
         self._progress, self._done = progress, done
         self._began, self._drawn = time.monotonic(), -math.inf
-        self._at: dict[str, Moved] = {}
+        self._at: dict[str, Progress] = {}
         self._tasks: dict[str, Task] = {}
         self._answers: dict[str, int] = {}
 
     def show(self, event: Event) -> None:
-        """Take in what happened."""
+        """Note ``event``, and show it unless the last one was shown just now."""
         key = event.task.key
         if isinstance(event, Answered):
             self._answers[key] = self._answers.get(key, 0) + len(event.asked)
             self._done += len(event.asked)
         elif isinstance(event, Moved):
-            self._tasks[key], self._at[key] = event.task, event
+            self._tasks[key], self._at[key] = event.task, event.progress
         elif isinstance(event, Ended):
             self._tasks.pop(key, None)
         # Events may come much faster than one can see, or a terminal draw.
@@ -48,13 +49,13 @@ class Board(render.Transient):
     def _table(self) -> Group:
         table = Table("job", "strategy", "at", "cache", "answers", box=None, header_style="bold")
         for key, task in self._tasks.items():
-            moved = self._at[key]
-            of = "" if moved.length is None else f" / {format_time(round(moved.length))}"
+            now = self._at[key]
+            of = "" if now.end is None else f" / {format_time(round(now.end))}"
             table.add_row(
                 _names([job.id for job in task.jobs]),
                 task.cache.strategy,
-                f"{format_time(round(moved.at))}{of}",
-                f"{moved.cache.live}/{task.cache.max_tokens}",
+                f"{format_time(round(now.position))}{of}",
+                f"{now.cache.live}/{task.cache.max_tokens}",
                 f"{self._answers.get(key, 0)}/{len(task.wants)}",
             )
         took = format_time(round(time.monotonic() - self._began))
@@ -64,7 +65,7 @@ class Board(render.Transient):
 
 
 def summary(record: dict[str, Any]) -> None:
-    """What came of a batch, as a table."""
+    """Print the results of a batch as a table."""
     table = Table("strategy", "answered of those scored", "right", box=None, header_style="bold")
     for name, score in record["strategies"].items():
         right = "" if score["accuracy"] is None else f"{score['right']} ({score['accuracy']:.1%})"
@@ -88,7 +89,7 @@ def summary(record: dict[str, Any]) -> None:
 
 
 def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
-    """What a batch will take, as a table."""
+    """Print what a batch will take, as a table."""
     table = Table("jobs", "video", "length", "frames", "tokens", "cache at most", box=None, header_style="bold")
     for record in records:
         known = "tokens" in record
@@ -110,6 +111,6 @@ def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
 
 
 def _names(ids: list[str]) -> Text:
-    """Jobs in a cell."""
+    """Return the names of jobs as a cell of a table."""
     names = ", ".join(ids)
     return Text(clean.line(names if len(names) <= 40 else names[:39] + "…"))

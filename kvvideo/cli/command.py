@@ -1,14 +1,17 @@
 """Commands whose options may also be set by ``KVVIDEO_*`` variables and by files, see ``settings``.
 
-A command that is added to an ``App`` is one; nothing has to be said at its options.
+A command that is added to an ``App`` is one; nothing has to be said at its options. Options that several commands
+share, or that belong together, are the fields of a dataclass, and the command has a parameter of that type.
 """
 
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -26,7 +29,7 @@ ALTERNATIVES = (("budget", "ratio"),)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the value of an option comes from.
+    """The origin of an option's value.
 
     Attributes:
         kind: ``command line``, ``variable``, ``file`` or ``default``.
@@ -40,7 +43,7 @@ class Origin:
 
     @property
     def is_set(self) -> bool:
-        """Whether it was set without being typed."""
+        """True if the option was set without being typed."""
         return self.place is not None
 
 
@@ -48,7 +51,7 @@ class Command(TyperCommand):
     """A command whose options may also be set by variables and files."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse ``args``; what they leave open is taken from variables, then from files."""
+        """Parse ``args``; options that they leave open are taken from variables, then from files."""
         found: dict[str, Given] = {}
         if parent is not None:
             try:
@@ -67,7 +70,7 @@ class Command(TyperCommand):
         return context
 
     def invoke(self, context: Any) -> Any:
-        """Run it; an error about a value that nobody typed also says where that stands."""
+        """Run the command; an error about a value that nobody typed also says where that value stands."""
         try:
             return super().invoke(context)
         except ConfigError as error:
@@ -76,7 +79,15 @@ class Command(TyperCommand):
             raise
 
     def from_files(self, name: str, parent: Any) -> dict[str, Given]:
-        """What files set for this command, called ``name`` in ``parent``, by parameter. Variables are named, too."""
+        """Name the variables of this command's options; return what files set for it, by parameter.
+
+        Args:
+            name: the last of the words that call the command.
+            parent: context of the group that it belongs to.
+
+        Raises:
+            ConfigError: if a file cannot be read or sets what cannot be set.
+        """
         words = (*words_of(parent), name)
         for about, (key, option) in zip(described(self), options(self), strict=True):
             if option.envvar is None and not about.refused and key not in settings.UNSHARED.get(words, ()):
@@ -86,7 +97,7 @@ class Command(TyperCommand):
         return {option.name: found[key] for key, option in options(self) if key in found}
 
     def _settle(self, context: Any, found: dict[str, Given]) -> None:
-        """Of options that replace each other, leave those in force that were set nearest."""
+        """Reset options for which another one was set nearer to the command line."""
         for keys in ALTERNATIVES:
             mine = [option for key, option in options(self) if key in keys]
             origins = [origin(context, option, found) for option in mine]
@@ -98,7 +109,7 @@ class Command(TyperCommand):
                     context.set_parameter_source(option.name, type(source)["DEFAULT"])
 
     def _blamed(self, message: str, context: Any) -> Iterator[str]:
-        """The values from variables and files that ``message`` is about."""
+        """Yield the origin of each value from a variable or a file that ``message`` is about."""
         for key, option in options(self):
             value, set_by = context.params.get(option.name), origin(context, option, context.meta[_GIVEN])
             spelled = re.escape(key).replace(r"\-", "[-_]")
@@ -113,16 +124,48 @@ class App(typer.Typer):
     def command(self, name: str | None = None, **about: Any) -> Callable[[_Function], _Function]:
         """Add a command; ``cls=TyperCommand`` makes it one that nothing but its arguments sets."""
         about.setdefault("cls", Command)
-        return super().command(name, **about)
+        add = super().command(name, **about)
+
+        def added(function: _Function) -> _Function:
+            add(flat(function))
+            return function
+
+        return added
+
+
+def flat(function: Callable[..., None]) -> Callable[..., None]:
+    """Return ``function`` with the fields of its parameters that are dataclasses as parameters of their own."""
+    groups: dict[str, Any] = {}
+    parameters: list[Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if is_dataclass(kind := parameter.annotation):
+            groups[name], hints = kind, get_type_hints(kind, include_extras=True)
+            parameters += [
+                Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+                for field in fields(kind)
+            ]
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+
+    @wraps(function)
+    def command(**given: Any) -> None:
+        made = {
+            name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
+        }
+        function(**given, **made)
+
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    vars(command)["__signature__"] = inspect.Signature(parameters)
+    return command
 
 
 def words_of(context: Any) -> Words:
-    """The words that lead to ``context``, without the program's name."""
+    """Return the words that lead to ``context``, without the program's name."""
     return () if context.parent is None else (*words_of(context.parent), context.info_name)
 
 
 def options(command: Any) -> Iterator[tuple[str, Any]]:
-    """The options of a command, by key."""
+    """Yield the options of a command with their keys."""
     for parameter in command.params:
         longest = max(parameter.opts, key=len, default="")
         if parameter.param_type_name == "option" and longest.startswith("--"):
@@ -130,7 +173,7 @@ def options(command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def leaves(group: Any, words: Words = ()) -> Iterator[tuple[Words, Command]]:
-    """The commands that files and variables may set options of, with the words that call them."""
+    """Yield the commands whose options files and variables may set, with the words that call them."""
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
             yield from leaves(command, (*words, name))
@@ -139,7 +182,7 @@ def leaves(group: Any, words: Words = ()) -> Iterator[tuple[Words, Command]]:
 
 
 def described(command: Command) -> list[Option]:
-    """What the options of ``command`` take."""
+    """Describe the options of ``command``."""
     return [
         Option(key, bool(option.is_flag), bool(option.multiple), _is_path(command, option.name))
         for key, option in options(command)
@@ -147,21 +190,21 @@ def described(command: Command) -> list[Option]:
 
 
 def commands(group: Any) -> dict[Words, list[Option]]:
-    """What the options of all those commands take."""
+    """Describe the options of all commands of ``leaves``."""
     return {words: described(command) for words, command in leaves(group)}
 
 
 @dataclass(frozen=True)
 class Value:
-    """What an option of a command is, when nothing is typed.
+    """The value of a command's option when nothing is typed.
 
     Attributes:
-        command: the words that call it.
-        option: the option itself, and
-        key: its name.
+        command: the words that call the command.
+        option: the option itself.
+        key: its name without dashes before it.
         value: as the command gets it.
-        origin: where that comes from.
-        settable: whether variables and files may set it.
+        origin: where the value comes from.
+        settable: whether variables and files may set the option.
     """
 
     command: Words
@@ -173,7 +216,11 @@ class Value:
 
 
 def values(root: Any, words: Words) -> list[Value]:
-    """What the options of the command called by ``words`` are; ``root`` is the program's context.
+    """Return the values that the options of a command have when nothing is typed.
+
+    Args:
+        root: the program's context.
+        words: those that call the command.
 
     Raises:
         ConfigError: naming file or variable, if one sets what cannot be.
@@ -198,7 +245,7 @@ def values(root: Any, words: Words) -> list[Value]:
 
 
 def origin(context: Any, option: Any, found: dict[str, Given]) -> Origin:
-    """Where the value that ``option`` has in ``context`` comes from; ``found`` are the files' values."""
+    """Return where the value of ``option`` in ``context`` comes from; ``found`` holds the values of files."""
     source = context.get_parameter_source(option.name)
     kind = "DEFAULT" if source is None else source.name
     if kind == "ENVIRONMENT":
@@ -210,7 +257,7 @@ def origin(context: Any, option: Any, found: dict[str, Given]) -> Origin:
 
 
 def _at_its_place(error: typer.BadParameter, found: dict[str, Given]) -> Exception:
-    """``error`` in one line that says where the value stands; as it is if it was typed."""
+    """Return ``error`` as one line that says where the value stands; unchanged if the value was typed."""
     if error.param is None or error.ctx is None:
         return error
     set_by = origin(error.ctx, error.param, found)
@@ -221,7 +268,7 @@ def _at_its_place(error: typer.BadParameter, found: dict[str, Given]) -> Excepti
 
 
 def _is_path(command: Any, name: str) -> bool:
-    parameter = inspect.signature(inspect.unwrap(command.callback)).parameters.get(name)
+    parameter = inspect.signature(command.callback).parameters.get(name)
     annotation = None if parameter is None else parameter.annotation
     kinds = [annotation, *get_args(annotation)]
     return any(kind is Path for one in kinds for kind in (one, *get_args(one)))

@@ -58,7 +58,7 @@ def command(
 
 
 def _configured(root: Any) -> str:
-    """The model that ``analyze`` would use here."""
+    """Return the model that ``analyze`` would use here."""
     try:
         return next(str(one.value) for one in values(root, ("analyze",)) if one.key == "model")
     except ConfigError:
@@ -66,7 +66,7 @@ def _configured(root: Any) -> str:
 
 
 def _settings(root: Any) -> Iterator[Finding]:
-    """The files that set options, and the variables."""
+    """Check the files and variables that set options."""
     known, mend = (
         commands(root.command),
         "correct it: no command works before; 'kvvideo config show' says when all is well",

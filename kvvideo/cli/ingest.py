@@ -2,7 +2,6 @@
 
 import math
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,15 +18,17 @@ from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 from kvvideo.storage.workspace import was_begun
 from kvvideo.times import format_time
+from kvvideo.video.address import local_path
 
 if TYPE_CHECKING:
-    from kvvideo.runs.ingest import Part
-    from kvvideo.runs.playback import Playback
+    from kvvideo.compression.schedule import Schedule
+    from kvvideo.runs.ingest import Ingested, Part
     from kvvideo.video import Source
 
 
 def command(
     video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
+    *,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file to write. Default: the video's name with .kvv, in this folder."),
@@ -42,114 +43,59 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this was interrupted.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a memory that is there already.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take, without loading the model.")
-    ] = False,
+    dry_run: options.DryRun = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON record at the end.")] = False,
-    strategy: options.Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
-    budget: options.Budget = None,
-    sink: options.Sink = options.SINK,
-    window: options.Window = None,
-    queries: options.Queries = None,
-    score_norm: options.ScoreNorm = options.SCORE_NORM,
-    positions: options.Positions = options.POSITIONS,
-    model: options.Model = options.DEFAULT_MODEL,
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    fps: options.Fps = options.FPS,
-    chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
-    start: options.Start = None,
-    end: options.End = None,
-    frame_tokens: options.FrameTokens = None,
-    decoder: options.Decoder = options.DECODER,
-    follow: options.Follow = False,
-    retry: options.Retry = options.RETRY,
-    when_behind: options.WhenBehind = options.WHEN_BEHIND,
+    cache: options.Cache,
+    engine: options.Engine,
+    watching: options.LiveVideo,
 ) -> None:
     """Stream VIDEO through the model once and write what is remembered of it, for 'kvvideo ask'.
 
     While it works, its checkpoints are in a folder named as the file with .part added. Ctrl-C finishes the chunk at
     hand, takes a checkpoint and exits 130; after that, or a crash, --resume goes on.
     """
-    video = options.place(video)
-    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-    config = EngineConfig(model=model, cache=cache, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    video = local_path(video)
+    config = engine.config(cache.config())
     apart, room = options.period(checkpoint_every), parse_size(max_disk)
-    with options.video_first(video, follow):
-        reading = options.reading(config, fps, chunk, start, end, frame_tokens)
+    with watching.looked_for(video):
+        reading = watching.reading(config)
     if dry_run:
-        _dry_run(video, decoder, reading, config, apart, room, json_output)
+        _dry_run(video, watching.decoder, reading, config, apart, room, json_output)
         return
     from kvvideo.runs.ingest import Part, is_made, part_of
     from kvvideo.session import BASELINES
-    from kvvideo.video import Source
 
-    if strategy in BASELINES:
-        raise ConfigError(f"strategy: {strategy!r} keeps no cache that could be written down; choose another")
-    source = Source(video, decoder=decoder, live=options.live(video, follow, retry, when_behind), **reading)
+    if cache.strategy in BASELINES:
+        raise ConfigError(f"strategy: {cache.strategy!r} keeps no cache that could be written down; choose another")
+    source = watching.source(video, reading)
     path = Path(Path(video).stem + ".kvv") if output is None else output
     if resume and not source.replayable:
         raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config):
         say(f"{str(path)!r} is complete already")
         return
-    with options.video_first(video, follow):
-        ensure(model, source)
-    with Part(path, source, cache, dtype, resume=resume, restart=restart, force=force) as part:
+    with watching.looked_for(video):
+        ensure(config.model, source)
+    with Part(path, source, config.cache, config.dtype, resume=resume, restart=restart, force=force) as part:
         _run(source, config, part, apart, room, json_output)
 
 
 def _run(source: "Source", config: EngineConfig, part: "Part", every: float, room: int, json_output: bool) -> None:
     from kvvideo.cli import render
     from kvvideo.runs import records
-    from kvvideo.runs.ingest import ingest
-    from kvvideo.session import Engine
 
-    began, read = time.perf_counter(), 0 if part.memory is None else part.memory.chunks
+    began, stop = time.perf_counter(), Stop()
     try:
-        # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
-        with ExitStack() as stack:
-            progress, stop = stack.enter_context(render.Progress(source.start)), stack.enter_context(Stop())
-            progress.wait(f"opening {source.path} …")
-            reader = stack.enter_context(source.open(skip_chunks=read))
-            Asking(()).check(source, reader.info.duration)
-            progress.wait(f"loading {config.model} …")
-            engine = Engine(config)
-            schedule = config.cache.schedule(engine.block_size)
-            first: tuple[int, float] | None = None
-
-            def on_chunk(playback: "Playback") -> None:
-                nonlocal first
-                session, now = playback.session, time.perf_counter()
-                first = (session.frames, now) if first is None else first
-                rate = (session.frames - first[0]) / (now - first[1]) if session.frames > first[0] else None
-                cache, live = records.cache(session.stats(), schedule), reader.live
-                end = source.ends(reader.info.duration)
-                progress.chunk(session.end, end, rate, cache, live.behind, live.dropped)
-
-            done = ingest(
-                engine,
-                source,
-                part,
-                every=every,
-                max_bytes=room,
-                reader=reader,
-                stopped=lambda: stop.asked,
-                on_chunk=on_chunk,
-                on_write=lambda: progress.wait(f"writing {part.output} …"),
-            )
+        done, schedule, waited = _ingest(source, config, part, every, room, stop)
     except BaseException:
         if part.resumable:
             say("the same command with --resume goes on from the last checkpoint")
         raise
     start = source.start or 0.0
-    status = "interrupted" if stop.asked else "complete" if done.error is None else "error"
+    status, why = records.outcome(stop.asked, done.error)
     record = records.ingest(
         status,
-        None if done.error is None else str(done.error),
+        why,
         done.cache,
         schedule=schedule,
         video=source.path,
@@ -163,7 +109,7 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
         resumed_from=done.since,
         checkpoints=done.checkpoints,
         bytes=done.bytes,
-        waited=reader.waited,
+        waited=waited,
         seconds=time.perf_counter() - began,
     )
     if json_output:
@@ -175,6 +121,36 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
         if part.resumable:
             say(f"the same command with --resume goes on from {format_time(done.end)}")
         raise SystemExit(INTERRUPTED)
+
+
+def _ingest(
+    source: "Source", config: EngineConfig, part: "Part", every: float, room: int, stop: Stop
+) -> "tuple[Ingested, Schedule | None, float]":
+    """Return what came of it, the schedule of the cache, and the seconds spent waiting for frames."""
+    from kvvideo.cli import render
+    from kvvideo.runs.ingest import ingest
+    from kvvideo.session import Engine
+
+    # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
+    with render.Progress(source.start) as progress, stop:
+        progress.wait(f"opening {source.path} …")
+        with source.open(skip_chunks=0 if part.memory is None else part.memory.chunks) as reader:
+            Asking(()).check(source, reader.info.duration)
+            progress.wait(f"loading {config.model} …")
+            engine = Engine(config)
+            schedule = config.cache.schedule(engine.block_size)
+            done = ingest(
+                engine,
+                source,
+                part,
+                every=every,
+                max_bytes=room,
+                reader=reader,
+                stopped=lambda: stop.asked,
+                on_chunk=progress.chunk,
+                on_write=lambda: progress.wait(f"writing {part.output} …"),
+            )
+    return done, schedule, reader.waited
 
 
 def _dry_run(

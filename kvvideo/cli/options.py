@@ -1,7 +1,8 @@
-"""Options that several commands share, and what they add up to."""
+"""Options that several commands share, in groups, and the settings that each group adds up to."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,16 +10,25 @@ import typer
 from kvvideo.cli import complete
 from kvvideo.compression.config import CHOICES, CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.outputs import FORMATS, TEXT
+from kvvideo.outputs import FORMATS, TEXT, Choice, choose
 from kvvideo.outputs.choice import TEMPLATE, listed
 from kvvideo.session import EngineConfig
 from kvvideo.session.config import DTYPES
 from kvvideo.times import parse_time
+from kvvideo.video.address import is_live
+from kvvideo.video.decoder import check_file
 
 if TYPE_CHECKING:
-    from kvvideo.video import Live
+    from kvvideo.video import Source
 
 CACHE, MODEL, VIDEO, OUTPUT = "Cache", "Model", "Video", "Output"
+"""Panels of the help."""
+
+FPS, CHUNK_SECONDS, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, 128, "60s"
+DEFAULT_MODEL, MAX_MODEL_LEN = EngineConfig.model, EngineConfig.max_model_len
+_CACHE = CacheConfig()
+STRATEGY, MAX_TOKENS, RATIO, SINK = _CACHE.strategy, _CACHE.max_tokens, _CACHE.ratio, _CACHE.sink
+SCORE_NORM, POSITIONS = _CACHE.score_norm, _CACHE.positions
 
 Model = Annotated[
     str,
@@ -97,8 +107,6 @@ MaxModelLen = Annotated[
 
 Fps = Annotated[float, typer.Option("--fps", help="Frames per second to look at.", rich_help_panel=VIDEO)]
 ChunkSeconds = Annotated[float, typer.Option("--chunk", help="Seconds ingested at a time.", rich_help_panel=VIDEO)]
-Start = Annotated[str | None, typer.Option("--from", help="Begin here, e.g. 1:30.", rich_help_panel=VIDEO)]
-End = Annotated[str | None, typer.Option("--to", help="End here.", rich_help_panel=VIDEO)]
 FrameTokens = Annotated[
     int | None,
     typer.Option(
@@ -108,37 +116,16 @@ FrameTokens = Annotated[
         rich_help_panel=VIDEO,
     ),
 ]
-Decoder = Annotated[
-    str,
-    typer.Option(
-        "--decoder",
-        help="pyav; nvdec, on an NVIDIA GPU; or decord (plain H.264 mp4 only).",
-        rich_help_panel=VIDEO,
-        autocompletion=complete.decoder,
-    ),
-]
-Follow = Annotated[
-    bool,
-    typer.Option("--follow", help="The file is still being written: read on at its end.", rich_help_panel=VIDEO),
-]
-Retry = Annotated[
-    str,
-    typer.Option("--retry", help="Live: how long to wait for a source that stalls; 0: not.", rich_help_panel=VIDEO),
-]
-WhenBehind = Annotated[
-    str,
-    typer.Option(
-        "--when-behind",
-        help="Live, and too fast for the model: lag, or drop what cannot be taken in.",
-        rich_help_panel=VIDEO,
-        autocompletion=complete.one_of("lag", "drop"),
-    ),
-]
 MaxAnswerTokens = Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")]
+Question = Annotated[
+    list[str] | None,
+    typer.Option("--question", "-q", help="What to ask: at the end, or '@10:30 …' at that moment. Repeatable."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, without loading the model.")]
 
 
 def _formats(context: typer.Context, option: typer.CallbackParam, value: list[str] | None) -> list[str] | None:
-    """``value``, which is looked at before anything else is done, so that it can be said where it was set."""
+    """Return ``value``; a wrong one is refused at once, while it is known where it was set."""
     try:
         listed(value or ())
     except ConfigError as error:
@@ -148,38 +135,168 @@ def _formats(context: typer.Context, option: typer.CallbackParam, value: list[st
     return value
 
 
-Formats = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--format",
-        "-f",
-        metavar="NAME,…",
-        callback=_formats,
-        help=f"{', '.join((TEXT, *FORMATS))}. Several, or HTML, go to files; text is on stdout then. Repeatable.",
-        autocompletion=lambda: [(TEXT, "for people, on stdout"), *((name, f.help) for name, f in FORMATS.items())],
-        rich_help_panel=OUTPUT,
-    ),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="NAME",
-        help=f"Files to write, with fields in braces; '-' is stdout. Default: '{TEMPLATE}' in this folder.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=OUTPUT)]
+@dataclass(frozen=True)
+class Cache:
+    """The strategy of the cache, and its budget."""
 
-RETRY, WHEN_BEHIND = "30s", "lag"
-FPS, CHUNK_SECONDS, DECODER, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, "pyav", 128, "60s"
+    strategy: Strategy = STRATEGY
+    max_tokens: MaxTokens = MAX_TOKENS
+    ratio: Ratio = RATIO
+    budget: Budget = None
+    sink: Sink = SINK
+    window: Window = None
+    queries: Queries = None
+    score_norm: ScoreNorm = SCORE_NORM
+    positions: Positions = POSITIONS
 
-DEFAULT_MODEL = EngineConfig.model
-_CACHE = CacheConfig()
-STRATEGY, MAX_TOKENS, RATIO, SINK = _CACHE.strategy, _CACHE.max_tokens, _CACHE.ratio, _CACHE.sink
-SCORE_NORM, POSITIONS = _CACHE.score_norm, _CACHE.positions
-MAX_MODEL_LEN = EngineConfig.max_model_len
+    def config(self) -> CacheConfig:
+        """Return the cache's settings.
+
+        Raises:
+            ConfigError: if one is out of range, or in conflict with another.
+        """
+        return cache_config(**vars(self))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The model, and how it runs."""
+
+    model: Model = DEFAULT_MODEL
+    dtype: Dtype = "auto"
+    seed: Seed = 0
+    max_model_len: MaxModelLen = MAX_MODEL_LEN
+
+    def config(self, cache: CacheConfig, **more: Any) -> EngineConfig:
+        """Return the engine's settings, ``more`` of ``EngineConfig`` included.
+
+        Raises:
+            ConfigError: if one is out of range.
+        """
+        return EngineConfig(cache=cache, **vars(self), **more)
+
+
+@dataclass(frozen=True)
+class Video:
+    """The part of a video that is read, and its frames."""
+
+    fps: Fps = FPS
+    chunk: ChunkSeconds = CHUNK_SECONDS
+    start: Annotated[str | None, typer.Option("--from", help="Begin here, e.g. 1:30.", rich_help_panel=VIDEO)] = None
+    end: Annotated[str | None, typer.Option("--to", help="End here.", rich_help_panel=VIDEO)] = None
+    frame_tokens: FrameTokens = None
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder",
+            help="pyav; nvdec, on an NVIDIA GPU; or decord (plain H.264 mp4 only).",
+            rich_help_panel=VIDEO,
+            autocompletion=complete.decoder,
+        ),
+    ] = "pyav"
+
+    def reading(self, config: EngineConfig) -> dict[str, Any]:
+        """Return the settings that ``plan`` and ``Source`` take.
+
+        Raises:
+            ConfigError: if ``--from`` or ``--to`` is no time, or the model cannot be had.
+        """
+        begin, until = (None if time is None else parse_time(time) for time in (self.start, self.end))
+        from kvvideo.session.prediction import frame_pixels
+
+        low, high = frame_pixels(config, self.frame_tokens)
+        return {
+            "fps": self.fps,
+            "chunk_seconds": self.chunk,
+            "start": begin,
+            "end": until,
+            "min_pixels": low,
+            "max_pixels": high,
+        }
+
+
+@dataclass(frozen=True)
+class LiveVideo(Video):
+    """A video that may be live: also what to do when it stalls, or is too fast."""
+
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="The file is still being written: read on at its end.", rich_help_panel=VIDEO),
+    ] = False
+    retry: Annotated[
+        str,
+        typer.Option("--retry", help="Live: how long to wait for a source that stalls; 0: not.", rich_help_panel=VIDEO),
+    ] = "30s"
+    when_behind: Annotated[
+        str,
+        typer.Option(
+            "--when-behind",
+            help="Live, and too fast for the model: lag, or drop what cannot be taken in.",
+            rich_help_panel=VIDEO,
+            autocompletion=complete.one_of("lag", "drop"),
+        ),
+    ] = "lag"
+
+    def source(self, video: str, reading: dict[str, Any]) -> "Source":
+        """Return ``video`` as a source that is read as ``reading`` says.
+
+        Raises:
+            ConfigError: if a setting is out of range.
+        """
+        from kvvideo.video import Live, Source
+
+        is_one = self.follow or is_live(video)
+        live = Live(parse_time(self.retry), self.when_behind, self.follow) if is_one else None
+        return Source(video, decoder=self.decoder, live=live, **reading)
+
+    @contextmanager
+    def looked_for(self, video: str) -> Iterator[None]:
+        """Report a file that is missing in place of an error of the model's, which may be a download away."""
+        try:
+            yield
+        except ConfigError:
+            if not self.follow and not is_live(video):
+                check_file(video)
+            raise
+
+
+@dataclass(frozen=True)
+class Output:
+    """The formats of answers, and the files they go to."""
+
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAME,…",
+            callback=_formats,
+            help=f"{', '.join((TEXT, *FORMATS))}. Several, or HTML, go to files; text is on stdout then. Repeatable.",
+            autocompletion=lambda: [(TEXT, "for people, on stdout"), *((name, f.help) for name, f in FORMATS.items())],
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="NAME",
+            help=f"Files to write, with fields in braces; '-' is stdout. Default: '{TEMPLATE}' in this folder.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=OUTPUT)
+    ] = False
+
+    def choice(self, strategies: int = 1) -> Choice:
+        """Return where the answers of so many strategies go.
+
+        Raises:
+            ConfigError: if a format cannot go where it should.
+        """
+        return choose(self.format or (), self.output, strategies)
 
 
 def cache_config(
@@ -193,61 +310,15 @@ def cache_config(
     score_norm: str,
     positions: str,
 ) -> CacheConfig:
-    """The cache settings that these options describe."""
+    """Return the cache's settings that these options describe."""
     return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
 
 
-def reading(
-    config: EngineConfig, fps: float, chunk: float, start: str | None, end: str | None, frame_tokens: int | None
-) -> dict[str, Any]:
-    """How these options say that a video is looked at, as ``plan`` and ``Source`` take it."""
-    begin, until = (None if time is None else parse_time(time) for time in (start, end))
-    from kvvideo.session.prediction import frame_pixels
-
-    low, high = frame_pixels(config, frame_tokens)
-    return {
-        "fps": fps,
-        "chunk_seconds": chunk,
-        "start": begin,
-        "end": until,
-        "min_pixels": low,
-        "max_pixels": high,
-    }
-
-
-@contextmanager
-def video_first(video: str, follow: bool) -> Iterator[None]:
-    """Say of a file that is not there, rather than of a model: that may be a download away."""
-    from kvvideo.video.address import is_live
-    from kvvideo.video.decoder import check_file
-
-    try:
-        yield
-    except ConfigError:
-        if not follow and not is_live(video):
-            check_file(video)
-        raise
-
-
-def place(video: str) -> str:
-    """The name of a video, also of one that was given as a ``file://`` URL."""
-    from kvvideo.video.address import local_path
-
-    return local_path(video)
-
-
-def live(video: str, follow: bool, retry: str, when_behind: str) -> "Live | None":
-    """How these options say that a live source is treated; None for a file."""
-    from kvvideo.video import Live, is_live
-
-    return Live(parse_time(retry), when_behind, follow) if follow or is_live(video) else None
-
-
 def period(every: str) -> float:
-    """Seconds of video between checkpoints, 0 for none.
+    """Return the seconds of video between checkpoints, 0 for none.
 
     Raises:
-        ConfigError: if it is no time.
+        ConfigError: if ``every`` is no time.
     """
     try:
         return parse_time(every)
@@ -256,6 +327,6 @@ def period(every: str) -> float:
 
 
 def is_typed(context: typer.Context, name: str) -> bool:
-    """Whether the option ``name`` is on the command line, and not set by a variable or a file for many runs."""
+    """Return True if the option ``name`` is on the command line, not set by a variable or a file for many runs."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"

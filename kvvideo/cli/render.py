@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -18,6 +18,9 @@ from kvvideo.cli import screen
 from kvvideo.outputs.clean import text as clean_text
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
+
+if TYPE_CHECKING:
+    from kvvideo import types
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -43,7 +46,7 @@ def _question(record: dict[str, Any]) -> Text:
 
 
 def answer(record: dict[str, Any]) -> None:
-    """One answer record as text."""
+    """Print one answer record as text."""
     said = clean(record["answer"]) or "(no answer)"
     if record.get("task"):
         out.print(_question(record) + Text(f" {said}", style="not bold"))
@@ -55,7 +58,7 @@ def answer(record: dict[str, Any]) -> None:
 
 
 def comparison(records: list[dict[str, Any]]) -> None:
-    """Answer records of several strategies: each question once, with a line for each of them."""
+    """Print answer records of several strategies: each question once, with a line for each strategy."""
     width = max(len(record["strategy"]) for record in records)
     asked: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for record in sorted(records, key=lambda record: float(record["asked_at"])):
@@ -72,7 +75,7 @@ class Answers:
     """Writes records as text: answers to stdout, and a line about each run to stderr.
 
     Args:
-        compared: whether they are of several strategies; then they are shown side by side, at the end.
+        compared: they are of several strategies, and shown side by side, at the end.
     """
 
     def __init__(self, compared: bool = False) -> None:
@@ -80,6 +83,7 @@ class Answers:
         self._kept: list[dict[str, Any]] = []
 
     def write(self, record: dict[str, Any]) -> None:
+        """Print ``record``, or keep it for the comparison."""
         if record["type"] != "answer":
             summary(record, named=self._compared)
         elif self._compared:
@@ -88,13 +92,14 @@ class Answers:
             answer(record)
 
     def close(self) -> None:
+        """Print the comparison, if there is one."""
         kept, self._kept = self._kept, []
         if kept:
             comparison(kept)
 
 
 def summary(record: dict[str, Any], named: bool = False) -> None:
-    """The last record as one line on stderr, with the strategy's name if that is not the only one."""
+    """Print the last record as one line on stderr, with the strategy's name if ``named``."""
     cache = record["cache"]
     held = "" if cache is None else f"; cache {_cache_line(cache)}"
     length = record["end"] - record["start"]
@@ -110,7 +115,7 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
 
 
 def ingested(record: dict[str, Any]) -> None:
-    """The record of ``ingest`` as one line on stderr."""
+    """Print the record of ``ingest`` as one line on stderr."""
     length = record["end"] - record["start"]
     since = "" if record["resumed_from"] is None else f", resumed from {format_time(record['resumed_from'])}"
     file = "" if record["bytes"] is None else f"{clean(record['output'])}: {size(record['bytes'])}, "
@@ -125,7 +130,7 @@ def ingested(record: dict[str, Any]) -> None:
 
 
 def prediction(record: dict[str, Any]) -> None:
-    """What a run will take, as a small table."""
+    """Print what a run will take, as a small table."""
     table = Table(box=None, show_header=False)
     rows = {
         "frames": f"{record['frames']} of {record['width']}x{record['height']}, in {record['chunks']} chunks",
@@ -183,7 +188,7 @@ def listing(head: Sequence[str], rows: Sequence[Sequence[str | Text]], least: in
 
 
 def _took(record: dict[str, Any]) -> str:
-    """How long a run took, and what limited it if that was decoding."""
+    """Return how long a run took, and the wait for frames if that was much of it."""
     took = record["seconds"]
     waited = record.get("waited_seconds", 0.0)  # a record of a run that is resumed may be older than the field
     much = waited >= max(1.0, _MUCH * took)
@@ -191,7 +196,7 @@ def _took(record: dict[str, Any]) -> str:
 
 
 def _cache_line(cache: dict[str, Any]) -> str:
-    """The cache part of a record in a few words."""
+    """Return the cache part of a record in a few words."""
     bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
     return (
         f"{cache['live']}{bound} tokens, {cache['blocks']} blocks, {size(cache['bytes'])}, {cache['evicted']} evicted"
@@ -199,7 +204,7 @@ def _cache_line(cache: dict[str, Any]) -> str:
 
 
 class Transient:
-    """What is shown on stderr for as long as it is entered; nothing at all unless that is a terminal."""
+    """A live part of the terminal that is stderr, while it is entered; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         self._shown = screen.bottom if screen.is_live() else None
@@ -241,33 +246,23 @@ class Progress(Transient):
         self._pace: tuple[float, float] | None = None
         self._at = self._start
 
-    def chunk(
-        self,
-        at: float,
-        end: float | None,
-        fps: float | None,
-        cache: dict[str, Any],
-        behind: float = 0.0,
-        dropped: float = 0.0,
-    ) -> None:
-        """Show that the stream stands at ``at`` seconds of ``end``, and what the cache holds, as in a record.
-
-        Of a live stream, also how many seconds it is behind, and were dropped.
-        """
-        bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
-        late = [f"{time:.0f} s {what}" for time, what in ((behind, "behind"), (dropped, "dropped")) if time >= 0.5]
+    def chunk(self, now: "types.Progress") -> None:
+        """Show how far the stream is, and what the cache holds; of live video also how late it is."""
+        bound = "" if now.max_tokens is None else f"/{now.max_tokens}"
+        late = ((now.behind, "behind"), (now.dropped, "dropped"))
         details = [
-            *late,
-            self._left(at, end),
-            "" if fps is None else f"{fps:.1f} frames/s",
-            f"{cache['live']}{bound} tokens",
-            size(cache["bytes"]),
-            f"{cache['evicted']} evicted",
+            *(f"{time:.0f} s {what}" for time, what in late if time >= 0.5),
+            self._left(now.position, now.end),
+            "" if now.rate is None else f"{now.rate:.1f} frames/s",
+            f"{now.cache.live}{bound} tokens",
+            size(now.cache.bytes),
+            f"{now.cache.evicted} evicted",
         ]
-        self._show(lambda width: _position(self._start, at, end, [text for text in details if text], width))
+        shown = [text for text in details if text]
+        self._show(lambda width: _position(self._start, now.position, now.end, shown, width))
 
     def _left(self, at: float, end: float | None) -> str:
-        """The time that the rest will take, at the pace so far."""
+        """Return the time that the rest will take, at the pace so far."""
         now = time.monotonic()
         if self._pace is None or at < self._at:
             self._pace = at, now  # it begins anew, under another strategy
@@ -278,7 +273,7 @@ class Progress(Transient):
 
 
 def _position(start: float, at: float, end: float | None, details: Sequence[str], width: int) -> Text:
-    """The line that tells where a stream is: a bar if it has an end, and of ``details`` the first that fit."""
+    """Return the line of a stream's position: a bar if it has an end, and of ``details`` the first that fit."""
     # The last frame stands for a while after the end; but some files go on after the end that they give.
     known = end is not None and start < end and at <= end + _BEYOND_SECONDS
     line = Text().append(format_time(math.floor(min(at, end) if known and end is not None else at)), "bold")
@@ -303,7 +298,7 @@ def _position(start: float, at: float, end: float | None, details: Sequence[str]
 
 
 def _lines(what: RenderableType, columns: int, rows: int) -> list[str]:
-    """``what`` as at most so many lines for a terminal, none longer than ``columns``."""
+    """Return ``what`` as at most ``rows`` lines for a terminal, none longer than ``columns``."""
     _live.width = columns
     with _live.capture() as drawn:
         _live.print(what, no_wrap=True, overflow="ellipsis", end="")

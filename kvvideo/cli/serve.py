@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -10,26 +11,22 @@ from kvvideo.cli import options
 from kvvideo.errors import ConfigError
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""What is no option of ours is for vLLM."""
+"""Options that are not ours are for vLLM."""
 
-# Without the letter that stands for it elsewhere: vLLM's own -sc and -asc would be read as that.
-_Strategy = Annotated[
-    str, typer.Option("--strategy", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=options.CACHE)
-]
+
+@dataclass(frozen=True)
+class _Cache(options.Cache):
+    # Without the letter that stands for it elsewhere: vLLM's own -sc and -asc would be read as that.
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=options.CACHE)
+    ] = options.STRATEGY
 
 
 def command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Hub name or directory; 'tiny' is bundled.", show_default=False)],
-    strategy: _Strategy = options.STRATEGY,
-    max_tokens: options.MaxTokens = options.MAX_TOKENS,
-    ratio: options.Ratio = options.RATIO,
-    budget: options.Budget = None,
-    sink: options.Sink = options.SINK,
-    window: options.Window = None,
-    queries: options.Queries = None,
-    score_norm: options.ScoreNorm = options.SCORE_NORM,
-    positions: options.Positions = options.POSITIONS,
+    *,
+    cache: _Cache,
     fps: options.Fps = options.FPS,
     frame_tokens: options.FrameTokens = None,
 ) -> None:
@@ -43,8 +40,7 @@ def command(
 
     if model.startswith("-"):
         raise ConfigError(f"the model comes first: kvvideo serve MODEL {model} …")
-    cache = options.cache_config(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
-    line = Serving(model, cache, fps, frame_tokens).command(context.args)
+    line = Serving(model, cache.config(), fps, frame_tokens).command(context.args)
     # In place of this process: what vLLM starts imports that one's module, and the exit code is vLLM's. A Ctrl-C waits
     # until it knows what to do with one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,4 +1,4 @@
-"""Values of options that nobody typed: files in TOML. Which there are, how they are read, and what may stand in them.
+"""Files in TOML that set options: the list of them, the reading, and the check of what stands in them.
 
 The keys of a file are the names of options, written with - or _. At the top they are for every command that has them,
 in a table for the command of its name, which counts more::
@@ -27,13 +27,13 @@ NAME = "kvvideo.toml"
 """The file of a folder."""
 
 PREFIX = "KVVIDEO_"
-"""What the variables of options begin with."""
+"""Prefix of the variables of options."""
 
 MAX_BYTES = 1 << 20
 """Longest file that is read."""
 
 _OTHERS = ("KVVIDEO_STATE_DIR", "KVVIDEO_TEST_")
-"""How variables begin that are ours and no option's."""
+"""Prefixes of variables that are ours and no option's."""
 
 Words = tuple[str, ...]
 """The words that call a command: ``("bench", "memory")``."""
@@ -70,7 +70,7 @@ UNSHARED: dict[Words, set[str]] = {("ask",): {"model", "dtype"}}
 
 @dataclass(frozen=True)
 class Option:
-    """What an option of a command takes.
+    """An option of a command, as far as files and variables have to know it.
 
     Attributes:
         key: its name without dashes before it: ``max-tokens``.
@@ -86,7 +86,7 @@ class Option:
 
     @property
     def refused(self) -> str | None:
-        """Why only the command line may give it; None if it may be set elsewhere."""
+        """The reason that only the command line may give it; None if it may be set elsewhere."""
         return REFUSED.get(self.key, _ONE_FILE if self.path else None)
 
     @property
@@ -118,12 +118,12 @@ class Given:
 
     @property
     def place(self) -> str:
-        """Where it stands, as people write it: ``[analyze] fps``."""
+        """Table and key, as people write them: ``[analyze] fps``."""
         return _place(self.table, self.key)
 
 
 def paths() -> list[Path]:
-    """The files that are read where they exist, the nearest first: this folder's, then the user's."""
+    """Return the files that are read where they exist, the nearest first: this folder's, then the user's."""
     found = []
     with suppress(OSError):  # the folder may have been removed
         found.append(Path.cwd() / NAME)
@@ -133,7 +133,7 @@ def paths() -> list[Path]:
 
 
 def user_path() -> Path | None:
-    """The user's own file, ``$XDG_CONFIG_HOME/kvvideo/config.toml``; None if there is no home directory."""
+    """Return the user's own file, ``$XDG_CONFIG_HOME/kvvideo/config.toml``; None if there is no home directory."""
     # The specification has relative ones ignored.
     configured = os.environ.get("XDG_CONFIG_HOME", "")
     try:
@@ -144,7 +144,7 @@ def user_path() -> Path | None:
 
 
 def given(command: Words, commands: Commands, files: Iterable[Path] | None = None) -> dict[str, Given]:
-    """What files set for ``command``, by option; each file is checked whole, for all ``commands``.
+    """Return what files set for ``command``, by option; each file is checked whole, for all ``commands``.
 
     Raises:
         ConfigError: naming file and key, and what is allowed.
@@ -163,7 +163,7 @@ def given(command: Words, commands: Commands, files: Iterable[Path] | None = Non
 
 
 def read(file: Path, commands: Commands) -> dict[Words, dict[str, str | bool | list[str]]]:
-    """The tables of a file, the top one under ``()``; empty if there is no such file.
+    """Return the tables of a file, the top one under ``()``; empty if there is no such file.
 
     Raises:
         ConfigError: if it cannot be read or says what cannot be said.
@@ -174,7 +174,7 @@ def read(file: Path, commands: Commands) -> dict[Words, dict[str, str | bool | l
 
 
 def unused_variables(commands: Commands) -> dict[str, str]:
-    """``KVVIDEO_*`` variables that set nothing, and why."""
+    """Return the ``KVVIDEO_*`` variables that set nothing, and why."""
     options = {option.variable: option for known in commands.values() for option in known}
     unused = {}
     for name in sorted(os.environ):
@@ -218,7 +218,7 @@ def _collect(
     commands: Commands,
     tables: dict[Words, dict[str, str | bool | list[str]]],
 ) -> None:
-    """Adds what ``raw`` says to ``tables``, checked."""
+    """Add what ``raw`` says to ``tables``, checked."""
     options = {
         option.key: option for path, known in commands.items() if path[: len(table)] == table for option in known
     }
@@ -244,7 +244,7 @@ def _collect(
 
 
 def _typed(value: Any, option: Option, where: str) -> str | bool | list[str]:
-    """``value`` as it would be typed."""
+    """Return ``value`` as it would be typed."""
     if option.flag:
         if not isinstance(value, bool):
             raise ConfigError(f"{where} is {_shown(value)}; write true or false")
@@ -263,7 +263,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def _is_huge(value: object) -> bool:
-    """Whether it is a number beyond TOML's; Python reads it, but cannot print the longest."""
+    """True if it is a number beyond TOML's; Python reads it, but cannot print the longest."""
     return isinstance(value, int) and abs(value) >= 1 << 63
 
 

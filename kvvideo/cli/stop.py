@@ -2,14 +2,13 @@
 
 import signal
 import sys
-from types import FrameType
 from typing import Any
 
 from kvvideo.outputs import clean
 
 
 def say(text: str) -> None:
-    """One line on stderr, for the person who waits; what names in it could do to the terminal is taken out."""
+    """Print one line on stderr, for the person who waits, without anything in it that drives the terminal."""
     # All at once, for other threads have lines to write, too.
     print(f"kvvideo: {clean.text(text)}\n", end="", file=sys.stderr)
 
@@ -28,7 +27,7 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._before)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, *_: object) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         say("finishing this chunk; press Ctrl-C again to stop at once")

@@ -1,7 +1,7 @@
-"""Whether everything kvvideo needs is there and works, and how to mend what does not.
+"""Check that everything kvvideo needs is there and works, and say how to mend what does not.
 
-finding      what a check says
-checks       runs them, each in a process of its own
+finding      what a check finds
+checks       run them, each in a process of its own
 machine      Python, memory, the GPU and torch
 libraries    vLLM, the plug-in, and what comes with torch
 decoders     a clip made on the spot, decoded by each decoder

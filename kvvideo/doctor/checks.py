@@ -1,4 +1,4 @@
-"""Which checks there are. Each runs in a process of its own (``__main__``), for what it loads may crash or hang."""
+"""List the checks and run each in a process of its own (``__main__``), for what it loads may crash or hang."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from kvvideo.errors import ConfigError, first_line
 Check = Callable[[], Iterable[Finding]]
 
 SECONDS = 180.0
-"""How long a check may take; importing all of vLLM from a slow disk is the longest."""
+"""Longest time of a check, chosen for importing all of vLLM from a slow disk."""
 
 CHECKS = {
     "python": "kvvideo.doctor.machine:python",
@@ -36,10 +36,10 @@ _AGAIN = "install kvvideo and what it needs again, in a new virtual environment"
 def examine(
     model: str, also: Mapping[str, Check] | None = None, only: Collection[str] | None = None
 ) -> Iterator[Finding]:
-    """What the checks find, in their order, as soon as it is known.
+    """Run the checks and yield what they find, in their order, as soon as it is known.
 
     Args:
-        model: the one whose files are looked at.
+        model: model whose files are looked at.
         also: further checks by name, which run in this process.
         only: names of the checks to run; by default all.
 

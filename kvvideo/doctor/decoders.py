@@ -1,4 +1,4 @@
-"""A clip made on the spot, decoded by each decoder as any video is: in a process of its own."""
+"""Check each decoder on a clip made on the spot, in a process of its own, as any video is decoded."""
 
 import logging
 import tempfile
@@ -13,10 +13,10 @@ from kvvideo.errors import KvvideoError, first_line
 from kvvideo.video import DECODERS, VideoReader
 
 FPS, FRAMES, SIDE = 8, 16, 112
-"""Of the clip: frames per second, frames, and width and height."""
+"""Frames per second, number of frames, and width and height of the clip."""
 
 _SLACK = 8.0
-"""How far the brightness of a frame, 0 to 255, may be off after coding."""
+"""Largest error of a frame's brightness, 0 to 255, after coding."""
 
 _DEFAULT = "pyav"
 
@@ -28,7 +28,7 @@ _MENDS = {
 
 
 def decoders() -> Iterator[Finding]:
-    """Whether each decoder returns the frames that were put into a clip."""
+    """Check that each decoder returns the frames that were put into a clip."""
     with tempfile.TemporaryDirectory(prefix="kvvideo-") as folder:
         clip = Path(folder) / "test.mp4"
         try:
@@ -48,7 +48,7 @@ def decoders() -> Iterator[Finding]:
 
 
 def _levels() -> np.ndarray:
-    """Brightness of each frame: no two are alike."""
+    """Return the brightness of each frame: no two are alike."""
     return np.linspace(20, 235, FRAMES)
 
 
@@ -66,7 +66,7 @@ def _write(clip: Path) -> None:
 
 
 def _problem(name: str, clip: Path) -> str | None:
-    """What is wrong with decoder ``name``; None if it returns what it should, and has nothing to say about it."""
+    """Return what is wrong with decoder ``name``; None if it returns the frames of ``clip`` and warns of nothing."""
     said = _Warnings()
     logger = logging.getLogger("kvvideo.video")
     logger.addHandler(said)
@@ -82,7 +82,7 @@ def _problem(name: str, clip: Path) -> str | None:
     if len(seen) != FRAMES:
         return f"returned {len(seen)} frames of {FRAMES}"
     wrong = np.flatnonzero(np.abs(seen - _levels()) > _SLACK)
-    return f"returned other frames than were put in, from the {wrong[0] + 1}. on" if len(wrong) else None
+    return f"frame {wrong[0] + 1} and later differ from the test clip" if len(wrong) else None
 
 
 class _Warnings(logging.Handler):

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +11,8 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        check: what it was.
-        status: ``ok``; ``warning``: something will not work that may not be needed; ``broken``: nothing will.
+        check: name of the thing.
+        status: ``ok``; ``warning`` if something will not work that may not be needed; ``broken`` if nothing will.
         says: what was found.
         mend: what to do about it; None if there is nothing to do.
     """
@@ -24,15 +24,15 @@ class Finding:
 
 
 def ok(check: str, says: str) -> Finding:
-    """It is as it should be."""
+    """Return that it is as it should be."""
     return Finding(check, "ok", says)
 
 
 def warning(check: str, says: str, mend: str) -> Finding:
-    """Some things will not work, or not well."""
+    """Return that some things will not work, or not well."""
     return Finding(check, "warning", says, mend)
 
 
 def broken(check: str, says: str, mend: str) -> Finding:
-    """Nothing will work before this is mended."""
+    """Return that nothing will work before this is mended."""
     return Finding(check, "broken", says, mend)

@@ -1,4 +1,4 @@
-"""Python, memory, the GPU and torch."""
+"""Check Python, memory, the GPU and torch."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ LITTLE_MEMORY = 4 << 30
 
 
 def python() -> Iterator[Finding]:
-    """Version and place of Python and kvvideo."""
+    """Check the version of Python; say where it and kvvideo are."""
     says = f"kvvideo {__version__}, Python {platform.python_version()} ({sys.executable})"
     if sys.version_info[:2] in PYTHONS:
         yield ok("python", says)
@@ -32,7 +32,7 @@ def python() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    """Memory that is free, within this container's limit if it has one."""
+    """Check how much memory is free, within this container's limit if it has one."""
     free = _free_memory()
     says = f"{format_size(free)} of memory free, {len(os.sched_getaffinity(0))} processor cores"
     if free < LITTLE_MEMORY:
@@ -42,7 +42,7 @@ def memory() -> Iterator[Finding]:
 
 
 def torch() -> Iterator[Finding]:
-    """Torch, and whether it reaches the GPU that is there."""
+    """Check that torch can be imported and reaches the GPU that is there."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -73,7 +73,7 @@ def torch() -> Iterator[Finding]:
 
 
 def gpu_is_there() -> bool:
-    """Whether this machine seems to have an NVIDIA GPU, whatever torch says."""
+    """Return True if this machine seems to have an NVIDIA GPU, whatever torch says."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
 
 
@@ -104,7 +104,7 @@ def _why_not() -> str:
     import torch
 
     try:
-        torch.cuda.init()
+        torch.cuda.current_device()
     except (RuntimeError, AssertionError) as error:
         return first_line(error)
     return "it says no more"
@@ -131,7 +131,7 @@ def _free_memory() -> int:
 
 
 def _container_memory() -> Iterator[int]:
-    """What the limit of this control group leaves, if it has one."""
+    """Yield the bytes that the limit of this control group leaves, if it has one."""
     group = Path("/sys/fs/cgroup")
     try:
         yield int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())

@@ -1,4 +1,4 @@
-"""The files of a model, here or in the cache of downloaded ones."""
+"""Check the files of a model, here or in the cache of downloaded ones."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from kvvideo.session.hub import named
 from kvvideo.sizes import format_size
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
-"""What sessions run."""
+"""The only kind of model that sessions run."""
 
 _INDEX = "model.safetensors.index.json"
 _NEEDED = ("tokenizer_config.json", "preprocessor_config.json")
 
 
 def model(name: str) -> Iterator[Finding]:
-    """Whether the model called ``name`` is on this machine, whole, and one that sessions run."""
+    """Check that the model called ``name`` is on this machine, whole, and one that sessions run."""
     path = named(name)
     if os.path.isdir(path):
         yield _checked(name, Path(path), "copy or download the model again, or name another with --model")
@@ -65,7 +65,14 @@ def _downloaded(name: str) -> Iterator[Finding]:
 
 
 def _checked(name: str, folder: Path, mend: str, lacking: Callable[[str, str, str], Finding] = broken) -> Finding:
-    """Whether all files of a model are in ``folder``, and whole; ``lacking`` is what it is if not all are there."""
+    """Check that all files of a model are in ``folder``, and whole.
+
+    Args:
+        name: the model's.
+        folder: to look in.
+        mend: what to do if something is wrong.
+        lacking: makes the finding if a file is missing.
+    """
     try:
         config = json.loads((folder / "config.json").read_bytes())
         architectures = config.get("architectures") if isinstance(config, dict) else None
@@ -91,7 +98,11 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _weights(folder: Path, file: str) -> int:
-    """Bytes of a file of weights whose head and length are right."""
+    """Return the bytes of a file of weights.
+
+    Raises:
+        ValueError: if its head or its length is wrong.
+    """
     from safetensors import SafetensorError, safe_open
 
     size = (folder / file).stat().st_size

@@ -1,4 +1,4 @@
-"""Folders that are written to: whether they can be, and how much room there is."""
+"""Check that folders can be written to, and how much room they have."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ LITTLE_ROOM = 2_000_000_000
 
 
 def places() -> Iterator[Finding]:
-    """The folders for temporary files, for what runs keep, for downloaded models, and for what runs write."""
+    """Check the folders for temporary files, for what runs keep, for downloaded models, and for what runs write."""
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
@@ -44,7 +44,7 @@ def places() -> Iterator[Finding]:
 
 
 def free_room(folder: Path) -> int:
-    """Bytes free where ``folder`` is, or would be.
+    """Return the bytes free where ``folder`` is, or would be.
 
     Raises:
         OSError: if that cannot be told.
@@ -53,7 +53,7 @@ def free_room(folder: Path) -> int:
 
 
 def nearest(folder: Path) -> Path:
-    """``folder``, or what there is of the way to it."""
+    """Return ``folder``, or what there is of the way to it."""
     folder = Path(os.path.abspath(folder))
     return next(place for place in (folder, *folder.parents) if place.exists())
 

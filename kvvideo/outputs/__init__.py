@@ -1,4 +1,4 @@
-"""What answers are written as, besides text: one writer a format, all fed with the records of ``docs/records.md``.
+"""The formats that answers are written in, besides text: one writer a format, all fed with the records of a run.
 
 jsonl and csv are appended to record by record, so that an interrupted run leaves what it had; the others are written
 when they are closed, in place of what was there or not at all. Nothing that a video, a question or a model says can
@@ -54,13 +54,13 @@ def open_writer(
     frame: Frame | None = None,
     samples: Sequence[Sample] = (),
 ) -> Writer:
-    """A writer for the records of one strategy. Its file appears with the first record, or when it is closed.
+    """Return a writer for the records of one strategy. Its file appears with the first record, or when it is closed.
 
     Args:
         name: of the format, one of ``FORMATS``.
         path: where to; None for stdout.
-        force: whether to replace a file that is there.
-        resume: whether a file that is there was written by an earlier part of the same run.
+        force: replace a file that is there.
+        resume: a file that is there was written by an earlier part of the same run.
         frame: the picture shown at a moment; called once a moment, when its first answer is given. Of ``html``.
         samples: what the cache held at other moments, for plots; read when the writer is closed. Of ``html``.
 
@@ -93,7 +93,7 @@ def open_files(
     samples: Mapping[str, Sequence[Sample]] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Outputs]:
-    """Writers for a run: for each strategy one that writes its records in all ``formats``. Nothing is written yet.
+    """Return, for each strategy of a run, a writer of its records in all ``formats``. Nothing is written yet.
 
     Args:
         template: names the files; see ``output_path``.
@@ -101,7 +101,7 @@ def open_files(
         stem: what ``{stem}`` stands for: the name of the video or the job, of which a safe one is made.
         strategies: of the run.
         directory: what a relative template begins in; by default the current one.
-        force: whether to replace files that are there.
+        force: replace files that are there.
         own: absolute names of files that an earlier part of the same run wrote; it goes on with them.
         inputs: files that are not replaced in any case.
         frame: see ``open_writer``.

@@ -1,4 +1,4 @@
-"""What ``-f`` and ``-o`` ask for: which formats go to stdout, which to files, and what these are called."""
+"""The choice that ``-f`` and ``-o`` make: the format for stdout, those for files, and the files' names."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ STDOUT = "-"
 
 @dataclass(frozen=True)
 class Choice:
-    """Where answers go.
+    """The format for stdout, and the formats and names of files.
 
     Attributes:
         stdout: the format written there: one of ``FORMATS``, or ``TEXT``.
@@ -30,7 +30,7 @@ class Choice:
 
 
 def choose(formats: Sequence[str], output: str | None = None, strategies: int = 1) -> Choice:
-    """Where answers go, from what a person says.
+    """Return where answers go, from what a person says.
 
     One format alone goes to stdout, but for HTML, which nobody reads there, and for what cannot hold the answers of
     several strategies. Several formats, and any that a name is given for, go to files; stdout then has text.
@@ -60,7 +60,7 @@ def choose(formats: Sequence[str], output: str | None = None, strategies: int = 
 
 
 def listed(formats: Sequence[str]) -> list[str]:
-    """The formats that are named, in any number of lists with commas, each once.
+    """Return the formats that are named, in any number of lists with commas, each once.
 
     Raises:
         ConfigError: if there is no such format.
@@ -77,7 +77,7 @@ def _joins(name: str) -> bool:
 
 
 def _by_ending(output: str, named: Sequence[str]) -> str:
-    """The format that the ending of a file's name stands for."""
+    """Return the format that the ending of a file's name stands for."""
     if named:
         raise ConfigError(f"output: text goes to standard output; name another format for {output!r}")
     ending = os.path.splitext(output)[1].lower()

@@ -13,15 +13,15 @@ _UNSAFE = re.compile(
 
 
 def text(value: str) -> str:
-    """``value`` with nothing unsafe in it, its lines parted by ``\\n``."""
+    """Return ``value`` with nothing unsafe in it, its lines parted by newlines."""
     return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", _BREAK.sub("\n", value).replace("\t", " "))
 
 
 def line(value: str) -> str:
-    """``value`` as one line, without spaces around it or more than one in a row."""
+    """Return ``value`` as one line, without spaces around it or more than one in a row."""
     return " ".join(text(value).split())
 
 
 def lines(value: str) -> list[str]:
-    """The lines of ``value``, without empty ones at the beginning and the end."""
+    """Return the lines of ``value``, without empty ones at the beginning and the end."""
     return [part.rstrip() for part in text(value).strip().split("\n")] if value.strip() else []

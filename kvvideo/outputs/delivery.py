@@ -1,4 +1,4 @@
-"""Where the records of one run go: stdout and files at once."""
+"""Delivery of the records of one run, to stdout and files at once."""
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -4,12 +4,17 @@ _GAP = "\N{NO-BREAK SPACE}"
 
 
 def count(number: float) -> str:
-    """``12,345``."""
+    """Return a number with its thousands parted: ``12,345``."""
     return f"{number:,.0f}"
 
 
+def percent(share: float) -> str:
+    """Return a share of 1 in percent: ``75 %``."""
+    return f"{share * 100:.0f}{_GAP}%"
+
+
 def size(number: float) -> str:
-    """Bytes: ``12.3 MB``, ``200 MB``."""
+    """Return bytes with a unit: ``12.3 MB``, ``200 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 999.95:
             return f"{number:.1f}".removesuffix(".0") + _GAP + unit
@@ -18,7 +23,7 @@ def size(number: float) -> str:
 
 
 def short(seconds: float) -> str:
-    """How long something took: ``0.8 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Return a duration with its units: ``0.8 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f}{_GAP}s"
     minutes, rest = divmod(round(seconds), 60)

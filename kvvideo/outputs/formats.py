@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 TEXT = "text"
-"""What people read on a terminal; it is no file format."""
+"""The format for people on a terminal; it is no file format."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Format:
     Attributes:
         extension: ending of its files.
         help: what it is for.
-        joins: whether one output can hold the records of several strategies.
+        joins: one output can hold the records of several strategies.
     """
 
     extension: str

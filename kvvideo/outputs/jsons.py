@@ -11,15 +11,15 @@ _ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\uf
 
 
 def dumps(value: object, indent: int | None = None) -> str:
-    """``value`` as JSON that reads as it is and can be shown on any terminal."""
+    """Return ``value`` as JSON that people can read and any terminal can show."""
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def line(record: Record) -> str:
-    """One record as a line."""
+    """Return one record as a line."""
     return dumps(record) + "\n"
 
 
 def document(records: Sequence[Record]) -> str:
-    """All records as an array."""
+    """Return all records as an array."""
     return dumps(list(records), indent=2) + "\n"

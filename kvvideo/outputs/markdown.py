@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from kvvideo.outputs import clean
 from kvvideo.outputs.figures import count, size
-from kvvideo.outputs.report import Moment, Report, asked, cut, earlier, share
+from kvvideo.outputs.report import Moment, Report, asked, cut, earlier
 from kvvideo.outputs.writer import Record
 from kvvideo.times import format_time
 
@@ -15,7 +15,7 @@ _BEGINNING = re.compile(r"^(\d*)([-+=.)])")
 
 
 def render(records: Sequence[Record]) -> str:
-    """The records of one strategy as a report."""
+    """Return the records of one strategy as a report."""
     report = Report.of(records)
     parts = [f"# {_line(report.title)}"]
     if report.notice:
@@ -29,24 +29,24 @@ def render(records: Sequence[Record]) -> str:
             parts.append(_quote(record["answer"]))
             notes = [note for note in (cut(record), earlier(record)) if note]
             parts += [f"({'; '.join(notes)})"] if notes else []
-        parts.append(_cache(moment, report.start))
+        parts.append(_cache(moment, report))
     if report.unasked:
         parts.append("## Not asked")
         parts.append("\n".join(f"- {when}: {_line(question)}" for when, question in report.unasked))
     return "\n\n".join(parts) + "\n"
 
 
-def _cache(moment: Moment, start: float) -> str:
+def _cache(moment: Moment, report: Report) -> str:
     cache = moment.cache
     limit = "" if cache["max_tokens"] is None else f" of at most {count(cache['max_tokens'])}"
     return (
-        f"*Held then: {count(cache['live'])} tokens{limit}, {size(cache['bytes'])}, some of "
-        f"{share(moment.held, start, moment.at):.0%} of the video so far; {count(cache['evicted'])} tokens evicted.*"
+        f"*Held then: {count(cache['live'])} tokens{limit}, {size(cache['bytes'])}; touches "
+        f"{report.part(moment.held, moment.at)} of the video so far; {count(cache['evicted'])} tokens evicted.*"
     )
 
 
 def _line(value: str) -> str:
-    """``value`` as one line in which nothing is markup."""
+    """Return ``value`` as one line in which nothing is markup."""
     return _BEGINNING.sub(r"\1\\\2", _INLINE.sub(r"\\\1", clean.line(value)))
 
 

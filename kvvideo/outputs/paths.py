@@ -1,4 +1,4 @@
-"""Where outputs go: ``-o "{stem}.{strategy}.{ext}"``, filled with names that strangers may have chosen."""
+"""Names of output files: ``-o "{stem}.{strategy}.{ext}"``, filled with names that strangers may have chosen."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from string import Formatter
 from kvvideo.errors import ConfigError
 
 FIELDS = ("stem", "strategy", "ext")
-"""What a template may name in braces."""
+"""Fields that a template may name in braces."""
 
 LONGEST = 120
 """Bytes of one value in a file's name; most file systems allow 255 for all of it."""
@@ -25,7 +25,7 @@ _DEVICES = re.compile(r"(?i:con|prn|aux|nul|clock\$|conin\$|conout\$|(?:com|lpt)
 
 @dataclass(frozen=True)
 class Names:
-    """What one output is called by: the video's or job's name, the strategy, and the format's ending."""
+    """The fields of one output's name: the video's or job's name, the strategy, and the format's ending."""
 
     stem: str
     strategy: str
@@ -33,7 +33,7 @@ class Names:
 
 
 def stem_of(video: str) -> str:
-    """What outputs about ``video``, a file's name or an address, are called by."""
+    """Return the stem of outputs about ``video``, a file's name or an address."""
     from urllib.parse import urlsplit
 
     from kvvideo.video.address import Address
@@ -48,7 +48,7 @@ def stem_of(video: str) -> str:
 
 
 def safe_name(value: str) -> str:
-    """``value`` as a part of a file's name on any system: never empty, a path, an option or a hidden file."""
+    """Return ``value`` as a part of a file's name on any system: never empty, a path, an option or a hidden file."""
     name = unicodedata.normalize("NFC", value)
     name = "".join(_REPLACED.get(unicodedata.category(c), c) for c in name)
     name = _FORBIDDEN.sub("_", name).lstrip("-. ").rstrip(". ")
@@ -62,11 +62,13 @@ def safe_name(value: str) -> str:
 
 
 def output_path(template: str, *, stem: str, strategy: str, ext: str, directory: Path) -> Path:
-    """The file that ``template`` names.
+    """Return the file that ``template`` names.
 
     Args:
         template: a path with fields in braces; braces of its own are doubled.
-        stem, strategy, ext: of the output, see ``Names``; any text.
+        stem: of the output, see ``Names``; any text.
+        strategy: the same.
+        ext: the same.
         directory: what a relative path begins in.
 
     Raises:
@@ -90,7 +92,7 @@ def output_path(template: str, *, stem: str, strategy: str, ext: str, directory:
 
 
 def output_paths(template: str, outputs: Sequence[Names], directory: Path) -> list[Path]:
-    """The files of all outputs of one run, in order.
+    """Return the files of all outputs of one run, in order.
 
     Raises:
         ConfigError: as ``output_path``, and if two of them are the same file.
@@ -115,10 +117,11 @@ def output_paths(template: str, outputs: Sequence[Names], directory: Path) -> li
 
 
 def check(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
-    """See that ``path`` can be written without losing anything, before there is something to write.
+    """Check that ``path`` can be written without losing anything, before there is something to write.
 
     Args:
-        force: whether a file that is there may be replaced.
+        path: the file.
+        force: a file that is there may be replaced.
         inputs: files that may not be replaced in any case: what the run reads.
 
     Raises:
@@ -146,7 +149,7 @@ def check(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
 
 
 def _parts(template: str) -> list[tuple[str, str]]:
-    """Literal text, each with the field that follows it; empty for none."""
+    """Return the literal texts of a template, each with the field that follows it; empty for none."""
     allowed = ", ".join("{" + field + "}" for field in FIELDS)
     try:
         if b"\0" in os.fsencode(template):

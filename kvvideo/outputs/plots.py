@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 
 def shares(held: Stretches, start: float, end: float, columns: int = COLUMNS) -> list[float]:
-    """Of each of ``columns`` equal parts of ``start`` to ``end``, the share that ``held`` covers."""
+    """Return the share that ``held`` covers of each of ``columns`` equal parts of ``start`` to ``end``."""
     covered = [0.0] * columns
     width = _length(start, end) / columns
     for first, last in held:
@@ -34,7 +34,7 @@ def shares(held: Stretches, start: float, end: float, columns: int = COLUMNS) ->
 
 
 def bar(held: Stretches, start: float, end: float, at: float, label: str) -> str:
-    """The video from ``start`` to ``end`` as a bar: what is held at the moment ``at``, what is not, what is to come."""
+    """Draw the video from ``start`` to ``end`` as a bar: what is held at ``at``, what is not, and what is to come."""
     seen = 100 * (min(max(at, start), end) - start) / _length(start, end) if end > start else 100.0
     parts = [f'<rect class="seen" width="{_number(seen)}%" height="100%"/>']
     levels = [round(share * _LEVELS) or int(share > 0) for share in shares(held, start, end)]
@@ -50,7 +50,7 @@ def bar(held: Stretches, start: float, end: float, at: float, label: str) -> str
 
 
 def marks(moments: Sequence[tuple[float, str]], start: float, end: float) -> str:
-    """Marks at moments, each a link to an element of the page; of those that would lie upon each other the first."""
+    """Draw marks at moments, each a link to an element of the page; of marks that would overlap only the first."""
     drawn: dict[int, str] = {}
     for at, target in moments:
         place = (min(max(at, start), end) - start) / _length(start, end)
@@ -66,7 +66,7 @@ def marks(moments: Sequence[tuple[float, str]], start: float, end: float) -> str
 
 
 def ticks(start: float, end: float, most: int) -> str:
-    """Times below a picture that is as wide as ``start`` to ``end``: round ones, ``most`` at most."""
+    """Draw times below a picture that is as wide as ``start`` to ``end``: round ones, ``most`` at most."""
     length = _length(start, end)
     step = next((s for s in _STEPS if length / s <= most - 1), 0.0)
     if not step:
@@ -91,11 +91,12 @@ def plot(
     show: Callable[[float], str],
     bound: float | None = None,
 ) -> str:
-    """A line through ``points`` of times and values, above an axis that begins at 0.
+    """Draw a line through ``points`` of times and values, above an axis that begins at 0.
 
     Args:
         points: in the order of their times; one at least.
-        start, end: of the time axis, in seconds.
+        start: of the time axis, in seconds.
+        end: the same.
         label: what it shows, in words.
         show: prints a value.
         bound: a value that is never passed, drawn as a line.
@@ -127,7 +128,7 @@ def plot(
 
 
 def _outline(points: Sequence[Point], start: float, end: float) -> tuple[list[Point], list[Point]]:
-    """The lowest and the highest point of each part of the time axis in which there are any."""
+    """Return the lowest and the highest point of each part of the time axis in which there are any."""
     width = _length(start, end) / COLUMNS * 4
     low, high = [], []
     for _, group in groupby(points, key=lambda point: int((point[0] - start) / width)):
@@ -138,7 +139,7 @@ def _outline(points: Sequence[Point], start: float, end: float) -> tuple[list[Po
 
 
 def _round_up(value: float) -> float:
-    """The next round number with a whole half."""
+    """Return the next round number with a whole half."""
     power = 1.0
     while power * 10 < value:
         power *= 10

@@ -1,4 +1,4 @@
-"""What the reports, in Markdown and HTML, tell of a run: its facts, and its answers by moment."""
+"""The content of the reports in Markdown and HTML: the facts of a run, and its answers by moment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from kvvideo.outputs import clean
-from kvvideo.outputs.figures import count, short, size
+from kvvideo.outputs.figures import count, percent, short, size
 from kvvideo.outputs.writer import Record
 from kvvideo.times import format_time
 
@@ -24,7 +24,7 @@ class Moment:
 
     @property
     def cache(self) -> dict[str, Any]:
-        """What the cache held then."""
+        """The cache's part of the record."""
         found: dict[str, Any] = self.answers[0]["cache"]
         return found
 
@@ -37,7 +37,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Report:
-    """A run.
+    """The content of a run's report.
 
     Attributes:
         title: the video's name, without folders.
@@ -64,7 +64,7 @@ class Report:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Report":
-        """Of the records of one strategy, of which the last may be missing."""
+        """Return the report of one strategy's records, of which the last may be missing."""
         from kvvideo.video.address import Address
 
         answers = [record for record in records if record["type"] == "answer"]
@@ -88,36 +88,33 @@ class Report:
             held_at=moments[-1].at if moments else start,
         )
 
-
-def share(held: Stretches, start: float, at: float) -> float:
-    """Of the time from ``start`` to ``at``, the share of which anything is held."""
-    if at <= start:
-        return 1.0 if held else 0.0
-    inside = sum(max(0.0, min(last, at) - max(first, start)) for first, last in held)
-    return min(1.0, inside / (at - start))
+    def part(self, held: Stretches, at: float) -> str:
+        """Return the share of the video up to ``at`` that ``held`` covers, in percent."""
+        inside = sum(max(0.0, min(last, at) - max(first, self.start)) for first, last in held)
+        return percent(min(1.0, inside / (at - self.start)) if at > self.start else float(bool(held)))
 
 
 def asked(record: Record) -> str:
-    """What an answer is to: the question, or of a task the stretch it is about; empty if the moment says it all."""
+    """Return the question of an answer, or a task's stretch of the video; empty if the moment says it all."""
     if not record.get("task"):
         return clean.line(record["question"]) or "(no question)"
     return "" if record["since"] is None else f"{format_time(record['since'])} to {format_time(record['asked_at'])}"
 
 
 def cut(record: Record) -> str:
-    """A word about an answer that was cut; empty if it was not."""
+    """Return a word about an answer that was cut; empty if it was not."""
     return "cut here; --max-answer-tokens allows longer answers" if record["finish_reason"] == "length" else ""
 
 
 def earlier(record: Record) -> str:
-    """A word about an answer from an earlier moment; empty if it is not."""
+    """Return a word about an answer from an earlier moment; empty if it is not."""
     if record["answered_at"] == record["asked_at"]:
         return ""
     return f"answered from what was held at {format_time(record['answered_at'])}"
 
 
 def bound(cache: dict[str, Any]) -> str:
-    """How a cache is bounded."""
+    """Return the bound of a cache in words."""
     if cache["max_tokens"] is None:
         return "none: nothing is evicted"
     return f"{count(cache['max_tokens'])} tokens, compacted to {count(cache['budget'])}"

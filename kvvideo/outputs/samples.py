@@ -1,4 +1,4 @@
-"""What a cache held over time: the points of a report's plots."""
+"""Samples of a cache over time: the points of a report's plots."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, overload

@@ -39,7 +39,7 @@ class Stills:
         self._latest: list[Chunk] = []
 
     def __call__(self, at: float) -> "Future[bytes | None]":
-        """The picture that was shown ``at`` that many seconds; None if there is none."""
+        """Return the picture shown at the moment ``at``, in seconds, once it is there; None if there is none."""
         if at not in self._found:
             # What was seen is kept for so long only as it may be asked about.
             seen = self._seen(at) if self._latest else None
@@ -47,7 +47,7 @@ class Stills:
         return self._found[at]
 
     def watching(self, chunks: "Iterable[Chunk]") -> "Iterator[Chunk]":
-        """``chunks`` as they are, of which the latest two are kept if the video cannot be read again."""
+        """Yield ``chunks`` as they are; the latest two are kept if the video cannot be read again."""
         for chunk in chunks:
             if not self._source.replayable:
                 self._latest = [*self._latest[-1:], chunk]
@@ -87,7 +87,7 @@ class Stills:
 
 
 def jpeg(picture: "npt.NDArray[np.uint8]") -> bytes:
-    """``uint8 [height, width, 3]`` RGB as JPEG, made smaller if it is large."""
+    """Return ``uint8 [height, width, 3]`` RGB as JPEG, made smaller if it is large."""
     from PIL import Image
 
     image = Image.fromarray(picture)

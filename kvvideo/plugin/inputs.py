@@ -1,4 +1,4 @@
-"""What a request is made of, in the form vLLM's engine takes: token ids, and frames cut into patches.
+"""Make prompts in the form vLLM's engine takes: token ids, and frames cut into patches.
 
 vLLM's own way there is the model's processor, which settles its options anew for every prompt and copies the frames
 several times. A stream's never change, so one copy is all it takes; what comes out is the same to the last bit. But
@@ -22,7 +22,7 @@ _VIDEO = "video"
 
 
 class Inputs:
-    """Makes them, for the model of ``hf_config``.
+    """Makes prompts for one model.
 
     Args:
         hf_config: a ``Qwen2_5_VLConfig``.
@@ -36,14 +36,14 @@ class Inputs:
         self._numbers = itertools.count(1)
 
     def __call__(self, text: str, chunk: Chunk | None) -> TokensInput | MultiModalInput:
-        """``text``, and if it has a place for frames those of ``chunk`` there.
+        """Return the prompt of ``text``, which has a place for the frames of ``chunk`` if there is one.
 
         Raises:
             EngineError: if the frames cannot be cut into patches.
         """
         ids = self._tokenizer(text)["input_ids"]
         if chunk is None:
-            return tokens_input(ids)
+            return of_tokens(ids)
         pairs, merge, patch = self._sides
         pixels, grid = patches(chunk.frames, pairs, merge, patch)
         count, offset = len(pixels) // merge**2, ids.index(self._video_token)
@@ -64,10 +64,15 @@ class Inputs:
         )
 
 
+def of_tokens(token_ids: list[int]) -> TokensInput:
+    """Return the prompt of these token ids and no more."""
+    return tokens_input(token_ids)
+
+
 def patches(
     frames: npt.NDArray[np.uint8], pairs: int, merge: int, patch: int
 ) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """What a vision tower is shown of ``frames``; the model itself makes numbers around zero of its bytes.
+    """Cut frames into patches, as a vision tower takes them; the model itself makes numbers around zero of the bytes.
 
     Args:
         frames: ``[count, height, width, 3]``.

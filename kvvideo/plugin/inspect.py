@@ -1,4 +1,4 @@
-"""Reads what the workers hold, and lets go of it: run inside each worker through ``collective_rpc``."""
+"""Read what the workers hold, and let go of it: run inside each worker through ``collective_rpc``."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +11,26 @@ from kvvideo.plugin.spec import BoundedSpec
 
 
 def bounded_layers(worker: Any) -> Iterator[Any]:
-    """The attention layers whose caches are bounded."""
+    """Yield the attention layers whose caches are bounded, vLLM's objects, from the first to the last."""
     runner = worker.model_runner
     for name in runner.kv_cache_config.kv_cache_groups[0].layer_names:
         yield runner.compilation_config.static_forward_context[name]
 
 
 def live_positions(worker: Any, block_ids: list[int], length: int) -> torch.Tensor:
-    """Temporal M-RoPE positions of a request's live tokens, ``int32 [layers, kv_heads, length]``."""
+    """Return temporal M-RoPE positions of a request's live tokens.
+
+    Args:
+        worker: vLLM's.
+        block_ids: numbers of the request's live blocks, oldest first.
+        length: live tokens in them.
+
+    Returns:
+        ``int32 [layers, kv_heads, length]``, of this rank's KV heads, on the host.
+
+    Raises:
+        TypeError: if the cache is not bounded.
+    """
     spec = worker.model_runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec
     if not isinstance(spec, BoundedSpec):
         raise TypeError(f"the engine was not configured for kvvideo: its cache is a {type(spec).__name__}")

@@ -1,4 +1,4 @@
-"""Reading and writing pages of ``[block, kv_head, slot, key ‖ value]`` and side state, as Triton kernels for GPUs.
+"""Read and write pages of ``[block, kv_head, slot, key ‖ value]`` and side state, by Triton kernels for GPUs.
 
 One program each for a KV head of a layer. The reference is ``PlainPages``, which does the same in torch on all other
 pages.
@@ -14,6 +14,7 @@ from kvvideo.compression.rotary import Rotary
 from kvvideo.plugin.pages import Pages
 
 _TILE = 32
+"""Tokens that one program reads or writes."""
 
 _PART = 1 << 26
 """Bytes of keys and values that are read at a time, if it is more than one layer."""
@@ -164,6 +165,7 @@ class KernelPages(Pages):
     def read(
         self, layers: range, blocks: torch.Tensor, n: int, values: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read by one kernel, a program for each KV head and ``_TILE`` tokens."""
         (_, heads, slots, size), rows = self._cache.shape, self._state.shape[1]
         whole = len(layers) * heads
         keys = self._cache.new_empty(whole, n, size // 2)
@@ -198,6 +200,7 @@ class KernelPages(Pages):
         rotary: Rotary,
         moved_row: int,
     ) -> None:
+        """Gather, rotate and scatter by one kernel, a program for each KV head and ``_TILE`` survivors."""
         (_, heads, slots, size), n, budget = self._cache.shape, keys.shape[1], kept.shape[1]
         frequencies, kept = rotary.frequencies, kept.contiguous()
         moves = moves if moves is None else moves.to(torch.int32).contiguous()
@@ -222,6 +225,7 @@ class KernelPages(Pages):
         )
 
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
+        """Write by one kernel, a program for each layer and ``tile`` tokens."""
         _, count, heads, size = self._state.shape
         tile = 64
         _note[(triton.cdiv(len(slots), tile), len(self._states))](

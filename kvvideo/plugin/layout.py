@@ -1,4 +1,4 @@
-"""Where the live tokens of a request stand: pure arithmetic over its logical blocks."""
+"""Find the live tokens of a request: pure arithmetic over its logical blocks."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,13 @@ from kvvideo.compression.schedule import Schedule
 
 
 class Layout(NamedTuple):
-    """How one request's cache looks in a step from ``n0`` to ``n1`` computed tokens.
+    """The cache of one request in a step from ``n0`` to ``n1`` computed tokens.
 
     Attributes:
         blocks: ranges of logical blocks that hold live tokens, oldest first; closed up, they are the
             block table that attention sees.
         length: live tokens, those of this step included.
-        evictable: how many of them, from the front, the compaction after this step reduces to the
-            budget; 0 if none is due.
+        evictable: tokens, from the front, that the compaction after this step reduces to the budget; 0 if none is due.
     """
 
     blocks: tuple[range, ...]
@@ -22,10 +21,15 @@ class Layout(NamedTuple):
 
 
 def lay_out(n0: int, n1: int, schedule: Schedule | None, block_size: int, fork: bool) -> Layout:
-    """The layout in a step from ``n0`` to ``n1`` tokens.
+    """Return the layout in a step from ``n0`` to ``n1`` computed tokens.
 
-    A ``fork`` shares a session's blocks behind one null block that marks it. It never compacts,
-    because that would rewrite blocks that are not its own.
+    Args:
+        n0: tokens computed before the step, those included that are gone.
+        n1: tokens computed after it.
+        schedule: when the cache is compacted; None for never.
+        block_size: tokens of a block.
+        fork: True if the request shares a session's blocks behind one null block. It never compacts,
+            because that would rewrite blocks that are not its own.
     """
     end = -(-n1 // block_size)
     if fork:

@@ -1,4 +1,4 @@
-"""kvvideo's decoder behind vLLM's registry of video loaders: a server reads what ``kvvideo analyze`` reads.
+"""Put kvvideo's decoder behind vLLM's registry of video loaders: a server reads what ``kvvideo analyze`` reads.
 
 ``video_backend`` of vLLM's ``media_io_kwargs`` names it. The file, which a stranger sent, is decoded in a process of
 its own with bounded memory, as all videos are.
@@ -22,11 +22,11 @@ from kvvideo.video.reader import VideoReader
 from kvvideo.video.sampling import Grid
 
 LOADER = "kvvideo"
-"""Its name."""
+"""Name of the loader."""
 FRAMES_BYTES = 1 << 30
 """Most bytes of the frames of one video: some 200,000 tokens, more than a model takes at once."""
 UNSAID = 32
-"""Number of frames that vLLM asks every loader for where a request says nothing of it."""
+"""Frames that vLLM asks every loader for where a request says nothing of it."""
 DEFAULT_FPS = 25.0
 """Frames a second where a video does not say how many it has."""
 
@@ -46,7 +46,7 @@ class KvVideoLoader(VideoLoader):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """The frames of a video, and what transformers' processors want to know of them.
+        """Return the frames of a video, and what transformers' processors want to know of them.
 
         They are the very ones that ``VideoReader`` gives: one per moment, 1/``fps`` seconds apart; the last is there
         twice if their number is odd. Arguments may be a request's, if the server trusts its clients
@@ -54,12 +54,14 @@ class KvVideoLoader(VideoLoader):
 
         Args:
             data: the file.
-            num_frames: at most so many, spread evenly; without a limit if not above 0, or if it is the 32 that vLLM
+            num_frames: most frames, spread evenly; without a limit if not above 0, or if it is the 32 that vLLM
                 puts where a request says ``fps`` only.
             fps: moments per second; as many as the video has frames if not above 0.
             max_duration: of a video longer than so many seconds only as many frames as that would have, spread evenly;
                 without a limit if not above 0.
-            min_pixels, max_pixels: limits for the area of the frames; the upper one counts where both cannot be kept.
+            min_pixels: smallest area of the frames.
+            max_pixels: largest area of the frames, which counts where both cannot be kept.
+            **kwargs: arguments of other loaders, passed over.
 
         Returns:
             uint8 RGB ``[frames, height, width, 3]``, and the metadata: of a video that has these frames only.
@@ -67,6 +69,7 @@ class KvVideoLoader(VideoLoader):
         Raises:
             VLLMValidationError: HTTP 400, saying in one line why the video cannot be read to its end.
         """
+        del kwargs
         wanted = {"num_frames": num_frames, "fps": fps, "max_duration": max_duration}
         for name, value in (wanted | {"min_pixels": min_pixels, "max_pixels": max_pixels}).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -110,7 +113,7 @@ class _Video:
         self._file.close()
 
     def said(self, error: KvvideoError) -> str:
-        """An error's message, in which the file's path, which means nothing to who sent it, is none."""
+        """Return an error's message without the file's path, which means nothing to who sent it."""
         return str(error).replace(repr(self._path), "the file").replace(self._path, "the file")
 
     def rate(self, num_frames: float, fps: float, max_duration: float) -> tuple[float, float | None]:
@@ -126,7 +129,7 @@ class _Video:
         return max(1, math.floor(most)) / length, length
 
     def frames(self, rate: float, end: float | None) -> npt.NDArray[np.uint8]:
-        """All frames up to ``end``.
+        """Return all frames up to ``end``, ``uint8 [frames, height, width, 3]``.
 
         Raises:
             VideoError: if they cannot be read to the end, or are too many.
@@ -145,7 +148,11 @@ class _Video:
         return np.concatenate([chunk.frames for chunk in chunks])
 
     def _check(self, info: VideoInfo) -> tuple[int, int]:
-        """Height and width of the frames, if the server takes pictures of this size."""
+        """Return height and width of the frames.
+
+        Raises:
+            VideoError: if the server takes no pictures of the video's size.
+        """
         try:
             check_frame_pixel_limit(info.width, info.height)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the bounded cache does, as Prometheus metrics beside vLLM's own at ``/metrics``.
+"""Publish what the bounded cache does as Prometheus metrics, beside vLLM's own at ``/metrics``.
 
 The scheduler counts, in the engine's process; ``CacheStatLogger``, which vLLM finds by the entry point group
 ``vllm.stat_logger_plugins``, publishes in the server's. Between them vLLM carries its ``SchedulerStats``. These
@@ -34,9 +34,15 @@ _INFO = ("strategy", "max_tokens", "budget", "positions")
 def put(
     stats: Any, *, compactions: int, evicted_tokens: int, freed_blocks: int, live_tokens: int, sessions: int
 ) -> None:
-    """Let vLLM's ``SchedulerStats`` carry the figures: the first three since they were last sent, the others of now.
+    """Let vLLM's ``SchedulerStats`` carry our figures.
 
-    What was counted since is right whichever of several servers gets it.
+    Args:
+        stats: vLLM's; where nobody takes the figures out again, vLLM would count them as its own.
+        compactions: times that caches were compacted since figures were last sent: right whichever server gets them.
+        evicted_tokens: tokens that this evicted.
+        freed_blocks: blocks that this gave back.
+        live_tokens: tokens held now.
+        sessions: sessions that are idle now.
     """
     figures = (compactions, evicted_tokens, freed_blocks, live_tokens, sessions)
     stats.num_kv_fetch_reqs_by_stage |= dict(zip((*_COUNTERS, *_GAUGES), figures, strict=True))
@@ -59,7 +65,15 @@ class CacheStatLogger(StatLoggerBase):
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
-        """Called by vLLM with the statistics of each step that has any."""
+        """Publish the statistics of a step that has any, and take our figures out of them.
+
+        Args:
+            scheduler_stats: vLLM's ``SchedulerStats``; None if there are none.
+            iteration_stats: not looked at.
+            mm_cache_stats: not looked at.
+            engine_idx: not looked at, for each engine has a logger of its own.
+        """
+        del iteration_stats, mm_cache_stats, engine_idx
         figures = {} if scheduler_stats is None else scheduler_stats.num_kv_fetch_reqs_by_stage
         for name, counter in self._counters.items():
             counter.inc(figures.pop(name, 0))
@@ -68,7 +82,7 @@ class CacheStatLogger(StatLoggerBase):
                 gauge.set(figures.pop(name))
 
     def log_engine_initialized(self) -> None:
-        """Called by vLLM once the engine has settled its configuration."""
+        """Publish the settings, once the engine has settled its configuration."""
         if self._config is None:
             return
         schedule = self._config.schedule(self._vllm_config.cache_config.block_size)
@@ -79,7 +93,7 @@ class CacheStatLogger(StatLoggerBase):
 
 @cache
 def _metrics() -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Counters, gauges, and the one that tells the settings: once a process, for names may not come twice."""
+    """Return counters, gauges, and the one that tells the settings: once a process, for names may not come twice."""
     counters = {name: Counter(name, text, _LABELS) for name, text in _COUNTERS.items()}
     gauges = {name: Gauge(name, text, _LABELS, multiprocess_mode="mostrecent") for name, text in _GAUGES.items()}
     about = "How the KV cache of each request is bounded, in tokens; 0 for not at all."

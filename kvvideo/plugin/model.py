@@ -13,9 +13,11 @@ from vllm.model_executor.models.qwen2_5_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from kvvideo.compression import places
-from kvvideo.plugin import attention, history
+from kvvideo.plugin import history
+from kvvideo.plugin.attention import tell_tokens
 
 _HALF = 32
+"""Bits of a position; those above them hold the token's place."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -23,13 +25,18 @@ _HALF = 32
     info=Qwen2_5_VLProcessingInfo,
     dummy_inputs=Qwen2_5_VLDummyInputsBuilder,
 )
-class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
+class KvVideoQwen(Qwen2_5_VLForConditionalGeneration):
     """vLLM's own model in all but two places; weights load unchanged."""
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[torch.Tensor, int]:
-        """M-RoPE positions ``[3, len(input_tokens)]`` and what to add to a later token's index.
+        """Return M-RoPE positions ``int64 [3, len(input_tokens)]`` and what to add to a later token's index.
 
-        Placeholders of a folded history get position 0: they are in the cache and never computed.
+        Placeholders of a folded history get position 0: they are in the cache and never computed. Places stand in the
+        high halves of the second row, which ``forward`` takes out again.
+
+        Args:
+            input_tokens: the request's, which may begin with a folded history.
+            mm_features: its videos, at offsets among all of ``input_tokens``.
         """
         past = history.decode(input_tokens)
         if past is None:
@@ -54,19 +61,33 @@ class KvVideoQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
             video[1] += places.encode(video - video[:, :1]) << _HALF
         return positions
 
-    def forward(self, input_ids: Any, positions: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, input_ids: torch.Tensor | None, positions: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Compute as vLLM's model does; take the places out of ``positions`` first and tell the attention layers.
+
+        Args:
+            input_ids: ``int [tokens]``, or None where embeddings are given.
+            positions: ``int64 [3, tokens]``, changed in place.
+            *args: as of vLLM's model.
+            **kwargs: as of vLLM's model.
+        """
         if positions.ndim == 2:
-            attention.current_tokens = torch.stack([positions[0], positions[1] >> _HALF])
+            tell_tokens(torch.stack([positions[0], positions[1] >> _HALF]))
             # In place, for a captured graph reads the positions from where they are.
             positions[1] &= (1 << _HALF) - 1
         return super().forward(input_ids, positions, *args, **kwargs)
 
 
 def next_position(hf_config: Any, token_ids: list[int], mm_features: list[Any]) -> int:
-    """M-RoPE position of the token after ``token_ids``: where ``get_mrope_input_positions`` would go on."""
+    """Return the M-RoPE position of the token after ``token_ids``: where ``get_mrope_input_positions`` would go on.
+
+    Args:
+        hf_config: a ``Qwen2_5_VLConfig``.
+        token_ids: a request's, which may begin with a folded history.
+        mm_features: its videos that are not folded, at offsets among all of ``token_ids``.
+    """
     past = history.decode(token_ids)
     at, position = (0, 0) if past is None else (past.length, past.position)
-    model = KvVideoQwen2_5_VL.__new__(KvVideoQwen2_5_VL)  # without its weights
+    model = KvVideoQwen.__new__(KvVideoQwen)  # without its weights
     object.__setattr__(model, "config", hf_config)
     for offset, t, h, w, spacing in model.iter_mm_grid_thw(mm_features):
         position += offset - at + max(int((t - 1) * spacing), h - 1, w - 1) + 1

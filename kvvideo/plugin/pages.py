@@ -1,4 +1,4 @@
-"""Reading and writing what lies in pages: keys, values, and the side state behind them."""
+"""Read and write what lies in pages: keys, values, and the side state behind them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,13 @@ from kvvideo.plugin.spec import BoundedSpec
 
 
 def side_words(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
-    """``kv_cache`` as ``int32`` numbers, from the first page's side state on."""
+    """Return ``kv_cache`` as ``int32 [n]``, from the first page's side state on; it shares the memory."""
     words = torch.empty(0, dtype=torch.int32, device=kv_cache.device).set_(kv_cache.untyped_storage())
     return words[(kv_cache.storage_offset() * kv_cache.element_size() + spec.state_offset) // 4 :]
 
 
 def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
-    """The side state behind each page of ``kv_cache``, ``int32 [blocks, rows, kv_heads, block_size]``."""
+    """Return the side state behind each page, ``int32 [blocks, rows, kv_heads, block_size]``; it shares the memory."""
     words, heads, slots = side_words(kv_cache, spec), spec.num_kv_heads, spec.block_size
     return words.as_strided(
         (kv_cache.shape[0], spec.state_rows, heads, slots),
@@ -28,45 +28,59 @@ def side_state(kv_cache: torch.Tensor, spec: BoundedSpec) -> torch.Tensor:
 
 
 def put_rows(state: torch.Tensor, blocks: torch.Tensor, rows: torch.Tensor) -> None:
-    """Store side state ``int32 [rows, heads, length]`` at the front of ``blocks``."""
+    """Store the side state of a request's tokens; what is left of the last block becomes 0.
+
+    Args:
+        state: ``int32 [blocks, >= rows, kv_heads, block_size]``, of all pages.
+        blocks: ``int64 [n]``, the request's, in order.
+        rows: ``int32 [rows, kv_heads, length]``.
+    """
     size = state.shape[-1]
     whole = pad(rows, (0, len(blocks) * size - rows.shape[-1]))
-    state[blocks, : len(rows)] = whole.unflatten(2, (len(blocks), size)).permute(2, 0, 1, 3)
+    state[blocks, : len(rows)] = whole.reshape(*rows.shape[:2], len(blocks), size).permute(2, 0, 1, 3)
 
 
 def slots_of(blocks: torch.Tensor, size: int) -> torch.Tensor:
-    """Physical slots of ``blocks`` (``int64 [n]``) of ``size`` slots each, in order."""
+    """Return the slots of ``blocks`` (``int64 [n]``) of ``size`` slots each, ``int64 [n * size]``, in order."""
     return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
 
 
 class Pages(ABC):
-    """The pages of a model's layers, which are all alike. Several are worked on at once, the heads of these as if they
-    were those of one: each operation takes some time to begin, whatever it works on."""
+    """The pages of a model's layers, which are all alike.
+
+    Several layers are worked on at once, their heads as if they were those of one: each operation takes some time to
+    begin, whatever it works on.
+
+    Attributes:
+        layers: number of layers.
+    """
 
     layers: int
-    """How many there are."""
 
     def parts(self, n: int) -> Iterator[range]:
-        """All layers, as many at a time as should be read at once if ``n`` tokens are read of each."""
+        """Yield all layers, as many at a time as should be read at once if ``n`` tokens are read of each."""
         count = self._at_once(n)
         for first in range(0, self.layers, count):
             yield range(first, min(first + count, self.layers))
 
     @abstractmethod
     def _at_once(self, n: int) -> int:
-        """How many layers should be read at once."""
+        """Return how many layers should be read at once."""
 
     @abstractmethod
     def read(
         self, layers: range, blocks: torch.Tensor, n: int, values: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Keys and values (``[heads, n, d]``) and side state (``int32 [rows, heads, n]``) of tokens.
+        """Return keys, values and side state of a request's first tokens.
 
         Args:
             layers: numbers of the layers, whose heads follow each other.
-            blocks: ``int64``, in order.
-            n: tokens to read from there.
-            values: whether to read values; without, there are none.
+            blocks: ``int64``, the request's, in order.
+            n: tokens to read.
+            values: False to read no values; they are then ``[heads, 0, d]``.
+
+        Returns:
+            Keys and values ``[heads, n, d]``, side state ``int32 [rows, heads, n]``.
         """
 
     @abstractmethod
@@ -82,23 +96,27 @@ class Pages(ABC):
         rotary: Rotary,
         moved_row: int,
     ) -> None:
-        """Gather the tokens that are ``kept``, turn their keys, and put them in order into ``blocks``.
+        """Gather the tokens that are ``kept``, rotate their keys, and put them in order into ``blocks``.
 
         Args:
             layers: as of ``read``.
-            blocks: to fill.
+            blocks: ``int64``, to fill.
             kept: ``int64 [heads, budget]``, of the ``n`` tokens that were read.
-            keys, values, rows: what ``read`` gave.
-            moves: by how many positions each survivor moves, ``[heads, budget]``; None if none does.
-            rotary: how keys turn when they move.
+            keys: ``[heads, n, d]``, as read.
+            values: ``[heads, n, d]``, as read.
+            rows: ``int32 [rows, heads, n]``, as read.
+            moves: positions that each survivor moves by, ``[heads, budget]``; None if none does.
+            rotary: rotates keys that move.
             moved_row: the row of side state that ``moves`` are added to.
         """
 
     @abstractmethod
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
-        """Write side state ``words`` (``int32 [tokens, known]``) of tokens in ``slots``, alike in all layers and heads.
+        """Write the side state of new tokens, alike in all layers and heads.
 
-        The rows after the known ones become 0.
+        Args:
+            slots: ``int64 [tokens]``; a kernel passes over those below 0.
+            words: ``int32 [tokens, known]``, their first rows; the others become 0.
         """
 
 
@@ -107,7 +125,7 @@ _PART = 1 << 21
 
 
 class PlainPages(Pages):
-    """In torch, for any backend.
+    """Pages of any backend, in torch.
 
     Args:
         layers: vLLM's, with a ``BoundedImpl`` each.
@@ -130,6 +148,7 @@ class PlainPages(Pages):
     def read(
         self, layers: range, blocks: torch.Tensor, n: int, values: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read layer by layer, as each backend unpacks its cache."""
         keys = self._side(layers, blocks, n, 0)
         held = self._side(layers, blocks, n, 1) if values else keys[:, :0]
         rows = [self._states[number][blocks].permute(1, 2, 0, 3).flatten(2)[..., :n] for number in layers]
@@ -153,6 +172,7 @@ class PlainPages(Pages):
         rotary: Rotary,
         moved_row: int,
     ) -> None:
+        """Gather and rotate for all layers at once, then write layer by layer."""
         whole, n, size = keys.shape
         survivors = rows.gather(2, kept.expand(len(rows), -1, -1))
         if moves is not None:
@@ -170,6 +190,7 @@ class PlainPages(Pages):
             put_rows(self._states[number], blocks, survivors[:, heads : heads + self._heads])
 
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
+        """Write by one operation a layer; no slot may be below 0."""
         count, state = words.shape[1], self._states[0]
         # From one page to the next lies more than its slots.
         first = torch.add(slots, slots // self._slots, alpha=state.stride(0) - self._slots)

@@ -1,4 +1,4 @@
-"""Moves a whole session back in positions, so that these never run past the model's rotary table.
+"""Move a whole session back in positions, so that these never run past the model's rotary table.
 
 Attention sees differences of positions only, so nothing changes but a rounding of the keys.
 """
@@ -11,7 +11,14 @@ from kvvideo.plugin.inspect import bounded_layers
 
 
 def rebase(worker: Any, block_ids: list[int], length: int, by: int) -> None:
-    """Run in each worker through ``collective_rpc``: move the ``length`` live tokens in these blocks by ``by``."""
+    """Move a session's live tokens; run in each worker through ``collective_rpc``.
+
+    Args:
+        worker: vLLM's.
+        block_ids: numbers of the session's live blocks, oldest first.
+        length: live tokens in them.
+        by: positions to move them by, backwards if negative.
+    """
     spec = worker.model_runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec
     for layer in bounded_layers(worker):
         blocks = torch.tensor(block_ids, dtype=torch.int64, device=layer.kv_cache.device)

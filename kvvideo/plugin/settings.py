@@ -1,4 +1,4 @@
-"""Reads the cache settings out of a vLLM config, and refuses what would be silently wrong with them."""
+"""Read the cache settings out of a vLLM config, and refuse what would be silently wrong with them."""
 
 from typing import Any
 
@@ -6,10 +6,11 @@ from kvvideo.compression.config import KEY, CacheConfig
 from kvvideo.errors import ConfigError
 
 SCHEDULER = "kvvideo.plugin.scheduler.SessionScheduler"
+"""Path of the only scheduler that knows which blocks are free again."""
 
 
 def cache_config(vllm_config: Any) -> CacheConfig | None:
-    """The settings under ``additional_config["kvvideo"]``, checked; None if the engine has none.
+    """Return the settings under ``additional_config["kvvideo"]``, checked; None if the engine has none.
 
     Raises:
         ConfigError: if they are invalid, or an engine setting cannot be combined with them.
@@ -28,14 +29,14 @@ def cache_config(vllm_config: Any) -> CacheConfig | None:
 
 
 def rotates_plainly(text_config: Any) -> bool:
-    """Whether keys are rotated by their position times a frequency, over the whole head, and not otherwise."""
+    """Return True if keys are rotated by their position times a frequency, over the whole head, and not otherwise."""
     rope = getattr(text_config, "rope_parameters", None) or {}
     plain = rope.get("rope_type", rope.get("type", "default")) in ("default", "mrope")
     return plain and float(rope.get("partial_rotary_factor", 1.0)) == 1.0
 
 
 def conflicts(vllm_config: Any) -> list[str]:
-    """What is set in ``vllm_config`` that evicting tokens would silently break, and what to do instead."""
+    """Return what is set in ``vllm_config`` that evicting tokens would silently break, each with what to do instead."""
     cache, scheduler = vllm_config.cache_config, vllm_config.scheduler_config
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     name = scheduler.scheduler_cls

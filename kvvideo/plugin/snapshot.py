@@ -1,4 +1,4 @@
-"""Carries what a session holds out of the paged cache and back: run inside each worker through ``collective_rpc``.
+"""Carry what a session holds out of the paged cache and back: run inside each worker through ``collective_rpc``.
 
 Tokens leave in their order, as plain keys and values of all heads, so that a snapshot fits any blocks, any backend and
 any number of ranks.
@@ -16,13 +16,25 @@ from kvvideo.plugin.inspect import bounded_layers
 from kvvideo.plugin.pages import put_rows, side_state, slots_of
 
 STREAM = "stream"
+"""Beginning of the names of what a strategy remembers of a stream as a whole."""
 
 HEADS = {"keys": 1, "values": 1, "state": 2}
-"""Which dimension of a tensor is that of KV heads. What belongs to a stream has its query heads first, if any."""
+"""Dimension of KV heads, by tensor. What belongs to a stream has its query heads first, if any."""
 
 
 def read(worker: Any, block_ids: list[int], length: int) -> dict[str, torch.Tensor]:
-    """The ``length`` live tokens in these blocks, as the tensors of a ``Memory`` but for its log."""
+    """Return a session's live tokens, as the tensors of a ``Memory`` but for its log, on the host.
+
+    Args:
+        worker: vLLM's.
+        block_ids: numbers of the session's live blocks, oldest first.
+        length: live tokens in them.
+
+    Returns:
+        ``keys`` and ``values`` ``[layers, kv_heads, length, head_dim]`` in the cache's dtype, ``state``
+        ``int32 [layers, rows, kv_heads, length]``, and ``stream.LAYER.NAME`` for what the strategy remembers of the
+        stream; all of this rank's heads.
+    """
     spec = worker.model_runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec
     layers = list(bounded_layers(worker))
     rows = state_rows(layers[0].impl.config, spare=False)
@@ -46,7 +58,7 @@ def read(worker: Any, block_ids: list[int], length: int) -> dict[str, torch.Tens
 
 
 def joined(parts: Sequence[dict[str, torch.Tensor]], kv_heads: int) -> dict[str, torch.Tensor]:
-    """What all ranks ``read``, in their order, as one rank that has all of the model's ``kv_heads`` would."""
+    """Join what all ranks ``read``, in their order, into what one rank with all of the model's ``kv_heads`` would."""
     own = parts[:: _alike(len(parts), parts[0]["keys"].shape[HEADS["keys"]], kv_heads)]
     whole = {name: torch.cat([part[name] for part in own], dim) for name, dim in HEADS.items()}
     for name, first in parts[0].items():
@@ -56,7 +68,7 @@ def joined(parts: Sequence[dict[str, torch.Tensor]], kv_heads: int) -> dict[str,
 
 
 def _shared_out(tensors: dict[str, torch.Tensor], heads: int, kv_heads: int) -> dict[str, torch.Tensor]:
-    """What of ``joined`` tensors is this rank's, which has ``heads`` of ``kv_heads``."""
+    """Return what of ``joined`` tensors is this rank's, which has ``heads`` of ``kv_heads``."""
     rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
     first = rank // _alike(ranks, heads, kv_heads) * heads
     own = {name: tensors[name].narrow(dim, first, heads) for name, dim in HEADS.items()}
@@ -67,12 +79,17 @@ def _shared_out(tensors: dict[str, torch.Tensor], heads: int, kv_heads: int) -> 
 
 
 def _alike(ranks: int, heads: int, kv_heads: int) -> int:
-    """How many neighbouring ranks have the same KV heads, because there are fewer of these than ranks."""
+    """Return how many neighbouring ranks have the same KV heads, because there are fewer of these than ranks."""
     return ranks * heads // kv_heads
 
 
 def write(worker: Any, block_ids: list[int], tensors: dict[str, torch.Tensor]) -> None:
-    """Put what ``joined`` gave into these blocks, which are all the session's: of each rank, its own heads.
+    """Put what ``joined`` gave into a session's blocks: on each rank, its own heads.
+
+    Args:
+        worker: vLLM's.
+        block_ids: numbers of the session's blocks, in order, which nothing else uses.
+        tensors: as of ``joined``.
 
     Raises:
         ConfigError: if the tensors are of another shape or dtype than this model's cache.

@@ -1,17 +1,16 @@
-"""Puts another strategy or budget in place while no request is open, which spares loading the model again."""
+"""Put another strategy or budget in place while no request is open, which spares loading the model again."""
 
 from typing import Any
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.rows import state_rows
 from kvvideo.errors import ConfigError
-from kvvideo.plugin.attention import BoundedImpl
 from kvvideo.plugin.inspect import bounded_layers
 from kvvideo.plugin.spec import BoundedSpec
 
 
 def switched(spec: BoundedSpec, config: CacheConfig) -> BoundedSpec:
-    """``spec`` with the schedule of ``config``; its pages stay as they are.
+    """Return ``spec`` with the schedule of ``config``; its pages stay as they are.
 
     Raises:
         ConfigError: if they have too few rows for the strategy's side state.
@@ -26,9 +25,16 @@ def switched(spec: BoundedSpec, config: CacheConfig) -> BoundedSpec:
 
 
 def switch_worker(worker: Any, settings: dict[str, Any]) -> None:
-    """Run in each worker through ``collective_rpc``."""
+    """Let the layers and builders work by ``settings``; run in each worker through ``collective_rpc``.
+
+    Args:
+        worker: vLLM's.
+        settings: of a ``CacheConfig``, as a dict.
+
+    Raises:
+        ConfigError: if the pages have too few rows for the strategy's side state.
+    """
     runner, config = worker.model_runner, CacheConfig.from_dict(settings)
-    BoundedImpl.settings = config
     for group in runner.kv_cache_config.kv_cache_groups:
         group.kv_cache_spec = switched(group.kv_cache_spec, config)
     for layer in bounded_layers(worker):
@@ -40,10 +46,10 @@ def switch_worker(worker: Any, settings: dict[str, Any]) -> None:
 
 
 def switch_scheduler(scheduler: Any, config: CacheConfig) -> None:
-    """The scheduler's side of it; there must be no open request.
+    """Let the scheduler work by ``config``.
 
     Raises:
-        ConfigError: if there is one, or the strategy does not fit the cache that was made.
+        ConfigError: if a request is open, or the strategy does not fit the cache that was made.
     """
     if scheduler.requests:
         raise ConfigError("strategy: close all sessions before another strategy or budget is put in place")

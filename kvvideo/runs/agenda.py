@@ -1,4 +1,4 @@
-"""Which questions are asked when: at a moment of the video, every so often, or at its end."""
+"""The agenda: questions in the order of their moments, of which some repeat and some wait for the end."""
 
 import math
 from collections.abc import Sequence
@@ -18,8 +18,10 @@ class Question:
     """A question and the moment of the source, in seconds, it is asked at; None for the end.
 
     Attributes:
-        task: what asks it, if that is one of ``TASKS``.
-        since: where the stretch begins that it is about, if it is about one that ends at its moment.
+        text: its words.
+        at: its moment.
+        task: the one of ``TASKS`` that asks it, if one does.
+        since: start, in seconds, of the stretch it is about, which ends at its moment; None if it is about none.
     """
 
     text: str
@@ -29,7 +31,7 @@ class Question:
 
     @classmethod
     def parse(cls, text: str) -> "Question":
-        """From what a person types: ``What happened?``, or ``@10:30 What just happened?``.
+        """Read what a person types: ``What happened?``, or ``@10:30 What just happened?``.
 
         Raises:
             ConfigError: if the time cannot be read or no words follow.
@@ -45,15 +47,15 @@ class Question:
 
 
 TASKS = {"caption": 10.0, "timeline": 30.0}
-"""What can be done all along a video, and how often, in seconds, if nobody says."""
+"""Tasks that run all along a video, and their default periods in seconds."""
 
 REST = 0.1
-"""What is left at the end is worth a question of a task from this share of its period on."""
+"""Least share of a task's period that is left at the end for a last question about it."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something that is asked all along a video: every so often, and at its end about what is left.
+    """A question that is asked all along a video: every so often, and at its end about what is left.
 
     Args:
         name: ``caption``: what is shown at a moment; ``timeline``: what happened since the last one.
@@ -74,18 +76,18 @@ class Task:
         _check_period(self.every)
 
     def question(self, at: float) -> Question:
-        """What is asked at the moment ``at``."""
+        """Return the question to ask at the moment ``at``, in seconds."""
         if self.name == "caption":
             return Question(prompt.DESCRIBE, at, self.name)
         since = self.since(at)
         return Question(prompt.happened(since, at), at, self.name, since)
 
     def since(self, at: float) -> float:
-        """The latest moment of asking before ``at``, or the beginning."""
+        """Return the latest moment of asking before ``at``, or the beginning, in seconds."""
         return self.start + self.every * max(math.ceil((at - self.start) / self.every - 1e-6) - 1, 0)
 
     def is_due(self, end: float) -> bool:
-        """Whether a video that ends at ``end`` leaves something to ask about after the last whole period."""
+        """Return True if a video that ends at ``end`` leaves enough to ask about after the last whole period."""
         rest = end - self.since(end)
         return REST * self.every <= rest < self.every * (1 - 1e-6)
 
@@ -150,7 +152,7 @@ class Agenda:
         return due + last
 
     def left(self) -> list[Question]:
-        """Questions that were not asked (repeated ones not counted)."""
+        """Return the questions that were not asked (repeated ones not counted)."""
         return [*self._timed, *self._last]
 
 

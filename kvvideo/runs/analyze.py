@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvvideo._version import __version__
 from kvvideo.compression.config import CacheConfig
@@ -15,16 +15,15 @@ from kvvideo.session import EngineConfig, open_engine
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
-    from kvvideo.runs.journal import Batch, Record, Run
+    from kvvideo.runs.journal import Record, Run
     from kvvideo.session import Engine
-    from kvvideo.session.memory import Memory
-    from kvvideo.types import Chunk
-    from kvvideo.video import Source, VideoReader
+    from kvvideo.types import Chunk, Progress
+    from kvvideo.video import Source
 
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked: the same of every strategy.
+    """The questions of a run, the same for every strategy.
 
     Attributes:
         questions: at their moments, or at the end.
@@ -39,7 +38,7 @@ class Asking:
     max_answer_tokens: int = 128
 
     def agenda(self, start: float | None, end: float | None) -> Agenda:
-        """The questions about a video that is read from ``start`` to ``end``, for one strategy to take out.
+        """Return the agenda of one strategy for a video that is read from ``start`` to ``end`` seconds.
 
         Raises:
             ConfigError: if one can never be asked.
@@ -47,9 +46,10 @@ class Asking:
         return Agenda(self.questions, self.every, start or 0.0, end, self.task)
 
     def check(self, source: "Source", length: float | None) -> None:
-        """See that there will be something to see, and a moment for each question, once the video's length is known.
+        """Check that the video has frames to show, and a moment for each question, once its length is known.
 
         Args:
+            source: the video.
             length: of the video, in seconds; None if it is not known, or not yet.
 
         Raises:
@@ -73,19 +73,18 @@ class Asking:
 
 @dataclass
 class Hooks:
-    """What is called while a run goes on.
+    """Callbacks of a run.
 
     Attributes:
         stopped: asked after every chunk; once true, nothing more is ingested or asked.
         loading: told the model that is loaded now.
-        chunk: told of every chunk: where the stream stands and where it ends, if that is known, both in seconds; frames
-            a second so far, if that says anything; and the cache, as in a record.
+        chunk: told of every chunk how far the stream is now.
         watching: given the chunks that are read, returns the same.
     """
 
     stopped: Callable[[], bool] = lambda: False
     loading: Callable[[str], None] = lambda _: None
-    chunk: "Callable[[float, float | None, float | None, Record], None]" = lambda *_: None
+    chunk: "Callable[[Progress], None]" = lambda _: None
     watching: "Callable[[Iterable[Chunk]], Iterable[Chunk]]" = lambda chunks: chunks
 
 
@@ -98,11 +97,15 @@ def kept(
     resume: bool,
     say: Callable[[str], None],
 ) -> "Run":
-    """What a run keeps to resume from; nothing if the video cannot be read again, or nothing shall be kept.
+    """Open the directory a run is resumed from. Nothing is kept if ``every`` is 0 or the video cannot be read again.
 
     Args:
+        source: the video; a run of another, or with other settings than these, has another directory.
+        config: of the engine.
+        caches: of the strategies.
+        asking: the questions.
         every: seconds of video between checkpoints; 0 to keep nothing.
-        resume: whether to go on from what an interrupted run left.
+        resume: go on from what an interrupted run left.
         say: takes lines for the person who waits.
 
     Raises:
@@ -145,22 +148,22 @@ def files_of(run: "Run") -> set[str]:
 
 @dataclass
 class Answering:
-    """A run: ``source`` is streamed once for each of ``caches``, and what is asked is answered.
+    """A run: streams ``source`` once for each of ``caches``, and answers the questions.
 
     Attributes:
         source: the video.
         config: of the engine.
         caches: of the strategies, no two with the same name.
         asking: what to ask.
-        kept: what is kept to resume from.
-        hooks: what is called meanwhile.
+        kept: directory that the run is resumed from.
+        hooks: called meanwhile.
         files: absolute names of the files that records are written to; a run that resumes this one may replace them.
         engine: what was loaded; it may be used further, and should be closed.
         agendas: for each strategy what was not asked yet.
         failures: what went wrong, in order.
         samples: for each strategy what its cache held over time.
         end: where the video ended that was read, in seconds.
-        complete: whether all that can be asked was; if the video could not be read to its end, nothing changes that.
+        complete: all that can be asked was. A video that cannot be read to its end leaves nothing more to ask.
     """
 
     source: "Source"
@@ -181,7 +184,7 @@ class Answering:
         self.end = 0.0
 
     def records(self) -> "Generator[Record, None, None]":
-        """The answers under each strategy as they are given, each followed by a last record; see ``docs/records.md``.
+        """Yield the answers under each strategy as they are given, then a last record; see ``docs/records.md``.
 
         Records of an interrupted run that is resumed come first, word for word. What goes wrong under one strategy
         is among ``failures``, and does not keep the next from running.
@@ -199,20 +202,24 @@ class Answering:
         return self.asking.agenda(self.source.start, self.source.end)
 
     def _records(self, cache: CacheConfig, agenda: Agenda) -> "Iterator[Record]":
+        from kvvideo.runs.one_pass import Pass
+
         began = time.perf_counter()
         earlier, finished = self.kept.answers(cache.strategy)
+        given = [record for batch in earlier for record in batch]
         if finished is not None:
             agenda.at_end(finished["end"])
             self.end = max(self.end, finished["end"])
             self._sample_again(cache.strategy, finished["end"])
-            yield from (record for batch in earlier for record in batch)
+            yield from given
             yield finished
             return
         if self.engine is not None and self.hooks.stopped():
             self.engine.use(cache)
-            yield from self._answer(self.engine, None, agenda, began, None, earlier)
+            yield from given
+            yield from Pass(self, self.engine, None, agenda, None, len(given), began).records()
             return
-        memory = self.kept.memory(cache, self._agenda(), sum(map(len, earlier)))
+        memory = self.kept.memory(cache, self._agenda(), len(given))
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
         with self.source.open(skip_chunks=0 if memory is None else memory.chunks) as reader:
             if memory is None:
@@ -225,108 +232,17 @@ class Answering:
             self.kept.enter(memory)
             if memory is not None:
                 self._sample_again(cache.strategy, memory.end)
-            yield from self._answer(self.engine, reader, agenda, began, memory, earlier)
-
-    def _answer(
-        self,
-        engine: "Engine",
-        reader: "VideoReader | None",
-        agenda: Agenda,
-        began: float,
-        memory: "Memory | None",
-        earlier: "Sequence[Batch]",
-    ) -> "Iterator[Record]":
-        """Answer under the strategy that ``engine`` uses, up to the final record.
-
-        Args:
-            reader: of the chunks after ``memory``; None if nothing more is read.
-            memory: where to go on; None for the beginning.
-            earlier: answers given before an interruption.
-        """
-        from kvvideo.runs import records
-        from kvvideo.runs.streaming import batches
-        from kvvideo.session import VideoSession, open_session
-
-        cache, start = engine.config.cache, self.source.start or 0.0
-        end = self.source.end if reader is None else self.source.ends(reader.info.duration)
-        schedule, samples = cache.schedule(engine.block_size), self.samples[cache.strategy]
-        common = {"video": str(self.source.path), "model": engine.config.model, "strategy": cache.strategy}
-        answers, failure = sum(map(len, earlier)), None
-        yield from (record for batch in earlier for record in batch)
-        session = open_session(engine) if memory is None else VideoSession.load(engine, memory)
-        streaming, known = time.perf_counter(), session.frames
-        fresh: list[Any] = []
-
-        def keep_samples() -> None:
-            if fresh:
-                self.kept.append([{"type": "samples", "strategy": cache.strategy, "samples": [*fresh]}])
-                fresh.clear()
-
-        def on_chunk() -> None:
-            held = records.cache(session.stats(), schedule)
-            rate = (session.frames - known) / (time.perf_counter() - streaming)
-            self.hooks.chunk(session.end, end, rate, held)
-            samples.add(session.end, held)
-            # The baselines keep no cache that could be saved; they begin anew, with what the journal has.
-            if isinstance(session, VideoSession):
-                fresh.append([session.end, held])
-                if self.hooks.stopped() or self.kept.due(session.end, start):
-                    keep_samples()
-                    self.kept.checkpoint(session)
-
-        try:
-            for asked in batches(
-                session,
-                self.hooks.watching(reader or ()),
-                agenda,
-                max_tokens=self.asking.max_answer_tokens,
-                seed=engine.config.seed,
-                answered=answers,
-                stopped=self.hooks.stopped,
-                on_chunk=on_chunk,
-            ):
-                batch = [records.answer(one, schedule=schedule, **common) for one in asked]
-                self.kept.append(batch)
-                answers += len(batch)
-                yield from batch
-        except KvvideoError as error:
-            failure = error
-            self.failures.append(error)
-        except GeneratorExit:
-            session.close()
-            raise
-        stats = session.stats() if session.alive else None
-        session.close()
-        self.end = max(self.end, session.end)
-        status = "interrupted" if self.hooks.stopped() else "error" if failure else "complete"
-        done = records.done(
-            status,
-            str(failure) if failure else None,
-            agenda.left(),
-            stats,
-            schedule=schedule,
-            answers=answers,
-            chunks=session.chunks,
-            frames=session.frames,
-            start=start,
-            end=max(session.end, start),
-            waited=0.0 if reader is None else reader.waited,
-            seconds=time.perf_counter() - began,
-            **common,
-        )
-        if status == "complete":
-            keep_samples()
-            self.kept.append([done])
-        yield done
+            yield from given
+            yield from Pass(self, self.engine, reader, agenda, memory, len(given), began).records()
 
     def _note_files(self) -> None:
-        """Before the first of the files is written, have it on the disk that they are ours."""
+        """Before the first file is written, have it in the journal that the files are this run's."""
         if self.files and not self._noted:
             self.kept.append([{"type": "files", "files": [*self.files]}])
         self._noted = True
 
     def _sample_again(self, strategy: str, end: float) -> None:
-        """What the cache held up to ``end`` before the interruption."""
+        """Note once more what the cache held up to ``end`` before the interruption."""
         known = {
             at: held
             for batch in self.kept.batches

@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from kvvideo.errors import ConfigError, KvvideoError
@@ -11,7 +13,7 @@ from kvvideo.runs import records
 from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.runs.analyze import Hooks
 from kvvideo.runs.playback import Arrival, Playback
-from kvvideo.runs.streaming import Asked, ask
+from kvvideo.runs.streaming import Asked, Meter, ask
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import Engine
 from kvvideo.session.hub import is_here, model_path
@@ -23,7 +25,7 @@ from kvvideo.video import Source
 
 
 def agenda_of(memory: Memory, questions: Sequence[Question]) -> Agenda:
-    """What to ask of ``memory``.
+    """Return the agenda of ``questions`` for a memory.
 
     Raises:
         ConfigError: if a question is of a moment that it knows nothing of.
@@ -32,11 +34,14 @@ def agenda_of(memory: Memory, questions: Sequence[Question]) -> Agenda:
 
 
 def check(file: MemoryFile, memory: Memory, source: Source | None, questions: Sequence[Question], model: str) -> None:
-    """See that everything can be answered, before ``model`` is loaded.
+    """Check that everything can be answered, before the model is loaded.
 
     Args:
+        file: memories of one video.
         memory: the last in ``file``.
         source: the video; None if it is not at hand.
+        questions: what will be asked.
+        model: name of the model that is to be loaded.
 
     Raises:
         ConfigError: if ``model`` is another than that of the memory, or a question is of a moment before the first
@@ -71,55 +76,43 @@ def answering(
     hooks: Hooks,
     max_answer_tokens: int = 128,
 ) -> Iterator[records.Record]:
-    """The records of ``questions`` asked of ``memory``: answers in order of time, and a last one.
+    """Ask ``questions`` of ``memory``; yield the records of the answers in order of time, and a last one.
 
     Args:
+        file: memories of one video.
         memory: the last in ``file``.
         source: the video; None if it is not at hand.
+        questions: what to ask.
         config: of the engine, for this memory.
-        hooks: what is called meanwhile; a run that is stopped asks no more.
+        hooks: called meanwhile; a run that is stopped asks no more.
         max_answer_tokens: longest answer.
 
     Raises:
         ConfigError: if the model cannot be loaded.
         KvvideoError: after the last record, if something went wrong.
     """
-    began, agenda, count = time.perf_counter(), agenda_of(memory, questions), 0
-    failure: KvvideoError | None = None
-
-    def on_chunk() -> None:
-        if hooks.stopped():
-            raise _Stopped
-        session = playback.session
-        hooks.chunk(session.end, None, None, records.cache(session.stats(), schedule))
-
+    began, agenda, count, failure = time.perf_counter(), agenda_of(memory, questions), 0, None
     hooks.loading(config.model)
     engine = Engine(config)
     schedule = config.cache.schedule(engine.block_size)
-    path = str(memory.source.get("path", file.path)) if source is None else source.path
     common: dict[str, Any] = {
-        "video": path,
+        "video": str(memory.source.get("path", file.path)) if source is None else source.path,
         "model": config.model,
         "strategy": config.cache.strategy,
         "schedule": schedule,
     }
     playback = Playback(engine, source, saved=file, memory=memory)
     stats = playback.session.stats()
-    options = {"max_tokens": max_answer_tokens, "seed": config.seed}
-    try:
-        for batch in answers(playback, agenda, questions, stopped=hooks.stopped, on_chunk=on_chunk, **options):
-            for asked in batch:
+    with closing(playback):
+        try:
+            said = answers(playback, agenda, questions, hooks, max_tokens=max_answer_tokens, seed=config.seed)
+            for asked in chain.from_iterable(said):
                 count += 1
                 yield records.answer(asked, **common)
-    except _Stopped:
-        pass
-    except KvvideoError as error:
-        failure = error
-    finally:
-        playback.close()
+        except KvvideoError as error:
+            failure = error
     yield records.done(
-        "interrupted" if hooks.stopped() else "error" if failure else "complete",
-        str(failure) if failure else None,
+        *records.outcome(hooks.stopped(), failure),
         agenda.left(),
         stats,
         answers=count,
@@ -139,9 +132,7 @@ def answers(
     playback: Playback,
     agenda: Agenda,
     questions: Sequence[Question],
-    *,
-    stopped: Callable[[], bool] = lambda: False,
-    on_chunk: Callable[[], None] = lambda: None,
+    hooks: Hooks | None = None,
     **options: Any,
 ) -> Iterator[list[Asked]]:
     """Answer ``questions`` in order of time, those of one moment together.
@@ -149,24 +140,32 @@ def answers(
     Args:
         playback: stands at the end of the memory, and does so again afterwards.
         agenda: of the questions; what it still holds afterwards was not asked.
-        stopped: asked before each moment; once true, nothing more is asked.
-        on_chunk: called after every chunk that is replayed; what it raises ends it all.
+        questions: what to ask.
+        hooks: called meanwhile; a run that is stopped asks no more.
         options: of ``Session.ask_all``.
 
     Raises:
-        VideoError: the video cannot be read, all at once.
+        VideoError: the video cannot be read.
         EngineError: vLLM failed, or ended the session.
     """
-    end = playback.session.end
+    hooks = hooks or Hooks()
+    end, schedule = playback.session.end, playback.engine.config.cache.schedule(playback.engine.block_size)
+
+    def on_chunk() -> None:
+        if hooks.stopped():
+            raise _Stopped
+        hooks.chunk(Meter(playback.session, schedule).progress())
+
     moments = sorted({q.at for q in questions if q.at is not None and q.at < end})
-    for at, arrival in _stand_at(playback, moments, on_chunk):
-        if stopped():
-            return
-        texts = [q.text for _, due in agenda.before(math.nextafter(at, math.inf)) for q in due]
-        asked = ask(playback.session, at, texts, playback.also, **options)
-        yield asked if arrival.exact else [replace(one, answered_at=arrival.at) for one in asked]
-    if not stopped() and (texts := [q.text for q in agenda.at_end(end)]):
-        yield ask(playback.session, end, texts, **options)
+    with suppress(_Stopped):
+        for at, arrival in _stand_at(playback, moments, on_chunk):
+            if hooks.stopped():
+                return
+            due = [question for _, some in agenda.before(math.nextafter(at, math.inf)) for question in some]
+            asked = ask(playback.session, at, due, playback.also, **options)
+            yield asked if arrival.exact else [replace(one, answered_at=arrival.at) for one in asked]
+    if not hooks.stopped() and (due := agenda.at_end(end)):
+        yield ask(playback.session, end, due, **options)
 
 
 def _stand_at(

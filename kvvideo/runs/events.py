@@ -11,7 +11,7 @@ from kvvideo.session.memory import Memory
 
 @dataclass(frozen=True)
 class Event:
-    """What else happened to a stream, once ``chunks`` chunks were ingested: a dialogue remembered, or a switch."""
+    """A dialogue remembered, or a switch of the strategy, once ``chunks`` chunks of a stream were ingested."""
 
     chunks: int
     end: float
@@ -19,10 +19,12 @@ class Event:
     cache: CacheConfig | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the event as JSON can hold it; ``from_dict`` reads that back."""
         return {**asdict(self), "cache": None if self.cache is None else self.cache.as_dict()}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
+        """Return the event that ``as_dict`` gave ``settings`` for."""
         cache = settings["cache"]
         return cls(
             int(settings["chunks"]),
@@ -33,13 +35,17 @@ class Event:
 
 
 def caches_of(memory: Memory) -> list[CacheConfig]:
-    """The cache settings that the stream of ``memory`` began with, and those it was switched to."""
+    """Return the cache settings that the stream of ``memory`` began with, and those it was switched to."""
     first, events = happened(memory)
     return [first, *(event.cache for event in events if event.cache is not None)]
 
 
 def happened(memory: Memory) -> tuple[CacheConfig, list[Event]]:
-    """The settings that the stream of ``memory`` began with, and what happened to it."""
+    """Return the cache settings that the stream of ``memory`` began with, and its events in order.
+
+    Raises:
+        ConfigError: if the memory does not say.
+    """
     try:
         first = CacheConfig.from_dict(memory.source.get("first", memory.cache.as_dict()))
         return first, [Event.from_dict(event) for event in memory.source.get("events", [])]

@@ -1,4 +1,4 @@
-"""Streaming a video once and writing down what is remembered of it: a ``.kvv`` file.
+"""Stream a video once and write down what is remembered of it: a ``.kvv`` file.
 
 While it works, the checkpoints are in a directory beside that file, with ``.part`` added to its name. After a crash a
 run goes on from the latest.
@@ -13,6 +13,7 @@ from typing import Any, Self
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.runs.playback import Playback
+from kvvideo.runs.streaming import Meter
 from kvvideo.session import Engine, EngineConfig
 from kvvideo.session.hub import model_path
 from kvvideo.session.memory import Memory
@@ -21,7 +22,7 @@ from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
 from kvvideo.storage.workspace import Busy, Workspace, was_begun
 from kvvideo.times import format_time
-from kvvideo.types import CacheStats
+from kvvideo.types import CacheStats, Progress
 from kvvideo.video import Source, VideoReader
 
 NAMES = {
@@ -31,22 +32,23 @@ NAMES = {
     "min_pixels": "frame-tokens",
     "max_pixels": "frame-tokens",
 }
-"""What settings are called by whoever runs this again."""
+"""Options of the command line for settings that have another name."""
 
 
 def part_of(output: Path) -> Path:
-    """Where the checkpoints are while ``output`` is being made."""
+    """Return the directory of the checkpoints while ``output`` is being made."""
     return output.with_name(output.name + ".part")
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What came of it.
+    """Result of an ingest.
 
     Attributes:
-        chunks, frames: ingested in all.
+        chunks: ingested in all.
+        frames: ingested in all.
         end: moment of the source up to which was ingested, in seconds.
-        since: moment that an interrupted run was gone on from; None if there was none.
+        since: moment that an interrupted run was resumed from; None if there was none.
         checkpoints: how many are in the file, besides the memory at the end.
         bytes: size of the file; None if it was interrupted and there is none.
         cache: what the session held at the end.
@@ -64,18 +66,19 @@ class Ingested:
 
 
 class Part:
-    """The place of one run that makes ``output``, checked before a model is loaded; no other run can have it meanwhile.
+    """The directory of one run that makes ``output``, checked before a model is loaded, and locked for this process.
 
     Args:
         output: the file to make.
         source: the video.
-        cache, dtype: settings that the memory depends on, beside the model.
+        cache: settings of the strategy.
+        dtype: of the model; the memory depends on both, and on the model.
         resume: go on from what an interrupted run left.
         restart: throw that away.
         force: replace a memory at ``output``.
 
     Attributes:
-        memory: what is gone on from; None if that is the beginning.
+        memory: checkpoint to resume from, or None to start over.
 
     Raises:
         ConfigError: if ``output`` cannot be made, or what was left is of another run.
@@ -98,7 +101,7 @@ class Part:
         if resume and restart:
             raise ConfigError("resume, restart: an interrupted run is either gone on with or thrown away; give one")
         self._about = _about(source, cache, dtype)
-        _check_output(output, source)
+        _check_output(output)
         directory = part_of(output)
         # An interrupted run may replace what is there: it was asked when it began.
         if output.exists() and not force and not (resume and was_begun(directory)):
@@ -121,12 +124,12 @@ class Part:
 
     @property
     def directory(self) -> Path:
-        """Where the checkpoints are meanwhile."""
+        """Path of the checkpoints meanwhile."""
         return self._space.path
 
     @property
     def resumable(self) -> bool:
-        """Whether there is anything to go on from."""
+        """True if there is a checkpoint to resume from."""
         return any(self.directory.glob("*.safetensors"))
 
     def __enter__(self) -> Self:
@@ -143,7 +146,7 @@ class Part:
         self._space.close()
 
     def begin(self, fingerprint: str) -> None:
-        """Say which model it is, as soon as that is known.
+        """Note the model, as soon as it is known.
 
         Raises:
             ConfigError: if what is resumed was made with another, or the directory cannot be written to.
@@ -180,7 +183,7 @@ class Part:
         self.memory = latest
 
     def _compare(self, before: dict[str, Any]) -> None:
-        """Raises ConfigError, naming what differs, unless the run that was interrupted is this one."""
+        """Raise ConfigError, naming what differs, unless the run that was interrupted is this one."""
         name = str(self.directory)
         if before.get("video") != self._about["video"]:
             raise ConfigError(f"the video has changed since {name!r} was begun; add --restart to begin anew")
@@ -210,19 +213,21 @@ def ingest(
     max_bytes: int | None = None,
     reader: VideoReader | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    on_chunk: Callable[[Playback], None] = lambda _: None,
+    on_chunk: Callable[[Progress], None] = lambda _: None,
     on_write: Callable[[], None] = lambda: None,
 ) -> Ingested:
     """Stream ``source`` to its end, and write ``part.output``.
 
     Args:
         engine: has the cache settings of ``part``.
+        source: the video.
+        part: where the checkpoints are meanwhile.
         every: seconds of video between checkpoints; 0 for none.
         max_bytes: what the checkpoints may take up; beyond that the densest are left out.
         reader: reads ``source`` already, after the chunks of ``part.memory``.
         stopped: asked after every chunk; once true, nothing more is ingested. A checkpoint is taken; or of what is no
             file, and so cannot be gone on with, what there is is written.
-        on_chunk: called after every chunk.
+        on_chunk: told after every chunk how far it is.
         on_write: called before the file is written, checkpoints and all.
 
     Raises:
@@ -236,14 +241,13 @@ def ingest(
         latest = part.memory
         playback = Playback(engine, source, checkpoints=store, every=every, memory=latest, reader=reader)
         try:
+            session = playback.session
             try:
-                while not stopped() and playback.step() is not None:
-                    on_chunk(playback)
+                _play(playback, stopped, on_chunk)
             except VideoError as error:
-                if not playback.session.chunks:
+                if not session.chunks:
                     raise
                 failure = error
-            session = playback.session
             since = None if latest is None else latest.end
             done = Ingested(session.chunks, session.frames, session.end, since, 0, None, session.stats(), failure)
             # What cannot be read again cannot be gone on with either: that much of it is what there will be.
@@ -262,8 +266,18 @@ def ingest(
         return replace(done, checkpoints=len(file.times) - 1, bytes=part.output.stat().st_size)
 
 
+def _play(playback: Playback, stopped: Callable[[], bool], on_chunk: Callable[[Progress], None]) -> None:
+    """Ingest the chunks to come, and tell of each."""
+    reader = playback.reader()
+    end = None if reader is None or playback.source is None else playback.source.ends(reader.info.duration)
+    schedule = playback.engine.config.cache.schedule(playback.engine.block_size)
+    meter = Meter(playback.session, schedule, end, reader)
+    while not stopped() and playback.step() is not None:
+        on_chunk(meter.progress())
+
+
 def is_made(output: Path, source: Source, config: EngineConfig) -> bool:
-    """Whether ``output`` is what this ingest would make. The model goes by its name."""
+    """Return True if ``output`` is the file that this ingest would make. The model goes by its name."""
     if not is_memory_file(output) or not output.exists():
         return False
     with MemoryFile(output) as file:
@@ -276,14 +290,14 @@ def is_made(output: Path, source: Source, config: EngineConfig) -> bool:
 
 
 def memory_bytes(config: EngineConfig, tokens: int) -> int:
-    """What a memory of ``tokens`` tokens takes in a file, but for a few thousand bytes and what its strategy adds."""
+    """Return the bytes of a memory of ``tokens`` tokens in a file, but for its head and what its strategy adds."""
     size = 32
     cache = replace(config.cache, spare_rows=0)
     return tokens * block_bytes(model_path(config.model), replace(config, cache=cache), size) // size
 
 
 def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:
-    """What a run is, as JSON has it, but for the model, which is not known yet."""
+    """Return the facts that tell a run from others, as JSON has them; the model is not known yet."""
     reading = {name: value for name, value in source.as_dict().items() if name != "path"}
     return {
         "video": source.fingerprint(),
@@ -294,8 +308,8 @@ def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def _check_output(output: Path, source: Source) -> None:
-    """Raises ConfigError if a memory cannot or should not be written there, even with ``force``."""
+def _check_output(output: Path) -> None:
+    """Raise ConfigError if a memory cannot or should not be written there, even with ``force``."""
     name = str(output)
     if output.is_dir():
         raise ConfigError(f"{name!r} is a folder; name a file in it")

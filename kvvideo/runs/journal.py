@@ -1,14 +1,15 @@
-"""What a run of ``kvvideo analyze`` keeps on disk, so that ``--resume`` loses nothing and asks nothing twice.
+"""The directory of a run of ``kvvideo analyze``, so that ``--resume`` loses nothing and asks nothing twice.
 
-A run has a directory of its own, named by all that decides what it answers. In it are the journal of what was answered
-so far, a line of JSON for each batch of records, on the disk before it is printed; and the latest checkpoint of the
-session, never later than the journal.
+A run has a directory of its own, named by all that decides its answers. In it are the journal of the answers so far,
+a line of JSON for each batch of records, on the disk before it is printed; and the latest checkpoint of the session,
+never later than the journal.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,7 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.runs.agenda import Agenda
+from kvvideo.storage.disk import append, sync
 from kvvideo.storage.workspace import ANSWERS, Busy, Workspace
 from kvvideo.times import format_time
 
@@ -29,7 +31,7 @@ Batch = list[Record]
 
 
 def state_directory() -> Path:
-    """Where kvvideo keeps its state: ``$KVVIDEO_STATE_DIR``, ``$XDG_STATE_HOME/kvvideo`` or ``~/.local/state/kvvideo``.
+    """Return ``$KVVIDEO_STATE_DIR``, ``$XDG_STATE_HOME/kvvideo`` or ``~/.local/state/kvvideo``, the first there is.
 
     Raises:
         ConfigError: if there is no home directory.
@@ -48,12 +50,12 @@ def key(**settings: Any) -> str:
 
 
 def line(batch: Sequence[Record]) -> bytes:
-    """``batch`` as the journal has it."""
+    """Return ``batch`` as a line of the journal."""
     return jsons.dumps(list(batch)).encode() + b"\n"
 
 
 def parse(data: bytes) -> tuple[list[Batch], int]:
-    """The batches in a journal up to the first line that is torn or damaged, and how many bytes they are."""
+    """Return the batches in a journal up to the first line that is torn or damaged, and their size in bytes."""
     batches: list[Batch] = []
     sound = 0
     for part in data.splitlines(keepends=True):
@@ -76,11 +78,11 @@ class Run:
     Args:
         directory: of this run; see ``key``. None to keep nothing.
         say: takes lines for the person who waits, without an end.
-        resume: whether to go on from what an interrupted run left there.
+        resume: go on from what an interrupted run left there.
         every: seconds of video between checkpoints.
 
     Attributes:
-        batches: what that run had answered, in order.
+        batches: answers of that run, in order.
     """
 
     def __init__(
@@ -95,7 +97,9 @@ class Run:
         self._about: dict[str, Any] | None = None
         self._last = 0.0
         self._failed = directory is None
-        self._guard(self._look, resume)
+        if directory is not None:
+            with self._guarded():
+                self._look(resume)
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +109,7 @@ class Run:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is something that ``--resume`` would go on from."""
+        """True if there is something that ``--resume`` would go on from."""
         return self._journal >= 0
 
     def check_model(self, engine: "Engine") -> None:
@@ -114,34 +118,34 @@ class Run:
         Raises:
             ConfigError: if what is resumed was answered by another.
         """
-        self._guard(self._look_at_model, engine)
+        if self._failed:
+            return
+        with self._guarded():
+            self._model = engine.fingerprint
         if self._about is not None and not self._failed and self._about.get("model") != self._model:
             raise ConfigError(
                 "the model's files have changed since this run was interrupted; run it again without --resume"
             )
 
     def answers(self, strategy: str) -> tuple[list[Batch], Record | None]:
-        """What was answered under ``strategy`` before the interruption, and its final record if there is one."""
+        """Return the answers given under ``strategy`` before the interruption, and its final record if there is one."""
         mine = [batch for batch in self.batches if batch and batch[0].get("strategy") == strategy]
         finished = next((batch[0] for batch in mine if batch[0]["type"] == "done"), None)
         return [batch for batch in mine if batch[0]["type"] == "answer"], finished
 
     def memory(self, cache: CacheConfig, agenda: Agenda, answered: int) -> "Memory | None":
-        """The latest checkpoint under ``cache``; None to begin at the beginning.
+        """Return the latest checkpoint under ``cache``; None to begin at the beginning.
 
         Args:
+            cache: settings of the strategy.
             agenda: all that the run asks, for this to take from.
             answered: how many questions are in the journal.
         """
         if self._about is None or self._failed:
             return None
-        found: list[Memory | None] = [None]
-
-        def look() -> None:
-            found[0] = self._checkpoints().latest()
-
-        self._guard(look)
-        memory = found[0]
+        memory = None
+        with self._guarded():
+            memory = self._checkpoints().latest()
         if memory is None or memory.cache != cache or memory.fingerprint != self._about.get("model"):
             return None
         # Only ever so if the disk lost what it had said was written.
@@ -151,27 +155,36 @@ class Run:
         return memory
 
     def enter(self, memory: "Memory | None") -> None:
-        """A session begins, from ``memory`` if it is not None; checkpoints of others are of no use any more."""
+        """Begin a session, from ``memory`` if it is not None; checkpoints of others are deleted."""
         if memory is None:
             self._last = 0.0
-            if self._journal >= 0:
-                self._guard(lambda: self._checkpoints().clear())
+            if self._journal >= 0 and not self._failed:
+                with self._guarded():
+                    self._checkpoints().clear()
 
     def append(self, batch: Sequence[Record]) -> None:
-        """Have ``batch`` on the disk."""
-        self._guard(self._append, line(batch))
+        """Have ``batch`` on the disk before this returns."""
+        if self._failed:
+            return
+        with self._guarded():
+            self._begin()
+            append(self._journal, line(batch))
 
     def due(self, end: float, start: float) -> bool:
-        """Whether a session that began at ``start`` and has come to ``end``, both in seconds, needs a checkpoint."""
+        """True if a session that began at ``start`` and has come to ``end``, both in seconds, needs a checkpoint."""
         return not self._failed and end - max(self._last, start) >= self._every - 1e-6
 
     def checkpoint(self, session: "VideoSession") -> None:
         """Have ``session`` saved meanwhile, in place of earlier ones. What was asked before has been appended."""
         self._last = session.end
-        self._guard(self._keep, session)
+        if self._failed:
+            return
+        with self._guarded():
+            self._begin()
+            self._checkpoints().add(session.save())
 
     def finish(self) -> None:
-        """The run is complete: nothing of it is needed any more."""
+        """Delete the directory: the run is complete."""
         self._close_files()
         if self._space is not None:
             try:
@@ -205,9 +218,6 @@ class Run:
         self._open_journal()
         os.ftruncate(self._journal, sound)
 
-    def _look_at_model(self, engine: "Engine") -> None:
-        self._model = engine.fingerprint
-
     def _where(self, batches: list[Batch]) -> str:
         times = [*self._checkpoints().times, *(batch[-1].get("asked_at", 0.0) for batch in batches if batch)]
         self._close_store()
@@ -222,20 +232,10 @@ class Run:
             self._space = Workspace(self._directory)
         self._space.begin({"model": self._model})
         self._open_journal()
-        self._space.sync()
+        sync(self._directory)
 
     def _open_journal(self) -> None:
         self._journal = os.open(self._directory / ANSWERS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def _append(self, data: bytes) -> None:
-        self._begin()
-        while data:
-            data = data[os.write(self._journal, data) :]
-        os.fsync(self._journal)
-
-    def _keep(self, session: "VideoSession") -> None:
-        self._begin()
-        self._checkpoints().add(session.save())
 
     def _checkpoints(self) -> "Checkpoints":
         if self._store is None:
@@ -254,14 +254,14 @@ class Run:
         if self._journal >= 0:
             os.close(self._journal)
         self._journal = -1
-        self._guard(self._close_store)
+        with self._guarded():
+            self._close_store()
 
-    def _guard(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do it, unless something like it failed before; a failure is said, and is no reason to stop."""
-        if self._failed and action != self._close_store:
-            return
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Say what fails, for the run goes on without."""
         try:
-            action(*arguments)
+            yield
         except Busy:
             self._fail("the same run is going on elsewhere; this one keeps nothing to resume from")
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Where a memory comes from: the engine settings it needs, and its video, if that is at hand."""
+"""The origin of a memory: the engine settings it needs, and its video, if that is at hand."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from kvvideo.video import Source
 def engine_for(
     memory: Memory, config: EngineConfig, model: str | None = None, dtype: str | None = None
 ) -> EngineConfig:
-    """``config`` with the model, dtype and cache of ``memory``, or the ``model`` and ``dtype`` given.
+    """Return ``config`` with the model, dtype and cache of ``memory``, or the ``model`` and ``dtype`` given.
 
     There is room for the strategies that it had on its way, which its checkpoints may have.
     """
@@ -24,12 +24,15 @@ def engine_for(
 
 
 def video_of(memory: Memory, file: Path, given: str | None = None) -> tuple[Source | None, str]:
-    """The video of the memory in ``file``; None if it is not at hand, and in words why not.
-
-    It is looked for where it was, as seen from here and from ``file``, and beside ``file``. It must be the very file.
+    """Find the video of a memory: where it was, as seen from here and from ``file``, and beside ``file``.
 
     Args:
-        given: where it is, if somebody knows; then it is looked for nowhere else.
+        memory: what was made of it.
+        file: where the memory is.
+        given: where the video is, if that is known; then it is looked for nowhere else.
+
+    Returns:
+        The video, which must be the very file; or None and the reason, which may be empty.
 
     Raises:
         ConfigError: if there is no file at ``given``, or the memory does not say what it is of.

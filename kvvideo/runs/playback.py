@@ -1,6 +1,5 @@
-"""A video on an engine that can stand at any moment of it: play on, go back, look elsewhere and return."""
+"""Play a video on an engine, and stand at any moment of it: play on, go back, look elsewhere and return."""
 
-import logging
 import time as clock
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,29 +11,27 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError
 from kvvideo.prompt import Turn
 from kvvideo.runs.events import Event, happened
+from kvvideo.runs.memories import Memories
+from kvvideo.runs.streaming import shown_until
 from kvvideo.session import BASELINES, Answer, Engine, VideoSession
 from kvvideo.session.memory import Memory
-from kvvideo.storage.checkpoints import Checkpoints
+from kvvideo.storage.checkpoints import SLACK, Checkpoints
 from kvvideo.storage.file import MemoryFile, write
 from kvvideo.times import format_time
 from kvvideo.types import Chunk
 from kvvideo.video import Source, VideoReader
 
-logger = logging.getLogger("kvvideo.memories")
-
-_SLACK = 1e-6
-
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a moment was reached.
+    """Report of how a moment was reached.
 
     Attributes:
         at: moment stood at, in seconds; where there are no frames to replay, or no more, before the one asked for.
-        since: end of the memory that was gone on from; None if that is the beginning.
+        since: end of the memory that was resumed from; None if that is the beginning.
         chunks: chunks replayed from there.
-        seconds: what it took.
-        exact: whether ``at`` is the moment asked for.
+        seconds: time it took.
+        exact: ``at`` is the moment asked for.
     """
 
     at: float
@@ -46,7 +43,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class _Place:
-    """All that makes up where a playback stands."""
+    """Everything needed to return to a moment."""
 
     memory: Memory | None
     cache: CacheConfig
@@ -77,7 +74,8 @@ class Playback:
         session: stands at the end of the last whole chunk.
         also: the frames since then, where the moment lies inside a chunk: shown with questions, not remembered.
         at: the moment, in seconds of the source.
-        ended: whether there are no frames after it.
+        memories: of earlier moments of the stream.
+        ended: there are no frames after it.
         duration: of the video in seconds, once it was opened; None if it does not say.
 
     Raises:
@@ -98,8 +96,7 @@ class Playback:
         cache = engine.config.cache
         _check_keeps(cache)
         self.engine, self.source = engine, source
-        self._checkpoints, self._every = checkpoints, every
-        self._saved, self._saved_until = saved, float("inf")
+        self.memories, self._every = Memories(checkpoints, saved), every
         self._first, self._events = replace(cache, spare_rows=0), list[Event]()
         self._about: dict[str, Any] = {}
         if memory is not None:
@@ -126,7 +123,7 @@ class Playback:
     # Onwards -------------------------------------------------------------------------------------
 
     def reader(self) -> VideoReader | None:
-        """What reads the coming chunks, begun if need be; None if there are none.
+        """Return the reader of the coming chunks, opened if need be; None if there are none.
 
         Raises:
             VideoError: if the video cannot be opened.
@@ -137,7 +134,7 @@ class Playback:
         return self._reader
 
     def length(self) -> float | None:
-        """Moment of the source after which there is nothing to see; None if that is not known.
+        """Return the moment of the source after which there are no frames, in seconds; None if that is not known.
 
         Raises:
             VideoError: if the video cannot be opened.
@@ -157,7 +154,7 @@ class Playback:
 
     @property
     def ready(self) -> bool:
-        """Whether the next chunk is there, so that ``step`` would not wait for it."""
+        """True if the next chunk is there, so that ``step`` would not wait for it."""
         return self._pending is not None or (self._reader is not None and self._reader.ready)
 
     def step(self) -> Chunk | None:
@@ -182,7 +179,7 @@ class Playback:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What was remembered and switched, in order; during a visit also what comes after its moment."""
+        """Dialogues remembered and switches, in order; during a visit also those after its moment."""
         return tuple(self._events)
 
     def keep(self) -> None:
@@ -191,12 +188,11 @@ class Playback:
         Raises:
             ConfigError: if an earlier one could not be written.
         """
-        store, now = self._checkpoints, self.session.end
-        if store is not None and self.session.chunks and not any(abs(t - now) < _SLACK for t in store.times):
-            store.add(self.save())
+        if self.session.chunks:
+            self.memories.keep(self.session.end, self.save)
 
     def save(self) -> Memory:
-        """The memory of the last whole chunk's end."""
+        """Return the memory of the last whole chunk's end."""
         happened = {"first": self._first.as_dict(), "events": [event.as_dict() for event in self._events]}
         return replace(self.session.save(), source={**self._about, **happened})
 
@@ -206,16 +202,8 @@ class Playback:
         Raises:
             ConfigError: if it cannot be written.
         """
-        if self._checkpoints is not None and self._saved is not None:
-            for time in self._saved.times:
-                if time <= self._saved_until and not any(abs(t - time) < _SLACK for t in self._checkpoints.times):
-                    try:
-                        memory = self._saved.before(time)
-                    except ConfigError as error:
-                        logger.warning("a checkpoint is left out: %s", error)
-                        continue
-                    self._checkpoints.add(memory)
-        write(path, self.save(), self._checkpoints)
+        self.memories.gather()
+        write(path, self.save(), self.memories.checkpoints)
 
     def stream(self, question: str, **options: Any) -> Generator[Answer, None, None]:
         """Ask about the moment stood at; yields the answer so far as its tokens come. See ``Session.ask_all``."""
@@ -235,7 +223,7 @@ class Playback:
         return self._pending
 
     def _periods(self, time: float) -> float:
-        return (time - self.start + _SLACK) // self._every
+        return (time - self.start + SLACK) // self._every
 
     # Elsewhere -----------------------------------------------------------------------------------
 
@@ -258,14 +246,14 @@ class Playback:
             later = [event for event in self._events if event.chunks > self.session.chunks]
             if later and not self._visiting:
                 self._events = self._events[: -len(later)]
-                self._forget_from(later[0].end)
+                self.memories.forget_from(later[0].end)
 
     def _go(self, time: float, on_chunk: Callable[[], None]) -> Arrival:
-        if time < self.start - _SLACK:
+        if time < self.start - SLACK:
             raise ConfigError(f"nothing before {format_time(self.start)} is looked at; choose a moment from there on")
-        begun, since = clock.perf_counter(), self._nearest(time)
+        begun, since = clock.perf_counter(), self.memories.nearest(time)
         here = self.session.end if self.session.chunks else None
-        if here is not None and here <= time + _SLACK and (since is None or here >= since - _SLACK):
+        if here is not None and here <= time + SLACK and (since is None or here >= since - SLACK):
             since = here
         else:
             since = self._begin_at(since)
@@ -292,13 +280,13 @@ class Playback:
         _check_keeps(cache)
         self._check_replayable("another stream of it cannot be begun")
         home, begun = self._leave(), clock.perf_counter()
-        first, keeping = self._first, (self._checkpoints, self._saved)
+        first, memories = self._first, self.memories
         try:
-            self._first, self._events, self._checkpoints, self._saved = cache, [], None, None
+            self._first, self._events, self.memories = cache, [], Memories()
             self._begin_at(None)
             yield self._replay(home.at, None, begun, on_chunk)
         finally:
-            self._first, (self._checkpoints, self._saved) = first, keeping
+            self._first, self.memories = first, memories
             self._return(home)
 
     def restart(self, cache: CacheConfig, on_chunk: Callable[[], None] = lambda: None) -> Arrival:
@@ -319,11 +307,11 @@ class Playback:
             raise
         if home.reader is not None:
             home.reader.close()
-        self._forget_from(-1.0)
+        self.memories.forget_from(-1.0)
         return self._replay(home.at, None, begun, on_chunk)
 
     def replaced_by(self, open_other: Callable[[Engine], "Playback"]) -> "Playback":
-        """What ``open_other`` makes of the engine, in place of this; if that fails, this stands where it stood.
+        """Let ``open_other`` make another playback of the engine; if that fails, this stands where it stood.
 
         The checkpoints of this are deleted, and the file with its memories is closed.
         """
@@ -336,30 +324,12 @@ class Playback:
             raise
         if home.reader is not None:
             home.reader.close()
-        if self._checkpoints is not None:
-            self._checkpoints.clear()
-        if self._saved is not None:
-            self._saved.close()
+        self.memories.let_go()
         return other
 
-    def _nearest(self, time: float) -> float | None:
-        """Moment of the latest memory of ``time`` or before."""
-        times = [] if self._checkpoints is None else self._checkpoints.times
-        if self._saved is not None:
-            times = [*times, *(t for t in self._saved.times if t <= self._saved_until)]
-        return max((t for t in times if t <= time + _SLACK), default=None)
-
-    def _recall(self, time: float) -> Memory | None:
-        """The latest memory of ``time`` or before."""
-        kept = None if self._checkpoints is None else self._checkpoints.before(time)
-        if self._saved is None:
-            return kept
-        filed = max((t for t in self._saved.times if t <= min(time, self._saved_until) + _SLACK), default=None)
-        return kept if filed is None or (kept is not None and kept.end >= filed) else self._saved.before(filed)
-
     def _begin_at(self, since: float | None) -> float | None:
-        """Open the memory of ``since``, or a new stream for None, in place of the session; returns where that is."""
-        memory = None if since is None else self._recall(since)
+        """Open the memory of ``since``, or a new stream for None, in place of the session; return its moment."""
+        memory = None if since is None else self.memories.recall(since)
         if memory is None:
             self._check_replayable("there is no memory of that moment or an earlier one")
         self._stop_reading()
@@ -374,16 +344,16 @@ class Playback:
         """Ingest what ends by ``time``, and show the beginning of what does not."""
         replayed = 0
         self.at, self.also = self.session.end if self.session.chunks else self.start, None
-        while (chunk := self._next()) is not None and chunk.end <= time + _SLACK:
+        while (chunk := self._next()) is not None and chunk.end <= time + SLACK:
             before = self.session.chunks
             self.step()
             self._happen_again(before)
             replayed += 1
             on_chunk()
-        if chunk is not None and chunk.start <= time + _SLACK:
-            self.also = chunk.until(time) or (chunk.until(chunk.times[0]) if self.session.chunks == 0 else None)
+        if chunk is not None and chunk.start <= time + SLACK:
+            self.also = shown_until(chunk, time, self.session)
             self.at = time
-        return Arrival(self.at, since, replayed, clock.perf_counter() - begun, abs(self.at - time) < _SLACK)
+        return Arrival(self.at, since, replayed, clock.perf_counter() - begun, abs(self.at - time) < SLACK)
 
     def _check_replayable(self, problem: str) -> None:
         if self.source is None or not self.source.replayable:
@@ -452,8 +422,8 @@ class Playback:
         self._check_replayable("it cannot be undone")
         begun, at = clock.perf_counter(), self.at
         *self._events, last = self._events
-        self._forget_from(last.end)
-        since = self._begin_at(self._nearest(at))
+        self.memories.forget_from(last.end)
+        since = self._begin_at(self.memories.nearest(at))
         return self._replay(at, since, begun, on_chunk)
 
     def _happen(self, turns: tuple[Turn, ...] = (), cache: CacheConfig | None = None) -> None:
@@ -465,7 +435,7 @@ class Playback:
         self._apply(event)
         self._events = [*self._events, event]
         # Memories of this moment and later ones are of a stream in which this did not happen.
-        self._forget_from(event.end)
+        self.memories.forget_from(event.end)
         self.keep()
 
     def _happen_again(self, after: int) -> None:
@@ -487,14 +457,9 @@ class Playback:
                 self.session = self._open(memory)
                 raise
 
-    def _forget_from(self, time: float) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.drop_after(time - 2 * _SLACK)
-        self._saved_until = min(self._saved_until, time - 2 * _SLACK)
-
 
 def _check_keeps(cache: CacheConfig) -> None:
-    """Raises ConfigError if there would be nothing to save or to go back in."""
+    """Raise ConfigError if there would be nothing to save or to go back in."""
     if cache.strategy in BASELINES:
         raise ConfigError(
             f"strategy: {cache.strategy!r} keeps no cache that could be saved or gone back in; choose another, "

@@ -1,25 +1,22 @@
-"""What ``-f jsonl`` writes: one record an answer, one at the end. ``docs/records.md`` describes them.
+"""Make the records that ``-f jsonl`` writes: one an answer, and one at the end. ``outputs.schema`` describes them."""
 
-Version 1. A field may be added without a new version; none is renamed, removed or changed in meaning.
-"""
-
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Final, Literal, cast
 
 from kvvideo.compression.schedule import Schedule
+from kvvideo.outputs.schema import records as models
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.streaming import Asked
 from kvvideo.types import CacheStats
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 Record = dict[str, Any]
 
 
 def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Schedule | None) -> Record:
-    """The record of one answer. ``schedule`` is None for a cache without bound."""
+    """Return the record of one answer. ``schedule`` is None for a cache without bound."""
     said, since = asked.answer, None if asked.question is None else asked.question.since
-    return {
+    record: models.Answer = {
         "type": "answer",
         "schema": SCHEMA,
         "video": video,
@@ -27,20 +24,21 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "answered_at": round(asked.at if asked.answered_at is None else asked.answered_at, 3),
         "question": said.question,
         "answer": said.text,
-        "finish_reason": said.finish_reason,
+        "finish_reason": cast(Literal["stop", "length"], said.finish_reason),
         "task": None if asked.question is None else asked.question.task,
         "since": None if since is None else round(since, 3),
         "model": model,
         "strategy": strategy,
-        "cache": cache(asked.cache, schedule),
+        "cache": _cache(asked.cache, schedule),
         "held": [[round(start, 3), round(end, 3)] for start, end in asked.held],
         "first_token_seconds": round(said.first_token_seconds, 4),
         "seconds": round(said.seconds, 4),
     }
+    return {**record}
 
 
 def done(
-    status: str,
+    status: models.Status,
     error: str | None,
     unasked: list[Question],
     stats: CacheStats | None,
@@ -57,13 +55,8 @@ def done(
     waited: float,
     seconds: float,
 ) -> Record:
-    """The last record of a run.
-
-    Args:
-        status: ``complete``, ``interrupted`` or ``error``.
-        waited: seconds for frames, once the first were there.
-    """
-    return {
+    """Return the last record of a run: ``waited`` seconds went by for frames, once the first were there."""
+    record: models.Done = {
         "type": "done",
         "schema": SCHEMA,
         "video": video,
@@ -77,14 +70,15 @@ def done(
         "frames": frames,
         "start": round(start, 3),
         "end": round(end, 3),
-        "cache": None if stats is None else cache(stats, schedule),
+        "cache": None if stats is None else _cache(stats, schedule),
         "waited_seconds": round(waited, 3),
         "seconds": round(seconds, 3),
     }
+    return {**record}
 
 
 def ingest(
-    status: str,
+    status: models.Status,
     error: str | None,
     stats: CacheStats | None,
     *,
@@ -103,8 +97,8 @@ def ingest(
     waited: float,
     seconds: float,
 ) -> Record:
-    """The record of ``ingest``; ``status`` is as in ``done``, and ``bytes`` the size of the file, if there is one."""
-    return {
+    """Return the record of ``ingest``; ``bytes`` is the size of the file, if there is one."""
+    record: models.Ingest = {
         "type": "ingest",
         "schema": SCHEMA,
         "video": video,
@@ -118,15 +112,33 @@ def ingest(
         "start": round(start, 3),
         "end": round(end, 3),
         "resumed_from": None if resumed_from is None else round(resumed_from, 3),
-        "cache": None if stats is None else cache(stats, schedule),
+        "cache": None if stats is None else _cache(stats, schedule),
         "checkpoints": checkpoints,
         "bytes": bytes,
         "waited_seconds": round(waited, 3),
         "seconds": round(seconds, 3),
     }
+    return {**record}
+
+
+def outcome(stopped: bool, failure: Exception | None) -> tuple[models.Status, str | None]:
+    """Return the ``status`` and the ``error`` of a run that was stopped, or failed, or neither."""
+    return "interrupted" if stopped else "error" if failure else "complete", str(failure) if failure else None
 
 
 def cache(stats: CacheStats, schedule: Schedule | None) -> Record:
-    """The cache part of a record: its bound, both None if it has none, and what it holds."""
-    budget, max_tokens = (schedule.budget, schedule.max_tokens) if schedule else (None, None)
-    return {"budget": budget, "max_tokens": max_tokens, **asdict(stats)}
+    """Return the cache part of a record: its bound, both None if it has none, and what it holds."""
+    return {**_cache(stats, schedule)}
+
+
+def _cache(stats: CacheStats, schedule: Schedule | None) -> models.Cache:
+    return {
+        "budget": schedule.budget if schedule else None,
+        "max_tokens": schedule.max_tokens if schedule else None,
+        "seen": stats.seen,
+        "live": stats.live,
+        "evicted": stats.evicted,
+        "blocks": stats.blocks,
+        "compactions": stats.compactions,
+        "bytes": stats.bytes,
+    }

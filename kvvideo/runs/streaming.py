@@ -1,12 +1,16 @@
-"""The main job: stream a video into a session and ask each question at its moment."""
+"""The one loop of all runs: stream a video into a session and ask each question at its moment."""
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+from kvvideo.compression.schedule import Schedule
 from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.session import Answer, Session
-from kvvideo.types import CacheStats, Chunk
+from kvvideo.types import CacheStats, Chunk, Progress
+from kvvideo.video import VideoReader
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class Asked:
     question: Question | None = None
     error: Exception | None = None
 
+    @property
+    def text(self) -> str:
+        """Words that the model answered with."""
+        return self.answer.text
+
 
 def analyze(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options: Any) -> Iterator[Asked]:
     """Ingest ``chunks`` and yield answers as they are given: ``batches``, one answer at a time."""
@@ -40,7 +49,7 @@ def analyze(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options
 
 
 def batches(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options: Any) -> Iterator[list[Asked]]:
-    """Ingest ``chunks`` and yield the answers to what is asked at one moment, as they are given; see ``analyzing``."""
+    """Ingest ``chunks`` and yield together the answers to all that is asked at one moment; see ``analyzing``."""
     return session.engine.driven(analyzing(session, chunks, agenda, **options))
 
 
@@ -49,14 +58,12 @@ def analyzing(
     chunks: Iterable[Chunk | None],
     agenda: Agenda,
     *,
-    max_tokens: int = 128,
-    temperature: float = 0.0,
-    seed: int | None = None,
     answered: int = 0,
     stopped: Callable[[], bool] = lambda: False,
     on_chunk: Callable[[], None] = lambda: None,
+    **options: Any,
 ) -> Generator[list[Asked] | None, None, None]:
-    """``batches`` for one of several sessions of an engine: yields None where it waits for a step, or for a chunk.
+    """Do what ``batches`` does, for one of several sessions of an engine: yield None to wait for a step, or a chunk.
 
     A question at a moment sees every frame shown up to it and none after: where the moment falls
     inside a chunk, the chunk's beginning is shown on the question's fork alone, so that asking never
@@ -66,75 +73,136 @@ def analyzing(
         session: takes the chunks. It may have taken some already: ``chunks`` are those after.
         chunks: of one video, in order; None where the next is not there yet.
         agenda: what to ask when; what it still holds afterwards was not asked.
-        max_tokens, temperature, seed: of the answers.
         answered: how many questions, the first of the agenda, were answered earlier and are not asked.
         stopped: asked after every chunk; once true, nothing more is ingested or asked.
         on_chunk: called after every chunk, when all that was due before its end has been yielded.
+        options: of ``Session.ask_all``.
 
     Raises:
         VideoError: the chunks ended early. Questions for the end are answered first, about what there was.
         EngineError: vLLM failed, or ended the session.
     """
-    options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    failure: Exception | None = None
-
-    def asked(
-        at: float, questions: list[Question], also: Chunk | None = None
-    ) -> Generator[list[Asked] | None, None, None]:
-        nonlocal answered
-        # Those asked at one moment were answered together, or not at all.
-        if answered > 0:
-            answered -= len(questions)
-        elif questions:
-            answers = yield from session.answering([q.text for q in questions], also=also, **options)
-            found = _asked(session, at, answers, also)
-            yield [
-                replace(one, question=question, error=failure) for one, question in zip(found, questions, strict=True)
-            ]
-
     if answered:
         # All that was due until where the session stands was; the next call would take it for due there.
         answered -= sum(len(questions) for _, questions in agenda.before(session.end))
-    source = iter(chunks)
-    while True:
-        try:
-            chunk = next(source)
-        except StopIteration:
-            break
-        except Exception as error:
-            failure = error
-            break
+    rest, failure = _Rest(session, answered, options), None
+    for chunk in _to_the_end(chunks):
         if chunk is None:
             yield None
             continue
+        if isinstance(chunk, Exception):
+            failure = chunk
+            break
         for at, questions in agenda.before(chunk.end):
-            also = chunk.until(at) or (chunk.until(chunk.times[0]) if session.chunks == 0 else None)
-            yield from asked(at, questions, also)
+            yield from rest.ask(at, questions, shown_until(chunk, at, session))
         yield from session.ingesting(chunk)
         on_chunk()
         if stopped():
             return
     if session.chunks:
-        yield from asked(session.end, agenda.at_end(session.end))
+        yield from rest.ask(session.end, agenda.at_end(session.end), error=failure)
     if failure is not None:
         raise failure
 
 
+def _to_the_end(chunks: Iterable[Chunk | None]) -> Iterator[Chunk | Exception | None]:
+    """Yield ``chunks``, and at last the error that ended them early, if one did."""
+    try:
+        # Through chain, so that closing this leaves a reader open.
+        yield from chain(chunks)
+    except Exception as error:
+        yield error
+
+
+@dataclass
+class _Rest:
+    """Asks the questions of a run but the first ``answered``."""
+
+    session: Session
+    answered: int
+    options: dict[str, Any]
+
+    def ask(
+        self, at: float, questions: list[Question], also: Chunk | None = None, error: Exception | None = None
+    ) -> Generator[list[Asked] | None, None, None]:
+        """Yield the answers of one moment together, and None where the engine must step for them."""
+        # Those asked at one moment were answered together, or not at all.
+        if self.answered > 0:
+            self.answered -= len(questions)
+        elif questions:
+            found = yield from _asking(self.session, at, questions, also, **self.options)
+            yield [replace(one, error=error) for one in found]
+
+
+def shown_until(chunk: Chunk, at: float, session: Session) -> Chunk | None:
+    """Return the part of ``chunk``, the next of ``session``, that a question asked ``at`` seconds sees.
+
+    A question before the very first frame sees that frame, for there must be something to ask about.
+    """
+    return chunk.until(at) or (chunk.until(chunk.times[0]) if session.chunks == 0 else None)
+
+
 def ask(
-    session: Session, at: float, questions: Sequence[str], also: Chunk | None = None, **options: Any
+    session: Session, at: float, questions: Sequence[Question], also: Chunk | None = None, **options: Any
 ) -> list[Asked]:
-    """Ask ``questions`` at the moment ``at``, which ``session`` stands at, or at the end of ``also``.
+    """Ask questions at the moment that a session stands at, or at the end of ``also``.
 
     Args:
-        also: frames since then, to show without remembering them.
+        session: what is asked.
+        at: that moment, in seconds of the source.
+        questions: what to ask; their own moments say nothing here.
+        also: frames since the last whole chunk, to show without remembering them.
         options: of ``Session.ask_all``.
     """
-    return _asked(session, at, session.ask_all(questions, also=also, **options), also)
+    return session.engine.drive(_asking(session, at, questions, also, **options))
 
 
-def _asked(session: Session, at: float, answers: Sequence[Answer], also: Chunk | None) -> list[Asked]:
+def _asking(
+    session: Session, at: float, questions: Sequence[Question], also: Chunk | None, **options: Any
+) -> Generator[None, None, list[Asked]]:
+    """Do what ``ask`` does, but yield where the engine must step for it."""
+    answers = yield from session.answering([question.text for question in questions], also=also, **options)
     cache, held = session.stats(), list(session.held())
     if also is not None:
         shown = (also.start, max(also.times[-1], also.start))
         held = [*held, shown] if not held or held[-1][1] < also.start else [*held[:-1], (held[-1][0], shown[1])]
-    return [Asked(answer, at, cache, tuple(held)) for answer in answers]
+    return [
+        Asked(answer, at, cache, tuple(held), question=question)
+        for answer, question in zip(answers, questions, strict=True)
+    ]
+
+
+class Meter:
+    """Measures how far a stream has come, and how fast it has gone since this was made.
+
+    Args:
+        session: what the stream goes into.
+        schedule: of its cache; None for a cache without bound.
+        end: where the stream ends, in seconds of the source; None if that is not known.
+        reader: of the stream, if it may be live.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        schedule: Schedule | None,
+        end: float | None = None,
+        reader: VideoReader | None = None,
+    ) -> None:
+        self._session, self._schedule, self._end, self._reader = session, schedule, end, reader
+        self._frames, self._began = session.frames, time.perf_counter()
+
+    def progress(self) -> Progress:
+        """Return how far it is now."""
+        passed = time.perf_counter() - self._began
+        frames = self._session.frames - self._frames
+        live = None if self._reader is None else self._reader.live
+        return Progress(
+            position=self._session.end,
+            end=self._end,
+            rate=frames / passed if frames and passed else None,
+            cache=self._session.stats(),
+            max_tokens=None if self._schedule is None else self._schedule.max_tokens,
+            behind=0.0 if live is None else live.behind,
+            dropped=0.0 if live is None else live.dropped,
+        )

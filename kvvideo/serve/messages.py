@@ -1,4 +1,4 @@
-"""A stream as a message for a server that speaks OpenAI's API: what a session shows a model, for ``kvvideo serve``."""
+"""Write a stream as a message for a server that speaks OpenAI's API: what a session would show the model."""
 
 import base64
 from collections.abc import Iterable
@@ -10,10 +10,14 @@ from kvvideo.types import Chunk
 
 
 def content(chunks: Iterable[Chunk], question: str) -> list[dict[str, Any]]:
-    """``chunks`` and a question about them, as the ``content`` of one user's message.
+    """Return chunks and a question about them as the ``content`` of one user's message.
 
-    The server's model sees, token for token, what a session shows it, if the chunks were sampled at the server's
-    ``--fps`` and their frames are no larger than its ``--frame-tokens`` allow.
+    The model of ``kvvideo serve`` sees, token for token, what a session shows it, if the chunks were sampled at the
+    server's ``--fps`` and their frames are no larger than its ``--frame-tokens`` allow.
+
+    Args:
+        chunks: consecutive ones, from the first.
+        question: what to ask, in words.
     """
     parts: list[dict[str, Any]] = []
     for chunk in chunks:

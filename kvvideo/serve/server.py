@@ -1,4 +1,4 @@
-"""``vllm serve`` with the bounded cache: what is set for it, and what is refused before anything is loaded.
+"""``vllm serve`` with the bounded cache: sets it up, and refuses what cannot work before anything is loaded.
 
 No server of our own: vLLM's parser reads the arguments, with our values in place of its defaults, and vLLM
 serves. What is said explicitly stands, unless evicting tokens would silently break it.
@@ -9,34 +9,43 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from kvvideo.compression.config import KEY, CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, EngineError, KvvideoError, first_line
+from kvvideo.plugin import surface
+from kvvideo.plugin.platform import is_cpu
+from kvvideo.plugin.register import check_installed
+from kvvideo.plugin.settings import cache_config
+from kvvideo.session.arguments import block_size, engine_args
+from kvvideo.session.config import EngineConfig
+from kvvideo.session.environment import set_common
+from kvvideo.session.hub import fetch, is_here, model_path, named
+from kvvideo.session.model_config import text_config
+from kvvideo.session.pool import block_bytes
+from kvvideo.session.prediction import frame_pixels
 
 HOST = "127.0.0.1"
-"""Where the server listens unless told otherwise: nobody but this machine can ask it."""
+"""Address to listen at unless told otherwise: nobody but this machine can ask it."""
 
 CPU_REQUESTS = 16
 """Requests computed at once on a CPU unless told otherwise; its pool holds as many at their largest."""
 
 _FLAG = f"--{KEY}="
 _DTYPES = {"half": "float16", "float": "float32"}
-"""vLLM's other names of types."""
+"""Names that vLLM also takes for types of numbers."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What is served, beside what ``vllm serve`` takes.
+    """Settings of a server beside those that ``vllm serve`` takes.
 
     Attributes:
         model: hub name, directory, or ``tiny``.
         cache: how each request's cache is bounded.
-        fps: frames per second that are looked at in a video.
+        fps: frames per second to sample from a video.
         frame_tokens: most tokens for a pair of frames; None for the model's own, or 128.
     """
 
@@ -46,7 +55,7 @@ class Serving:
     frame_tokens: int | None = None
 
     def command(self, arguments: list[str]) -> list[str]:
-        """The command line of a process that serves this, with further ``arguments`` of ``vllm serve``."""
+        """Return the command line of a process that serves this, with further ``arguments`` of ``vllm serve``."""
         settings = {"fps": self.fps, "frame_tokens": self.frame_tokens, "cache": self.cache.as_dict()}
         return [sys.executable, "-m", "kvvideo.launch", _FLAG + json.dumps(settings), self.model, *arguments]
 
@@ -59,8 +68,12 @@ def main(arguments: list[str]) -> None:
             cache = CacheConfig.from_dict(told["cache"])
             _serve(Serving(arguments[1], cache, told["fps"], told["frame_tokens"]), arguments[1:])
         else:
-            command, parser, _ = _parser()
-            _run(command, parser.parse_args(["serve", *arguments]))
+            surface.check_version()
+            surface.check()
+            from kvvideo.plugin.server import ServeCommand
+
+            command = ServeCommand()
+            command.run(command.parse(arguments))
     except KvvideoError as error:
         print(f"kvvideo: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -68,94 +81,42 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(INTERRUPTED) from None
 
 
-def _parser() -> tuple[Any, Any, Any]:
-    """vLLM's ``serve`` command, the parser to use, and the one that has the command's options."""
-    from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    cli_env_setup()
-    command = ServeSubcommand()
-    parser = FlexibleArgumentParser(prog="vllm")
-    return command, parser, command.subparser_init(parser.add_subparsers(dest="subparser"))
-
-
-def _run(command: Any, args: argparse.Namespace) -> None:
-    from vllm.logger import configure_logging_from_args
-
-    configure_logging_from_args(args)
-    command.validate(args)
-    _heed_interrupts()
-    command.cmd(args)
-
-
-def _heed_interrupts() -> None:
-    """Let a server that is told to end (SIGTERM) do so while its engine loads.
-
-    vLLM's own handler raises KeyboardInterrupt, and what opens the socket on which the engine reports takes that for
-    the end of its reports. Server and engine would then wait for each other, for ten minutes.
-    """
-    from vllm.v1.engine import utils
-
-    open_socket = utils.zmq_socket_ctx
-
-    @contextmanager
-    def heeding(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        with open_socket(*args, **kwargs) as opened:
-            try:
-                yield opened
-            except KeyboardInterrupt:
-                raise SystemExit(INTERRUPTED) from None
-
-    utils.zmq_socket_ctx = heeding
-
-
 def _serve(serving: Serving, arguments: list[str]) -> None:
     """Serve with the bounded cache.
 
     Raises:
         ConfigError: if something cannot be used as given, before anything is loaded.
-        EngineError: if vLLM ended otherwise than by being told to.
+        EngineError: if vLLM cannot be used, or ended otherwise than by being told to.
     """
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")  # for the reason that the Engine has
+    set_common()
     # vLLM ends its engine by a signal, often before that has taken its shared memory down. Python then does so, and
     # need not warn a person who pressed Ctrl-C of it.
     own = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), own)))
-    from kvvideo.session.hub import fetch, is_here, model_path
-    from kvvideo.session.model_config import text_config
-
+    check_installed()
     text_config(model_path(serving.model))
-    command, parser, options = _parser()
-    parser.error = options.error = _refuse
-    options.set_defaults(**_defaults(serving))
-    args = parser.parse_args(["serve", *arguments])
+    surface.check()
+    from kvvideo.plugin.server import ServeCommand
+
+    command = ServeCommand()
+    command.refuse_with("'python -m kvvideo.launch --help=all' lists what vLLM takes")
+    command.set_defaults(_defaults(serving))
+    args = command.parse(arguments)
     _complete(serving, args)
     _check(args)
     if args.load_format != "dummy" and os.path.isdir(args.model) and not is_here(serving.model):
         fetch(serving.model, tell=_say)
     _announce(serving, args)
     try:
-        _run(command, args)
+        command.run(args)
     except KvvideoError:
         raise
     except Exception as error:
         raise EngineError(f"vLLM could not serve {serving.model!r}: {_reason(error)}") from error
 
 
-def _refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; 'python -m kvvideo.launch --help=all' lists what vLLM takes")
-
-
 def _defaults(serving: Serving) -> dict[str, Any]:
-    """What stands in place of vLLM's defaults."""
-    from vllm.platforms import current_platform
-
-    from kvvideo.session import EngineConfig, engine_args
-    from kvvideo.session.prediction import frame_pixels
-
+    """Return what stands in place of vLLM's defaults, by the names of its options."""
     low, high = frame_pixels(EngineConfig(serving.model), serving.frame_tokens)
     size = {"shortest_edge": low, "longest_edge": high}
     defaults = {
@@ -163,25 +124,23 @@ def _defaults(serving: Serving) -> dict[str, Any]:
         "host": HOST,
         # Told to end, it first answers what it is computing, if that takes no longer.
         "shutdown_timeout": 5,
-        "block_size": 16,
+        "block_size": block_size(),
         # Of a list of pictures, all; of a video file, as many as make this rate.
         "media_io_kwargs": {"video": {"num_frames": -1, "fps": serving.fps}},
         "mm_processor_kwargs": {"videos_kwargs": {"size": size, "cap_pixels_per_frame": False}},
     }
-    if current_platform.is_cpu():
-        defaults |= {"block_size": 32, "enforce_eager": True, "skip_mm_profiling": True}
+    if is_cpu():
+        defaults |= {"enforce_eager": True, "skip_mm_profiling": True}
         defaults |= {"max_num_seqs": CPU_REQUESTS, "max_num_batched_tokens": EngineConfig.step_tokens}
     return defaults
 
 
 def _complete(serving: Serving, args: argparse.Namespace) -> None:
-    """Settle what depends on other arguments."""
-    from vllm.platforms import current_platform
+    """Settle what depends on other arguments.
 
-    from kvvideo.session import EngineConfig, engine_args
-    from kvvideo.session.hub import model_path, named
-    from kvvideo.session.pool import block_bytes
-
+    Raises:
+        ConfigError: if they settle the bounded cache by themselves.
+    """
     path = model_path(serving.model)
     if args.served_model_name is None:
         short = [Path(path).name] if path == serving.model and os.path.isdir(path) else []
@@ -195,7 +154,7 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
     args.additional_config = {**args.additional_config, **own}
     args.media_io_kwargs = {**args.media_io_kwargs, "video": _decoding(args)}
     schedule = serving.cache.schedule(args.block_size)
-    if current_platform.is_cpu() and args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+    if is_cpu() and args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         config = EngineConfig(serving.model, serving.cache, _DTYPES.get(args.dtype, args.dtype))
         blocks = args.max_num_seqs * (schedule.max_tokens // args.block_size + 1) + 1 if schedule else None
         per_block = block_bytes(path, config, args.block_size, args.tensor_parallel_size)
@@ -214,17 +173,18 @@ def _decoding(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Find out now what vLLM, or the cache, would find wrong once it is loading."""
-    from vllm import AsyncEngineArgs
-    from vllm.usage.usage_lib import UsageContext
+    """Check now what vLLM, or the cache, would find wrong once it is loading.
 
-    from kvvideo.plugin.settings import cache_config
+    Raises:
+        ConfigError: saying what it would be.
+    """
+    from kvvideo.plugin.server import configured
 
     if args.uds is None:
         _check_port(args.host, args.port)
     try:
-        config = AsyncEngineArgs.from_cli_args(args).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    except ConfigError:
+        config = configured(args)
+    except KvvideoError:
         raise
     except Exception as error:
         raise ConfigError(f"vLLM refuses these settings: {_reason(error)}") from error
@@ -258,7 +218,7 @@ def _announce(serving: Serving, args: argparse.Namespace) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in a line; of pydantic's errors, without its frame."""
+    """Return in a line what went wrong; of pydantic's errors, without its frame."""
     if callable(found := getattr(error, "errors", None)):
         return "; ".join(str(one["msg"]) for one in found())
     return first_line(error)

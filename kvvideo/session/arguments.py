@@ -1,19 +1,21 @@
-"""What an ``EngineConfig`` says to vLLM: keyword arguments of ``EngineArgs``."""
+"""Translate an ``EngineConfig`` into keyword arguments of vLLM's ``EngineArgs``."""
 
 import os
 from typing import Any
 
 from kvvideo.compression.config import KEY, CacheConfig
+from kvvideo.plugin.platform import is_cpu
+from kvvideo.plugin.settings import SCHEDULER
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.hub import model_path, named
 from kvvideo.session.model_config import computed_in
 
 STEPS = (1, 2, 4, 8, 16, *range(32, 1025, 32))
-"""Sizes of steps, in tokens, that are captured in CUDA graphs; others are padded to the next, larger ones run bare."""
+"""Sizes of steps, in tokens, to capture in CUDA graphs; others are padded to the next, larger ones run bare."""
 
 
 def engine_args(**settings: Any) -> dict[str, Any]:
-    """Keyword arguments that switch the bounded cache on in any vLLM entry point.
+    """Return keyword arguments that switch the bounded cache on in any vLLM entry point.
 
     >>> vllm.LLM("Qwen/Qwen2.5-VL-3B-Instruct", **kvvideo.engine_args(strategy="streaming", max_tokens=4096))
 
@@ -26,14 +28,14 @@ def engine_args(**settings: Any) -> dict[str, Any]:
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     return {
         "additional_config": {KEY: CacheConfig.from_dict(settings).as_dict()},
-        "scheduler_cls": "kvvideo.plugin.scheduler.SessionScheduler",
+        "scheduler_cls": SCHEDULER,
         "enable_prefix_caching": False,
         "async_scheduling": False,
     }
 
 
 def common_arguments(config: EngineConfig) -> dict[str, Any]:
-    """What ``config`` says to vLLM, the cache apart."""
+    """Return what ``config`` says to vLLM, its cache apart."""
     return {
         "model": named(config.model) if is_elsewhere(config) else model_path(config.model),
         "trust_remote_code": False,
@@ -60,7 +62,7 @@ def is_elsewhere(config: EngineConfig) -> bool:
 
 
 def _graphs(config: EngineConfig) -> dict[str, Any]:
-    """What to capture in CUDA graphs: the vision tower, and steps of the sizes that chunks come in.
+    """Return what to capture in CUDA graphs: the vision tower, and steps of the sizes that chunks come in.
 
     Without them a GPU waits for the host most of the time: a chunk's kernels take less time than launching them.
     """
@@ -77,11 +79,6 @@ def _graphs(config: EngineConfig) -> dict[str, Any]:
     }
 
 
-def is_cpu() -> bool:
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
-
-
 def block_size() -> int:
-    return 32 if is_cpu() else 16  # the smallest each platform's kernels take
+    """Return the tokens of one KV block: the fewest that the platform's kernels take."""
+    return 32 if is_cpu() else 16

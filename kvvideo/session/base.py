@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -69,11 +70,10 @@ class Session(ABC):
     def ingesting(self, chunk: Chunk) -> Generator[None, None, None]:
         """As ``ingest``, but yields where the engine must step for it, so that several sessions share its steps."""
         self.ingest(chunk)
-        return
-        yield
+        yield from ()
 
     @abstractmethod
-    def stream(
+    def asking(
         self,
         questions: Sequence[str],
         *,
@@ -83,8 +83,8 @@ class Session(ABC):
         temperature: float = 0.0,
         seed: int | None = None,
         logprobs: bool = False,
-    ) -> Generator[tuple[int, Answer], None, None]:
-        """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
+    ) -> Generator[tuple[int, Answer] | None, None, None]:
+        """As ``stream``, but yields None where the engine must step for it. No more questions than may be open."""
 
     @property
     @abstractmethod
@@ -137,28 +137,37 @@ class Session(ABC):
         Raises:
             EngineError: if nothing was ingested, or vLLM ended the session or a question.
         """
-        answers: list[Answer] = []
-        limit = self.engine.config.questions
-        for first in range(0, len(questions), limit):
-            batch = list(questions[first : first + limit])
-            final: dict[int, Answer] = {}
-            for index, answer in self.stream(
-                batch,
+        return self.engine.drive(
+            self.answering(
+                questions,
                 also=also,
                 dialogue=dialogue,
                 max_tokens=max_tokens,
                 temperature=temperature,
                 seed=seed,
                 logprobs=logprobs,
-            ):
-                final[index] = answer
-            answers += [final[index] for index in range(len(batch))]
-        return answers
+            )
+        )
 
     def answering(self, questions: Sequence[str], **options: Any) -> Generator[None, None, list[Answer]]:
-        """As ``ask_all``, but yields where the engine must step for it."""
-        return self.ask_all(questions, **options)
-        yield
+        """As ``ask_all``, but yields where the engine must step for it, or other questions must end first."""
+        answers: dict[int, Answer] = {}
+        limit = self.engine.config.questions
+        for first in range(0, len(questions), limit):
+            batch = questions[first : first + limit]
+            while self.engine.open_questions and self.engine.open_questions + len(batch) > limit:
+                yield
+            with closing(self.asking(batch, **options)) as asking:
+                for answer in asking:
+                    if answer is None:
+                        yield
+                    else:
+                        answers[first + answer[0]] = answer[1]
+        return [answers[index] for index in range(len(questions))]
+
+    def stream(self, questions: Sequence[str], **options: Any) -> Generator[tuple[int, Answer], None, None]:
+        """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
+        return self.engine.driven(self.asking(questions, **options))
 
     def held(self) -> list[tuple[float, float]]:
         """Stretches of the source, in seconds, of which any token is still held by any layer or head."""

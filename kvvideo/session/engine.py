@@ -1,11 +1,7 @@
-"""vLLM in this process, configured for sessions: one engine serves many of them.
-
-In-process means direct access to the scheduler for live statistics, and no serialisation of pixels.
-"""
+"""A model loaded in vLLM, configured for sessions: one engine serves many of them."""
 
 import gc
-import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -14,11 +10,15 @@ from typing import Any, TypeVar
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, first_line
-from kvvideo.plugin import compat
-from kvvideo.session.arguments import common_arguments, engine_args, is_cpu, is_elsewhere
+from kvvideo.plugin import surface
+from kvvideo.plugin.platform import is_cpu
+from kvvideo.plugin.register import check_installed
+from kvvideo.session import model_files
+from kvvideo.session.arguments import common_arguments, engine_args, is_elsewhere
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.environment import set_environment
 from kvvideo.session.hub import model_path
+from kvvideo.session.model_config import text_config
 from kvvideo.session.pool import other_blocks, pool_bytes, session_blocks
 from kvvideo.types import Chunk
 
@@ -29,6 +29,10 @@ Result = TypeVar("Result")
 class Engine:
     """A model loaded in vLLM, ready for sessions.
 
+    Attributes:
+        config: how the model runs; ``use`` changes its cache.
+        llm, core, scheduler: as of ``kvvideo.plugin.engine.LocalEngine``.
+
     Raises:
         ConfigError: a model or setting that cannot be used.
         OutOfMemoryError: the model or the pool its sessions need does not fit.
@@ -38,52 +42,27 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         set_environment()
-        compat.prepare()
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
-
+        check_installed()
+        _check_model(config)
+        surface.check()
+        from kvvideo.plugin.engine import LocalEngine
         from kvvideo.plugin.inputs import Inputs
-        from kvvideo.session import model_files
-        from kvvideo.session.model_config import text_config
 
-        weighty = config.load_format != "dummy" and not is_elsewhere(config)
-        path = model_path(config.model, weights=weighty)
-        model_files.check(path, weights=weighty)
-        text_config(path)
-        arguments = {
-            **common_arguments(config),
-            "limit_mm_per_prompt": {"video": 1, "image": 0},
-            "mm_processor_cache_gb": 0,
-            **engine_args(**config.cache.as_dict()),
-            **config.options,
-            # Frames are handed over as bytes.
-            "mm_device_do_normalize": True,
-        }
-        # Without a bound vLLM takes what there is; on the CPU it cannot tell how much that is.
-        unbounded = 1 << 30 if is_cpu() else None
-        arguments["kv_cache_memory_bytes"] = config.kv_bytes or pool_bytes(config, arguments["block_size"]) or unbounded
-        if arguments["kv_cache_memory_bytes"] and not is_cpu():
-            # Even with the pool's size settled, vLLM would not start unless this share of the GPU, 92 %, were free.
-            arguments.setdefault("gpu_memory_utilization", 0.01)
+        arguments = _arguments(config)
         try:
-            self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            self._local = LocalEngine(arguments)
         except Exception as error:
             raise _start_error(error, config) from error
-        self.core = self.llm.engine_core.engine_core
-        self.scheduler = self.core.scheduler
-        self._inputs = Inputs(self.llm.model_config.hf_config, self.llm.get_tokenizer())
-        # vLLM's own finalizer would tear down what all engines of this process share.
-        self.llm.engine_core._finalizer.detach()
-        _open.add(id(self.core))
-        self._finalizer = weakref.finalize(self, _shut_down, self.core)
+        self.llm, self.core, self.scheduler = self._local.llm, self._local.core, self._local.scheduler
+        self._inputs = Inputs(self._local.hf_config, self._local.tokenizer)
         self._count = 0
         self._fruitless = 0
         self._latest: dict[str, Any] = {}
 
     @property
     def closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return not self._finalizer.alive
+        """True once ``close`` was called."""
+        return self._local.closed
 
     @property
     def block_size(self) -> int:
@@ -93,7 +72,12 @@ class Engine:
     @property
     def blocks(self) -> int:
         """Blocks in vLLM's pool; one of them is never used."""
-        return int(self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks)
+        return int(self.scheduler.blocks)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks in vLLM's pool that nothing uses."""
+        return int(self.scheduler.free_blocks)
 
     @property
     def capacity(self) -> int:
@@ -105,34 +89,28 @@ class Engine:
         return min(self.config.sessions, room // session_blocks(schedule, self.block_size))
 
     @property
-    def free_blocks(self) -> int:
-        """Blocks in vLLM's pool that nothing uses."""
-        return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
-
-    @property
     def position_limit(self) -> int | None:
         """M-RoPE position from which on a session is moved back: what the model was trained for. None: never."""
         from kvvideo.plugin.settings import rotates_plainly
 
-        text = self.scheduler.vllm_config.model_config.hf_text_config
+        text = self._local.text_config
         return int(text.max_position_embeddings) if rotates_plainly(text) else None
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the model's configuration and weights: memories fit only the model that made them."""
-        from kvvideo.session.model_files import of_model
-
-        return of_model(Path(model_path(self.config.model)), "" if self.config.load_format != "dummy" else "dummy")
+        """Identity of the model's configuration and weights: memories fit only the model that made them."""
+        path = Path(model_path(self.config.model))
+        return model_files.of_model(path, "" if self.config.load_format != "dummy" else "dummy")
 
     @property
     def knows_dialogue(self) -> bool:
-        """Whether the model makes sense of earlier questions and answers: all do that do not deny it."""
-        return bool(getattr(self.scheduler.vllm_config.model_config.hf_config, "kvvideo_dialogue", True))
+        """True if the model makes sense of earlier questions and answers: all do that do not deny it."""
+        return bool(getattr(self._local.hf_config, "kvvideo_dialogue", True))
 
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return self.llm.get_tokenizer()
+        return self._local.tokenizer
 
     def use(self, cache: CacheConfig) -> None:
         """Bound the cache of all coming sessions by ``cache`` instead; the model and its pool stay.
@@ -150,16 +128,16 @@ class Engine:
                 f"{self.block_size}; start the engine with a larger kv_bytes"
             )
         switch_scheduler(self.scheduler, cache)
-        self.llm.collective_rpc(switch_worker, args=(cache.as_dict(),))
+        self.on_workers(switch_worker, cache.as_dict())
         self.config = replace(self.config, cache=cache)
 
     def new_id(self, kind: str) -> str:
-        """A request id that was not used before."""
+        """Return a request id that was not used before."""
         self._count += 1
         return f"{kind}-{self._count}"
 
     def prompt(self, text: str, chunk: Chunk | None) -> Any:
-        """What ``process`` takes, of ``text`` and the frames that it has a place for.
+        """Return what ``process`` takes, of ``text`` and the frames that it has a place for.
 
         Raises:
             EngineError: if the frames cannot be cut into patches.
@@ -167,27 +145,51 @@ class Engine:
         return self._inputs(text, chunk)
 
     def process(self, request_id: str, prompt: Any, params: Any, resumable: bool = False) -> Any:
-        """vLLM's ``EngineCoreRequest`` of what ``prompt`` made.
+        """Return the request that ``prompt`` makes, not yet sent; see ``LocalEngine.request``.
 
         Raises:
             EngineError: if vLLM refuses it.
         """
-        from vllm.exceptions import VLLMClientError
+        return self._local.request(request_id, prompt, params, resumable)
 
-        params.skip_clone = True
-        try:
-            return self.llm.input_processor.process_inputs(
-                request_id=request_id,
-                prompt=prompt,
-                params=params,
-                supported_tasks=self.llm.get_supported_tasks(),
-                resumable=resumable,
-            )
-        except (ValueError, VLLMClientError) as error:
-            raise EngineError(f"vLLM refuses this prompt: {first_line(error)}") from error
+    def append(self, request: Any) -> None:
+        """Send ``request``, a part of a session."""
+        self._local.append(request)
+
+    def ask(self, request: Any) -> str:
+        """Send ``request``, a question; return the name by which ``take`` gives its outputs, until ``forget``."""
+        name = self._local.ask(request)
+        self._latest[name] = None
+        return name
+
+    def abort(self, names: Collection[str]) -> None:
+        """Forget questions and end them, by the names that ``ask`` returned."""
+        for name in names:
+            self.forget(name)
+        self._local.abort_questions(names)
+
+    def end(self, session_id: str) -> None:
+        """End a session and let the workers forget what they know of its stream."""
+        from kvvideo.plugin.inspect import forget
+
+        blocks = self.scheduler.live_block_ids(session_id)
+        self._local.abort([session_id])
+        self.on_workers(forget, blocks[0] if blocks else -1)
+
+    def restore(self, request: Any, past: Any) -> list[int]:
+        """Open a session that stands for ``past``; return the blocks to fill with what it holds.
+
+        Raises:
+            EngineError: if the pool has too few free blocks.
+        """
+        return self._local.restore(request, past)
+
+    def on_workers(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Run ``function(worker, *arguments)`` in each worker; return what each returned, in the order of ranks."""
+        return self._local.on_workers(function, *arguments)
 
     def step(self) -> Sequence[Any]:
-        """One step of the scheduler and the model; returns what was generated for questions.
+        """Run one step of the scheduler and the model; return what was generated for questions.
 
         The latest output of each question is also kept until ``take`` fetches it, for whoever asked
         may not be the one who steps.
@@ -196,7 +198,7 @@ class Engine:
             EngineError: if vLLM failed.
         """
         try:
-            outputs: Sequence[Any] = self.llm.step()
+            outputs = self._local.step()
         except Exception as error:
             if _is_out_of_memory(error):
                 raise OutOfMemoryError(f"out of memory while computing: {first_line(error)}") from error
@@ -206,7 +208,7 @@ class Engine:
         return outputs
 
     def driven(self, work: Generator[Item | None, None, Result]) -> Generator[Item, None, Result]:
-        """``work``, with a step wherever it yields None because it waits for one; what else it yields.
+        """Yield what ``work`` yields, and make a step wherever it yields None because it waits for one.
 
         Raises:
             EngineError: if vLLM failed, or nothing can go on; ``work`` was told and has tidied up.
@@ -231,7 +233,7 @@ class Engine:
                 return result
 
     def drive(self, work: Generator[None, None, Result]) -> Result:
-        """All of ``work``, as ``driven``; returns what it returns."""
+        """Do all of ``work``, as ``driven``; return what it returns."""
         steps: Generator[Any, None, Result] = self.driven(work)
         try:
             while True:
@@ -243,23 +245,19 @@ class Engine:
     @property
     def open_questions(self) -> int:
         """Questions that were asked and not answered to their end."""
-        return len(self._latest)
+        return sum(output is None or not output.finished for output in self._latest.values())
 
-    def expect(self, request_id: str) -> None:
-        """Keep the outputs of ``request_id`` for ``take``, until ``forget``."""
-        self._latest[request_id] = None
-
-    def take(self, request_id: str) -> Any:
-        """The latest output of ``request_id`` since the last call; None if there is none."""
-        output, self._latest[request_id] = self._latest[request_id], None
+    def take(self, name: str) -> Any:
+        """Return the latest output of a question since the last call; None if there is none."""
+        output, self._latest[name] = self._latest[name], None
         return output
 
-    def forget(self, request_id: str) -> None:
-        """Undo ``expect``."""
-        self._latest.pop(request_id, None)
+    def forget(self, name: str) -> None:
+        """Keep no more outputs of a question."""
+        self._latest.pop(name, None)
 
     def check_progress(self) -> None:
-        """Call between steps while waiting for a request.
+        """Check, between steps while waiting for a request, that something can still run.
 
         Raises:
             EngineError: if nothing can run, now or later, because idle sessions and waiting questions
@@ -277,32 +275,46 @@ class Engine:
 
     def close(self) -> None:
         """Give the model's memory back. Other engines in this process go on."""
-        if self._finalizer.alive:
-            self._finalizer()
+        if not self._local.closed:
             del self.llm, self.core, self.scheduler
+            self._local.close()
             gc.collect()
 
 
-_open: set[int] = set()
-"""Engines of this process that are open, for vLLM keeps state that all of them share."""
+def _check_model(config: EngineConfig) -> None:
+    """Check that the files of the model are whole, as far as vLLM will read them, and of the kind that sessions run.
+
+    Raises:
+        ConfigError: naming what is wrong.
+    """
+    weights = config.load_format != "dummy" and not is_elsewhere(config)
+    path = model_path(config.model, weights=weights)
+    model_files.check(path, weights=weights)
+    text_config(path)
 
 
-def _shut_down(core: Any) -> None:
-    from kvvideo.plugin.inspect import release
-
-    _open.discard(id(core))
-    core.model_executor.collective_rpc(release)
-    if not _open:
-        core.shutdown()
-        return
-    # What core.shutdown() does, less what would pull the rug from under the engines still open.
-    core.structured_output_manager.clear_backend()
-    core.scheduler.shutdown()
-    gc.unfreeze()
+def _arguments(config: EngineConfig) -> dict[str, Any]:
+    """Return all arguments of vLLM's ``EngineArgs`` for an engine of sessions."""
+    arguments = {
+        **common_arguments(config),
+        "limit_mm_per_prompt": {"video": 1, "image": 0},
+        "mm_processor_cache_gb": 0,
+        **engine_args(**config.cache.as_dict()),
+        **config.options,
+        # Frames are handed over as bytes.
+        "mm_device_do_normalize": True,
+    }
+    # Without a bound vLLM takes what there is; on the CPU it cannot tell how much that is.
+    unbounded = 1 << 30 if is_cpu() else None
+    arguments["kv_cache_memory_bytes"] = config.kv_bytes or pool_bytes(config, arguments["block_size"]) or unbounded
+    if arguments["kv_cache_memory_bytes"] and not is_cpu():
+        # Even with the pool's size settled, vLLM would not start unless this share of the GPU, 92 %, were free.
+        arguments.setdefault("gpu_memory_utilization", 0.01)
+    return arguments
 
 
 def _start_error(error: Exception, config: EngineConfig) -> Exception:
-    """What a failed start means to the person who asked for it."""
+    """Return the error that tells the person who asked for an engine why it did not start."""
     if isinstance(error, ConfigError):
         return error
     cause: BaseException | None = error
@@ -321,6 +333,6 @@ def _start_error(error: Exception, config: EngineConfig) -> Exception:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: Python's, torch's on a GPU or on the host, or the system's."""
+    """Return True if an allocation failed: Python's, torch's on a GPU or on the host, or the system's."""
     signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)

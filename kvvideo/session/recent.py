@@ -2,8 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -44,14 +44,18 @@ class RecentSession(Session):
         self.frames += len(chunk.frames)
         self.end = chunk.end
 
-    def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
-        with self._reread() as (session, seconds):
-            return [_later(answer, seconds) for answer in session.ask_all(questions, **options)]
-
-    def stream(self, questions: Sequence[str], **options: Any) -> Generator[tuple[int, Answer], None, None]:
-        with self._reread() as (session, seconds), closing(session.stream(questions, **options)) as answers:
-            for index, answer in answers:
-                yield index, _later(answer, seconds)
+    def asking(self, questions: Sequence[str], **options: Any) -> Generator[tuple[int, Answer] | None, None, None]:
+        """Read anew what is held, and ask the session that has read it."""
+        if not self.alive:
+            raise EngineError("this session was ended; there is nothing left to ask about")
+        began = time.perf_counter()
+        with VideoSession(self.engine, self._opening()) as session:
+            for chunk, _ in self._held:
+                yield from session.ingesting(chunk)
+            seconds = time.perf_counter() - began
+            with closing(session.asking(questions, **options)) as answers:
+                for answer in answers:
+                    yield None if answer is None else (answer[0], _later(answer[1], seconds))
 
     @property
     def alive(self) -> bool:
@@ -99,17 +103,6 @@ class RecentSession(Session):
                 "chunks, fewer frames per second, smaller frames, or a larger max_tokens"
             )
         return size
-
-    @contextmanager
-    def _reread(self) -> Iterator[tuple[VideoSession, float]]:
-        """A session that has read what is held, and the seconds that took."""
-        if not self.alive:
-            raise EngineError("this session was ended; there is nothing left to ask about")
-        began = time.perf_counter()
-        with VideoSession(self.engine, self._opening()) as session:
-            for chunk, _ in self._held:
-                session.ingest(chunk)
-            yield session, time.perf_counter() - began
 
 
 def _later(answer: Answer, seconds: float) -> Answer:

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from kvvideo.compression.config import FORK_OF
 from kvvideo.errors import ConfigError, EngineError, KvvideoError
 from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text
 from kvvideo.session.base import Answer, Session, Span
@@ -61,7 +60,7 @@ class VideoSession(Session):
 
     def _append(self, text: str, chunk: Chunk | None, start: float, end: float) -> Generator[None, None, None]:
         """Compute ``text``, with the frames it refers to, as the next part of the stream."""
-        from vllm import SamplingParams
+        from kvvideo.plugin.sampling import reading
 
         if not self.alive:
             raise EngineError("this session was ended; start a new one and feed it the video again")
@@ -73,14 +72,11 @@ class VideoSession(Session):
             )
         if self._id is None:
             text = self._opening + text
-        # vLLM needs one token sampled to end a turn, and drops it again.
-        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
-        request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), params, True)
-        self._check_part(len(request.prompt_token_ids), chunk)
+        request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), reading(), True)
+        tokens = len(request.prompt_token_ids)
+        self._check_part(tokens, chunk)
         self._id = request.request_id
-        # The core changes its list; sharing ours would let both sides extend it.
-        request.prompt_token_ids = list(request.prompt_token_ids)
-        engine.llm.engine_core.add_request(request)
+        engine.append(request)
         while not scheduler.is_idle(self._id):
             try:
                 yield
@@ -93,52 +89,12 @@ class VideoSession(Session):
                     "start a new one, with fewer sessions at once or a larger pool (kv_bytes)"
                 )
         started_at, self._position = self._position, scheduler.fold(self._id).position
-        self._log.append((started_at, len(request.prompt_token_ids), start, end))
+        self._log.append((started_at, tokens, start, end))
         limit = engine.position_limit
         if limit is not None and self._position > limit:
             self._rebase()
 
-    def stream(
-        self,
-        questions: Sequence[str],
-        *,
-        also: Chunk | None = None,
-        dialogue: Sequence[Turn] = (),
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        logprobs: bool = False,
-    ) -> Generator[tuple[int, Answer], None, None]:
-        """As ``ask_all``, yielding ``(index, answer so far)`` as tokens come. Closing it drops what is left."""
-        yield from self.engine.driven(
-            self._asking(
-                questions,
-                also=also,
-                dialogue=dialogue,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=seed,
-                logprobs=logprobs,
-            )
-        )
-
-    def answering(self, questions: Sequence[str], **options: Any) -> Generator[None, None, list[Answer]]:
-        """As ``ask_all``, but yields where the engine must step for it, or other questions must end first."""
-        answers: dict[int, Answer] = {}
-        limit = self.engine.config.questions
-        for first in range(0, len(questions), limit):
-            batch = questions[first : first + limit]
-            while self.engine.open_questions and self.engine.open_questions + len(batch) > limit:
-                yield
-            with closing(self._asking(batch, **options)) as asking:
-                for answer in asking:
-                    if answer is None:
-                        yield
-                    else:
-                        answers[first + answer[0]] = answer[1]
-        return [answers[index] for index in range(len(questions))]
-
-    def _asking(
+    def asking(
         self,
         questions: Sequence[str],
         *,
@@ -149,9 +105,8 @@ class VideoSession(Session):
         seed: int | None = None,
         logprobs: bool = False,
     ) -> Generator[tuple[int, Answer] | None, None, None]:
-        """``stream``, yielding None where the engine must step."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        """Ask each of ``questions`` on a fork; yields None where the engine must step, else what came of one."""
+        from kvvideo.plugin.sampling import answering
 
         engine = self.engine
         if not self.alive:
@@ -160,58 +115,55 @@ class VideoSession(Session):
             raise EngineError("nothing was ingested yet; there is nothing to ask about")
         asked = time.perf_counter()
         waiting: dict[str, int] = {}
-        first_token: dict[str, float] = {}
         try:
             for index, question in enumerate(questions):
-                shown = "" if also is None else chunk_text(also.start)
-                if self._id is None:
-                    shown = self._opening + shown
-                try:
-                    params = SamplingParams(
-                        max_tokens=max_tokens,
-                        temperature=temperature,
-                        seed=seed,
-                        logprobs=0 if logprobs else None,
-                        output_kind=RequestOutputKind.CUMULATIVE,
-                        extra_args={FORK_OF: self._id} if self._id else None,
-                    )
-                except ValueError as error:
-                    raise ConfigError(f"vLLM refuses to sample like this: {error}") from error
-                prompt = engine.prompt(shown + dialogue_text(dialogue) + question_text(question), also)
+                params = answering(self._id, max_tokens, temperature, seed, logprobs)
+                prompt = engine.prompt(self._shown(also) + dialogue_text(dialogue) + question_text(question), also)
                 request = engine.process(engine.new_id("question"), prompt, params)
                 self._check_question(len(request.prompt_token_ids))
-                engine.llm.input_processor.assign_request_id(request)
-                engine.llm.output_processor.add_request(request, None, None, 0)
-                waiting[request.external_req_id] = index
-                engine.expect(request.external_req_id)
-                request.prompt_token_ids = list(request.prompt_token_ids)
-                engine.llm.engine_core.add_request(request)
-            while waiting:
-                # A chunk or other questions may have been waited for since, and stepped for these too.
-                outputs = [output for name in waiting if (output := engine.take(name)) is not None]
-                if not outputs:
-                    yield None
-                for output in outputs:
-                    now = time.perf_counter() - asked
-                    first_token.setdefault(output.request_id, now)
-                    index = waiting[output.request_id]
-                    if output.finished:
-                        del waiting[output.request_id]
-                        engine.forget(output.request_id)
-                    yield index, _answer(questions[index], output, first_token[output.request_id], now)
+                waiting[engine.ask(request)] = index
+            yield from self._answers(questions, waiting, asked)
         finally:
             if waiting and not engine.closed:
-                for name in waiting:
-                    engine.forget(name)
-                engine.llm.abort_request(list(waiting))
+                engine.abort(waiting)
+
+    def _shown(self, also: Chunk | None) -> str:
+        """Return what stands before a question: the session's opening if nothing was computed yet, and ``also``."""
+        opening = self._opening if self._id is None else ""
+        return opening if also is None else opening + chunk_text(also.start)
+
+    def _answers(
+        self, questions: Sequence[str], waiting: dict[str, int], asked: float
+    ) -> Generator[tuple[int, Answer] | None, None, None]:
+        """Yield answers as tokens come, and None where the engine must step; take what has ended from ``waiting``.
+
+        Args:
+            questions: what was asked.
+            waiting: index of the question by the name that ``Engine.ask`` returned.
+            asked: when, by ``time.perf_counter``.
+        """
+        engine, first_token = self.engine, dict[str, float]()
+        while waiting:
+            # A chunk or other questions may have been waited for since, and stepped for these too.
+            outputs = [output for name in waiting if (output := engine.take(name)) is not None]
+            if not outputs:
+                yield None
+            for output in outputs:
+                now = time.perf_counter() - asked
+                first_token.setdefault(output.request_id, now)
+                index = waiting[output.request_id]
+                if output.finished:
+                    del waiting[output.request_id]
+                    engine.forget(output.request_id)
+                yield index, _answer(questions[index], output, first_token[output.request_id], now)
 
     @property
     def alive(self) -> bool:
-        """Whether the session can go on: it was neither closed nor ended by vLLM."""
+        """True if the session can go on: it was neither closed nor ended by vLLM."""
         return not self.engine.closed and (self._id is None or self._id in self.engine.scheduler.requests)
 
     def stats(self) -> CacheStats:
-        """What the cache holds now.
+        """Return what the cache holds now.
 
         Raises:
             EngineError: if the session has ended.
@@ -220,10 +172,18 @@ class VideoSession(Session):
             return CacheStats(0, 0, 0, 0, 0, 0)
         if not self.alive:
             raise EngineError("the session was ended and holds nothing")
-        return self.engine.scheduler.stats_of(self._id)  # type: ignore[no-any-return]
+        stats: CacheStats = self.engine.scheduler.stats_of(self._id)
+        return stats
 
     def timeline(self, layer: int | None = None) -> list[Span]:
-        """For each chunk ingested, the share of its tokens still held, mean over layers, or in one, and KV heads."""
+        """Return, for each chunk ingested, the share of its tokens still held: mean over KV heads and layers.
+
+        Args:
+            layer: number of the only layer to look at; None for all.
+
+        Raises:
+            ConfigError: if the model has no such layer.
+        """
         if not self._log:
             return []
         positions = self._live_positions()
@@ -239,7 +199,7 @@ class VideoSession(Session):
         return [Span(row[2], row[3], float(s)) for row, s in zip(self._log, share, strict=True) if row[3] > row[2]]
 
     def save(self) -> Memory:
-        """All that is held of the video, in host memory; ``load`` goes on from there. The session is not changed.
+        """Return all that is held of the video, in host memory, for ``load``. The session stays as it is.
 
         Raises:
             EngineError: if nothing was ingested, or the session has ended or has questions open.
@@ -253,8 +213,8 @@ class VideoSession(Session):
         engine, scheduler = self.engine, self.engine.scheduler
         past = scheduler.fold(self._id)
         stats = self.stats()
-        results = engine.llm.collective_rpc(snapshot.read, args=(scheduler.live_block_ids(self._id), stats.live))
-        tensors = snapshot.joined(results, scheduler.vllm_config.model_config.get_total_num_kv_heads())
+        results = engine.on_workers(snapshot.read, scheduler.live_block_ids(self._id), stats.live)
+        tensors = snapshot.joined(results, scheduler.kv_heads)
         return Memory(
             model=engine.config.model,
             fingerprint=engine.fingerprint,
@@ -272,34 +232,30 @@ class VideoSession(Session):
 
     @classmethod
     def load(cls, engine: Engine, memory: Memory) -> Self:
-        """The session that was saved as ``memory``: it answers and goes on as that one would have.
+        """Return the session that was saved as ``memory``: it answers and goes on as that one would have.
 
         Raises:
             ConfigError: if ``memory`` is of another model or of other settings than those of ``engine``.
             EngineError: if the engine has no room for it.
         """
-        from vllm import SamplingParams
-        from vllm.inputs.engine import tokens_input
-
         from kvvideo.plugin import snapshot
         from kvvideo.plugin.history import HEADER_LENGTH, History, encode
+        from kvvideo.plugin.inputs import of_tokens
+        from kvvideo.plugin.sampling import reading
         from kvvideo.plugin.scheduler import Past
 
         _check_memory(engine, memory)
         if memory.live < HEADER_LENGTH:
             raise ConfigError(f"the memory holds {memory.live} tokens, fewer than any chunk has; make it again")
         session = cls(engine, memory.opening)
-        placeholders = encode(History(memory.live, memory.position))
-        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
-        request = engine.process(engine.new_id("video"), tokens_input(placeholders), params, True)
-        core_request, _ = engine.core.preprocess_add_request(request)
-        past = Past(memory.position, memory.evicted, memory.compactions)
-        blocks = engine.scheduler.restore(core_request, past)
+        placeholders = of_tokens(encode(History(memory.live, memory.position)))
+        request = engine.process(engine.new_id("video"), placeholders, reading(), True)
+        blocks = engine.restore(request, Past(memory.position, memory.evicted, memory.compactions))
         session._id, session._position = request.request_id, memory.position
         session._log = [(int(row[0]), int(row[1]), row[2], row[3]) for row in memory.tensors["log"].tolist()]
         session.chunks, session.frames, session.end = memory.chunks, memory.frames, memory.end
         try:
-            engine.llm.collective_rpc(snapshot.write, args=(blocks, memory.tensors))
+            engine.on_workers(snapshot.write, blocks, memory.tensors)
         except BaseException:
             session.close()
             raise
@@ -308,11 +264,7 @@ class VideoSession(Session):
     def close(self) -> None:
         """End the session and give all its blocks back."""
         if self._id is not None and self.alive:
-            from kvvideo.plugin.inspect import forget
-
-            blocks = self.engine.scheduler.live_block_ids(self._id)
-            self.engine.llm.engine_core.abort_requests([self._id])
-            self.engine.llm.collective_rpc(forget, args=(blocks[0] if blocks else -1,))
+            self.engine.end(self._id)
 
     def _rebase(self) -> None:
         """Begin to count positions anew."""
@@ -321,16 +273,16 @@ class VideoSession(Session):
         scheduler = self.engine.scheduler
         by = scheduler.rebase(self._id)
         blocks, live = scheduler.live_block_ids(self._id), self.stats().live
-        self.engine.llm.collective_rpc(rebase, args=(blocks, live, by))
+        self.engine.on_workers(rebase, blocks, live, by)
         self._position += by
         self._log = [(first + by, *rest) for first, *rest in self._log]
 
-    def _live_positions(self) -> np.ndarray[Any, Any]:
+    def _live_positions(self) -> npt.NDArray[np.int32]:
+        """Return temporal M-RoPE positions of the tokens held, ``[layers, kv_heads, live]``."""
         from kvvideo.plugin.inspect import live_positions
 
         blocks = self.engine.scheduler.live_block_ids(self._id)
-        arguments = (blocks, self.stats().live)
-        return np.concatenate(self.engine.llm.collective_rpc(live_positions, args=arguments), axis=1)
+        return np.concatenate(self.engine.on_workers(live_positions, blocks, self.stats().live), axis=1)
 
     def _check_part(self, tokens: int, chunk: Chunk | None) -> None:
         name = "the dialogue" if chunk is None else f"one chunk of {len(chunk.frames)} frames"
@@ -363,7 +315,11 @@ class VideoSession(Session):
 
 
 def _check_memory(engine: Engine, memory: Memory) -> None:
-    """Raises ConfigError unless ``engine`` can go on from ``memory``."""
+    """Check that ``engine`` can go on from ``memory``.
+
+    Raises:
+        ConfigError: if it was made with another model or other settings, or does not fit.
+    """
     if memory.fingerprint != engine.fingerprint:
         raise ConfigError(
             f"the memory was made with another model, {memory.model!r}, or other weights of it, and "
@@ -379,16 +335,14 @@ def _check_memory(engine: Engine, memory: Memory) -> None:
 
 
 def _answer(question: str, output: Any, first: float, now: float) -> Answer:
-    result = output.outputs[0]
-    if result.finish_reason in ("error", "abort"):
+    """Return the answer so far, of which the ``first`` token came after so many seconds and the last after ``now``.
+
+    Raises:
+        EngineError: if vLLM ended the question.
+    """
+    from kvvideo.plugin.sampling import generated
+
+    said = generated(output)
+    if said.finish_reason in ("error", "abort"):
         raise EngineError("a question was ended before its answer: the KV pool ran out of blocks; ask fewer at once")
-    chosen = zip(result.token_ids, result.logprobs or (), strict=False)
-    return Answer(
-        question,
-        result.text.strip(),
-        tuple(result.token_ids),
-        tuple(step[token].logprob for token, step in chosen),
-        result.finish_reason or "",
-        first,
-        now,
-    )
+    return Answer(question, said.text.strip(), said.token_ids, said.logprobs, said.finish_reason, first, now)

@@ -27,12 +27,12 @@ FILE_NAME = re.compile(r"(\d{12,15})\.safetensors", re.ASCII)
 
 
 def milliseconds(time: float) -> int:
-    """What a memory that ends at ``time`` is called by."""
+    """Return the name of a memory that ends at ``time``, in milliseconds."""
     return round(time * 1000)
 
 
 def file_name(time: float) -> str:
-    """Name of the file of a memory that ends at ``time``, in seconds; names sort as their times do."""
+    """Return the name of the file of a memory that ends at ``time``, in seconds; names sort as their times do."""
     return f"{milliseconds(time):012d}.safetensors"
 
 
@@ -99,7 +99,7 @@ class Checkpoints:
 
     @property
     def times(self) -> list[float]:
-        """When the memories end, in seconds, ascending; with the one being written."""
+        """Ends of the memories, in seconds, ascending; the one being written is among them."""
         with self._lock:
             return sorted(self._ends().values())
 
@@ -110,11 +110,11 @@ class Checkpoints:
             return sum(file.bytes for file in self._files.values())
 
     def path(self, time: float) -> Path:
-        """Where the memory that ends at ``time`` is, or would be."""
+        """Return the path of the memory that ends at ``time``, whether there is one or not."""
         return self.directory / file_name(time)
 
     def add(self, memory: Memory) -> None:
-        """Has ``memory`` written, instead of one at the same time if there is one; waits only for the one before.
+        """Have ``memory`` written, instead of one at the same time if there is one; waits only for the one before.
 
         Raises:
             ConfigError: if the one before could not be written; ``memory`` is taken all the same.
@@ -131,7 +131,7 @@ class Checkpoints:
             raise failure
 
     def flush(self) -> None:
-        """Waits until all is on the disk.
+        """Wait until all is on the disk.
 
         Raises:
             ConfigError: if the last one could not be written and this was not said yet.
@@ -142,19 +142,19 @@ class Checkpoints:
             writing.result()
 
     def settle(self) -> None:
-        """Waits until nothing is being written; whether it failed is left for ``flush`` to say."""
+        """Wait until nothing is being written; ``flush`` says if it failed."""
         if self._writing is not None:
             wait([self._writing])
 
     def close(self) -> None:
-        """Flushes, and ends the thread."""
+        """Flush, and end the thread."""
         try:
             self.flush()
         finally:
             self._thread.shutdown()
 
     def before(self, time: float) -> Memory | None:
-        """The latest memory that ends at ``time`` or earlier and is not damaged."""
+        """Return the latest memory that ends at ``time`` or earlier and is not damaged."""
         with self._lock:
             for key, end in sorted(self._ends().items(), reverse=True):
                 if end <= time + SLACK and (memory := self._load(key)) is not None:
@@ -162,11 +162,11 @@ class Checkpoints:
         return None
 
     def latest(self) -> Memory | None:
-        """The latest memory that is not damaged."""
+        """Return the latest memory that is not damaged."""
         return self.before(LATEST)
 
     def drop_after(self, time: float) -> None:
-        """Deletes the memories that end later than ``time``."""
+        """Delete the memories that end later than ``time``."""
         self.settle()
         with self._lock, self._deleting():
             # The latest first: wherever this is cut off, what is left is of one past.
@@ -176,11 +176,11 @@ class Checkpoints:
             sync(self.directory)
 
     def clear(self) -> None:
-        """Deletes all memories."""
+        """Delete all memories."""
         self.drop_after(-1.0)
 
     def _keys(self) -> list[int]:
-        """Milliseconds of all files there are, damaged ones too."""
+        """Return the milliseconds of all files there are, damaged ones too."""
         return [int(match[1]) for name in os.listdir(self.directory) if (match := FILE_NAME.fullmatch(name))]
 
     def _ends(self) -> dict[int, float]:

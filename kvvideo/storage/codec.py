@@ -1,5 +1,8 @@
 """One memory as bytes: a safetensors file, of which nothing can be run.
 
+It is written and read here rather than by the library, because it streams: neither way holds a copy of the tensors,
+and the checksum is that of the bytes as they go by.
+
 8 bytes, little-endian: length of the head
 head: JSON: dtype, shape and place of each tensor; and in ``__metadata__``, under "kvvideo", a text which is
     JSON again: "format", "version", and the fields of ``Memory`` but its tensors
@@ -64,19 +67,19 @@ class _Place(NamedTuple):
 
 
 def encode(memory: Memory) -> bytes:
-    """The bytes that ``write`` writes."""
+    """Return the bytes that ``write`` writes."""
     stream = io.BytesIO()
     write(memory, stream)
     return stream.getvalue()
 
 
 def decode(data: bytes, name: str) -> Memory:
-    """The memory that ``encode`` made ``data`` of; errors are as those of ``read``."""
+    """Return the memory that ``encode`` made ``data`` of; errors are as those of ``read``."""
     return read(io.BytesIO(data), len(data), name)
 
 
 def write(memory: Memory, stream: IO[bytes]) -> None:
-    """Writes a memory without holding a copy of its tensors, which must be in host memory.
+    """Write a memory without holding a copy of its tensors, which must be in host memory.
 
     Raises:
         ConfigError: if it is not one that ``read`` would accept.
@@ -102,9 +105,11 @@ def write(memory: Memory, stream: IO[bytes]) -> None:
 
 
 def read(stream: IO[bytes], size: int, name: str) -> Memory:
-    """The memory in the next ``size`` bytes of ``stream``; its tensors own their memory.
+    """Read a memory; its tensors own their memory.
 
     Args:
+        stream: stands at its first byte.
+        size: of the memory, in bytes.
         name: what errors call it.
 
     Raises:
@@ -130,14 +135,14 @@ def read(stream: IO[bytes], size: int, name: str) -> Memory:
 
 
 def end(stream: IO[bytes], size: int, name: str) -> float:
-    """Only the ``end`` of the memory there, in seconds: the head is checked, the tensors are not looked at."""
+    """Return only the ``end`` of the memory there, in seconds: the head is checked, the tensors are not looked at."""
     with _naming(name):
         facts, _ = _read_head(_Summed(stream), size, name)
         return float(facts["end"])
 
 
 def check(stream: IO[bytes], size: int, name: str) -> None:
-    """Reads the memory there to its last byte, holding next to nothing; errors are as those of ``read``."""
+    """Read the memory there to its last byte, holding next to nothing; errors are as those of ``read``."""
     with _naming(name):
         summed = _Summed(stream)
         _, places = _read_head(summed, size, name)
@@ -148,7 +153,7 @@ def check(stream: IO[bytes], size: int, name: str) -> None:
 
 
 def check_version(facts: Facts, name: str) -> None:
-    """Raises unless ``facts`` has a "format" and "version" that this kvvideo reads."""
+    """Raise ConfigError unless ``facts`` has a "format" and "version" that this kvvideo reads."""
     version = facts.get("version")
     if facts.get("format") != FORMAT or not _is_count(version) or not version:
         raise ConfigError(f"{name!r} is not a kvvideo memory; make one with 'kvvideo ingest'")
@@ -160,12 +165,12 @@ def check_version(facts: Facts, name: str) -> None:
 
 
 def is_time(value: object) -> bool:
-    """Whether ``value`` can be the end of a memory."""
+    """Return True if ``value`` can be the end of a memory."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and times.is_time(value)
 
 
 def loads(text: str | bytes, what: str) -> Facts:
-    """The JSON object that ``text`` is.
+    """Return the JSON object that ``text`` is.
 
     Raises:
         ValueError: if it is none.
@@ -182,7 +187,7 @@ def loads(text: str | bytes, what: str) -> Facts:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, fit to be part of a message whatever a file had in it."""
+    """Return the words of an error, fit to be part of a message whatever a file had in it."""
     text = "".join(c if c.isprintable() else "?" for c in str(error))
     return text if len(text) <= 300 else text[:299] + "…"
 
@@ -222,10 +227,10 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _bytes_of(tensor: "Tensor") -> memoryview:
-    """The memory of a contiguous tensor."""
+    """Return the memory of a contiguous tensor."""
     import torch
 
-    return memoryview(tensor.detach().flatten().view(torch.uint8).numpy())
+    return tensor.detach().flatten().view(torch.uint8).numpy().data
 
 
 def _places_of(tensors: "dict[str, Tensor]") -> list[_Place]:
@@ -257,7 +262,7 @@ def _head_of(facts: Facts, places: list[_Place]) -> bytes:
 
 
 def _read_head(summed: _Summed, size: int, name: str) -> tuple[Facts, list[_Place]]:
-    """All but the tensors, checked, and which tensors follow; without the CRC."""
+    """Return all but the tensors, checked, and the tensors that follow, without the CRC."""
     length = int.from_bytes(summed.read(8), "little")
     if length > min(size - 8, _LONGEST_HEAD):
         raise ValueError("its head is longer than it is")
@@ -276,7 +281,7 @@ def _read_head(summed: _Summed, size: int, name: str) -> tuple[Facts, list[_Plac
 
 
 def _places_in(head: Facts, size: int) -> list[_Place]:
-    """The tensors in the order they lie in, which is without gaps, all of ``size`` bytes, and with the CRC last."""
+    """Return the tensors in the order they lie in: without gaps, all of ``size`` bytes, and with the CRC last."""
     found = []
     for name, entry in head.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -322,7 +327,7 @@ def _check_facts(facts: Facts) -> None:
 
 
 def _check_places(facts: Facts, places: list[_Place]) -> None:
-    """That the tensors are those of a memory, and agree with each other and with what is said of it."""
+    """Check that the tensors are those of a memory, and agree with each other and with ``facts``."""
     by_name = {place.name: place for place in places}
     for name, dtypes in (("keys", "BF16 F16 F32"), ("values", "BF16 F16 F32"), ("state", "I32"), ("log", "F64")):
         if name not in by_name:

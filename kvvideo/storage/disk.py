@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever kills the process that writes them."""
+"""Files that are whole or not there, whatever kills the process that writes them, and locks that die with it."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ _TEMPORARY = ".kvvideo-*.tmp"
 
 @contextmanager
 def durable(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` when it is complete and on the disk, or never.
+    """Open a new file that takes the place of ``path`` when it is complete and on the disk, or never.
 
     Temporary files that killed processes left next to it are removed.
 
@@ -28,9 +28,8 @@ def durable(path: Path) -> Iterator[BinaryIO]:
         remove_temporaries(path.parent)
         try:
             with open(temporary, "xb") as stream:
-                # Held until it is closed or this process dies. Some network file systems have no locks.
-                with suppress(OSError):
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(BlockingIOError):
+                    lock(stream.fileno())
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -49,16 +48,43 @@ def durable(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Removes what ``durable`` left in ``directory`` where its process was killed."""
+    """Remove the files that ``durable`` left in ``directory`` where its process was killed."""
     for left in directory.glob(_TEMPORARY):
+        # Locked for as long as the one who writes it lives.
         with suppress(OSError), open(left, "r+b") as stream:
-            # Fails as long as the one who writes it lives.
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            if lock(stream.fileno()):
+                left.unlink()
+
+
+def append(descriptor: int, data: bytes, *, flush: bool = True) -> None:
+    """Append ``data`` to an open file, all of it or nothing: half a record would spoil the file for its readers.
+
+    Args:
+        descriptor: of the file, open for appending.
+        data: whole records.
+        flush: have it on the disk, too, before this returns.
+
+    Raises:
+        OSError: if it cannot be written; the file is as it was.
+    """
+    sound = os.fstat(descriptor).st_size
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        if flush:
+            os.fsync(descriptor)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, sound)
+        raise
 
 
 def sync(directory: Path) -> None:
-    """Makes names durable that were given or taken in ``directory``."""
+    """Have names on the disk that were given or taken in ``directory``.
+
+    Raises:
+        OSError: if that fails.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,3 +94,23 @@ def sync(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file for this process until the file is closed or the process dies, however it dies.
+
+    Programs that this process starts do not inherit the lock, for Python closes its files in them.
+
+    Returns:
+        False on a file system without locks, as some of a network are.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True

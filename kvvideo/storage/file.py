@@ -1,4 +1,4 @@
-"""The ``.kvv`` file: what a session is after a whole video and at earlier times of it, in one zip archive.
+"""The ``.kvv`` file: memories of a session after a whole video and at earlier times of it, in one zip archive.
 
 memory.safetensors: the memory at the end, as ``codec`` writes it
 checkpoints/MILLISECONDS.safetensors: memories at earlier times
@@ -41,7 +41,7 @@ _ENCRYPTED = 0x1
 
 
 def write(path: Path, memory: Memory, checkpoints: "Checkpoints | None" = None) -> None:
-    """Writes a ``.kvv`` file with ``memory`` and those ``checkpoints`` that end before it.
+    """Write a ``.kvv`` file with ``memory`` and those ``checkpoints`` that end before it.
 
     What was at ``path`` is there until the new one is complete and on the disk. Damaged checkpoints are
     left out, with a warning.
@@ -59,7 +59,7 @@ def write(path: Path, memory: Memory, checkpoints: "Checkpoints | None" = None) 
 
 
 def is_memory_file(path: Path | str) -> bool:
-    """Whether ``path`` is, by its name or first bytes, rather a memory than a video."""
+    """Return True if ``path`` is a memory by its name or first bytes, rather than a video."""
     path = Path(path)
     if path.suffix.lower() == SUFFIX:
         return True
@@ -106,16 +106,16 @@ class MemoryFile:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._archive.close()
 
     @property
     def times(self) -> list[float]:
-        """When its memories end, in seconds, ascending; the last is the end."""
+        """Ends of its memories, in seconds, ascending; the last is the end."""
         return [*self._checkpoints, self._end]
 
     def memory(self) -> Memory:
-        """The memory at the end.
+        """Return the memory at the end.
 
         Raises:
             ConfigError: in one line, if it is damaged.
@@ -123,7 +123,7 @@ class MemoryFile:
         return self._read(_MEMORY, self._end)
 
     def before(self, time: float) -> Memory:
-        """The latest memory that ends at ``time``, in seconds, or earlier.
+        """Return the latest memory that ends at ``time``, in seconds, or earlier.
 
         Raises:
             ConfigError: in one line, if there is none, or if it is damaged.
@@ -137,7 +137,7 @@ class MemoryFile:
         return self.memory() if end == self._end else self._read(_member(end), end)
 
     def _check(self) -> list[float]:
-        """Times of the checkpoints, after looking at everything but memories."""
+        """Check everything but memories, and return the times of the checkpoints."""
         members = self._archive.infolist()
         if _MANIFEST not in self._archive.namelist():
             raise ConfigError(f"{self._name!r} is not a kvvideo memory but some other archive")
@@ -181,7 +181,7 @@ class MemoryFile:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Makes one line of whatever goes wrong in reading the file."""
+        """Make one line of whatever goes wrong in reading the file."""
         try:
             yield
         except KvvideoError:
@@ -194,7 +194,7 @@ class MemoryFile:
 
 
 def _copy(checkpoints: "Checkpoints", archive: zipfile.ZipFile, end: float) -> list[float]:
-    """Copies those before ``end`` into the archive, and says when they are of."""
+    """Copy the checkpoints before ``end`` into the archive, and return their times."""
     checkpoints.settle()
     times = []
     for time in checkpoints.times:
@@ -219,7 +219,7 @@ def _member(time: float) -> str:
 
 
 def _look_at(path: Path) -> None:
-    """Says what ``path`` is if it is clearly no memory."""
+    """Raise ConfigError, saying what ``path`` is, if it is clearly no memory."""
     name = str(path)
     if path.is_dir():
         raise ConfigError(f"{name!r} is a folder; name a {SUFFIX} file in it")

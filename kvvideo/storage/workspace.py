@@ -1,18 +1,17 @@
 """A directory in which a run keeps what it needs to go on after a crash, used by one process at a time.
 
-run.json: what the run is; a directory without it holds nothing of use
+run.json: facts that tell the run from others; a directory without it holds nothing of use
 lock: held (``flock``) while a process uses the directory
 answers.jsonl, MILLISECONDS.safetensors: see ``runs.journal`` and ``storage.checkpoints``
 """
 
-import fcntl
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from kvvideo.storage.disk import durable
+from kvvideo.storage.disk import durable, lock
 
 ANSWERS = "answers.jsonl"
 _ABOUT = "run.json"
@@ -27,7 +26,7 @@ class Busy(Exception):
 
 
 def was_begun(path: Path) -> bool:
-    """Whether there is a run at ``path`` that was not finished."""
+    """Return True if there is a run at ``path`` that was not finished."""
     return (path / _ABOUT).exists()
 
 
@@ -51,12 +50,12 @@ class Workspace:
 
     @property
     def held(self) -> bool:
-        """Whether it is still this process that uses it."""
+        """True while this process uses it."""
         return self._lock >= 0
 
     @property
     def about(self) -> Facts | None:
-        """What the run is that left this behind; None if there was none, or it was finished or is unreadable."""
+        """Facts of the run that left this behind; None if there was none, or it was finished or is unreadable."""
         try:
             facts = json.loads((self.path / _ABOUT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -64,7 +63,7 @@ class Workspace:
         return facts if isinstance(facts, dict) else None
 
     def begin(self, about: Facts) -> None:
-        """Remove what an earlier run left, and say what the one is that begins.
+        """Remove what an earlier run left, and note the facts of the one that begins.
 
         Raises:
             ConfigError: if that cannot be written.
@@ -73,18 +72,6 @@ class Workspace:
         self._clear()
         with durable(self.path / _ABOUT) as stream:
             stream.write(json.dumps(about).encode())
-
-    def sync(self) -> None:
-        """Have the names of the files in it on the disk.
-
-        Raises:
-            OSError: if that fails.
-        """
-        descriptor = os.open(self.path, os.O_RDONLY)
-        # Some file systems cannot do this for a directory.
-        with suppress(OSError):
-            os.fsync(descriptor)
-        os.close(descriptor)
 
     def remove(self) -> None:
         """Delete all that runs put there, and the directory if nothing else is in it.
@@ -114,7 +101,7 @@ class Workspace:
 
 
 def _locked(path: Path) -> int:
-    """A descriptor of the directory's lock file, which is held as long as that is open."""
+    """Open and lock the directory's lock file, and return its descriptor; the lock is held until that is closed."""
     while True:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -122,21 +109,15 @@ def _locked(path: Path) -> int:
         except FileNotFoundError:
             continue  # its last user has just removed it
         try:
-            # Some network file systems have no locks.
-            with suppress(OSError):
-                _lock(descriptor)
+            lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(path / _LOCK)):
                 return descriptor
         except FileNotFoundError:
             pass
+        except BlockingIOError:
+            os.close(descriptor)
+            raise Busy from None
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # it was removed between opening and locking it
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Busy from None

@@ -1,13 +1,16 @@
 """Videos as a stream of chunks: decoded by presentation time, sampled, and sized for the model.
 
-geometry, sampling, plan, selection, bitstream   pure arithmetic
+geometry, sampling, plan, selection, bitstream, timeline, lanes   arithmetic that knows no FFmpeg
 decoder      what a decoder is, and the table of those there are
+container, packets, frames, pictures    FFmpeg opens, reads, decodes and converts
 pyav, nvdec, decord    the decoders, run in
 worker       a process of its own, which talks over
 wire         a pipe with
+process      the other end of it, for
 reader       VideoReader, the only part most callers need
 
 source       the settings of a reader as a value
+message      the same from a message in the form of qwen-vl-utils
 still        one picture
 address      what a name stands for: a file, a pipe, a camera, a URL; all but files are live
 live         how live sources are treated, and how their time runs: pure arithmetic
@@ -18,6 +21,7 @@ from kvvideo.video.address import is_live
 from kvvideo.video.decoder import DECODERS, read_chunks
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, frame_size, tokens
 from kvvideo.video.live import Live, LiveStatus
+from kvvideo.video.message import source_of
 from kvvideo.video.plan import Plan, VideoInfo, plan
 from kvvideo.video.reader import VideoReader, probe
 from kvvideo.video.source import Source
@@ -39,5 +43,6 @@ __all__ = [
     "plan",
     "probe",
     "read_chunks",
+    "source_of",
     "tokens",
 ]

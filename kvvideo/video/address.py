@@ -1,4 +1,4 @@
-"""What the name of a video stands for: a file, a pipe, a camera or a stream from the network.
+"""Tell what the name of a video stands for: a file, a pipe, a camera or a stream from the network.
 
 Names are not trusted: one that exists as a file is that file, whatever it looks like, and only
 ``scheme://`` reaches for the network, with no more protocols than its scheme needs.
@@ -39,7 +39,7 @@ Kind = Literal["file", "pipe", "camera", "url"]
 
 @dataclass(frozen=True)
 class Address:
-    """A name, and what it stands for.
+    """Say what a name stands for.
 
     Attributes:
         path: the name as given.
@@ -53,6 +53,7 @@ class Address:
 
     @classmethod
     def of(cls, path: str) -> "Address":
+        """Return what ``path`` stands for."""
         if path == STDIN:
             return cls(path, "pipe")
         try:
@@ -70,23 +71,23 @@ class Address:
 
     @property
     def name(self) -> str:
-        """The name as people may see it: without a password."""
+        """Name as people may see it: without a password."""
         if self.path == STDIN:
             return "standard input"
         return re.sub(r"^([^/]*//[^/@:]*):[^/]*@", r"\1:***@", self.path) if self.kind == "url" else self.path
 
     @property
     def waits(self) -> bool:
-        """Whether what is not read yet is still there later; if not, it must be read as it comes."""
+        """True if what is not read yet is still there later; if not, it must be read as it comes."""
         return self.kind in ("file", "pipe") or (self.scheme in ("tcp", "http", "https") and not self.is_hls)
 
     @property
     def is_hls(self) -> bool:
-        """Whether it is a playlist of segments, by its name."""
+        """True if it is a playlist of segments, by its name."""
         return self.kind == "url" and re.split("[?#]", self.path)[0].endswith(".m3u8")
 
     def camera(self) -> tuple[str, str]:
-        """FFmpeg's input format and device for a camera.
+        """Return FFmpeg's input format and device for a camera.
 
         Raises:
             VideoError: if there is no such camera, or no way to reach one on this system.
@@ -104,7 +105,7 @@ class Address:
 
 
 def local_path(path: str) -> str:
-    """The file that a ``file://`` URL of this machine stands for; other names, and names of files, as they are."""
+    """Return the file that a ``file://`` URL of this machine names; other names, and those of files, as they are."""
     match = _FILE_URL.fullmatch(path)
     if match is None or os.path.lexists(path):
         return path
@@ -113,12 +114,12 @@ def local_path(path: str) -> str:
 
 
 def is_live(path: str | os.PathLike[str]) -> bool:
-    """Whether a name stands for something that comes as it happens: not a file, but a pipe, a camera or a URL."""
+    """Return True if a name stands for what comes as it happens: not a file, but a pipe, a camera or a URL."""
     return Address.of(os.fsdecode(path)).kind != "file"
 
 
 def unknown_scheme(path: str) -> str | None:
-    """What to say of a name that looks like a URL of a kind that is not read; None for other names."""
+    """Return words on a name that looks like a URL of a kind that is not read; None for other names."""
     match = _URL.match(path)
     if match is None or match["scheme"].lower() in PROTOCOLS:
         return None

@@ -1,4 +1,4 @@
-"""Time for which this process could have worked: limits do not run while it is stopped (Ctrl-Z, ``docker pause``).
+"""Measure the time for which this process could have worked: limits do not run while it is stopped (Ctrl-Z).
 
 Clocks go on then. So a thread looks at one all the time, and where it finds much more time gone than it waited, the
 process was stopped.
@@ -9,13 +9,13 @@ import time
 from functools import cache
 
 _LOOK_SECONDS = 0.25
-"""How often the clock is looked at."""
+"""Seconds between looks at the clock."""
 _PAUSE_SECONDS = 1.0
 """Time between two looks that only a stop explains."""
 
 
 class _Clock:
-    """Finds out when this process was stopped last."""
+    """Find out when this process was stopped last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class _Clock:
         threading.Thread(target=self._run, name="kvvideo-clock", daemon=True).start()
 
     def look(self) -> tuple[float, float]:
-        """Now, and when the process went on after its last stop, or the clock began (``time.monotonic``)."""
+        """Return now, and when the process went on after its last stop, or the clock began (``time.monotonic``)."""
         with self._lock:
             now = time.monotonic()
             if now - self._looked > _PAUSE_SECONDS:
@@ -49,13 +49,13 @@ def watch() -> None:
 
 
 def since(moment: float) -> float:
-    """Seconds since ``moment`` (``time.monotonic``), or since this process was last stopped, if that is less."""
+    """Return seconds since ``moment`` (``time.monotonic``), or since this process was last stopped, if that is less."""
     now, resumed = _clock().look()
     return now - max(moment, resumed)
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped, so that it cannot work until somebody lets it go on."""
+    """Return True if a process is stopped, so that it cannot work until somebody lets it go on."""
     import psutil
 
     try:

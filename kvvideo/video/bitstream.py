@@ -62,7 +62,7 @@ class Access:
         self.seen = Seen()
 
     def read(self, packet: bytes, extradata: bytes | None = None) -> bool:
-        """Return whether decoding can begin at ``packet`` as well as at the packet before the first.
+        """Return True if decoding can begin at ``packet`` as well as at the packet before the first.
 
         Args:
             packet: the next one.
@@ -83,7 +83,7 @@ class Access:
 
     @property
     def complete(self) -> bool:
-        """Whether the packet read last holds all parameter sets that are known: decoders need no others."""
+        """True if the packet read last holds all parameter sets that are known: decoders need no others."""
         if self._replaced or not self.seen.key:
             return False
         return self.seen.alone or (bool(self.seen.sets) and self.seen.sets.keys() >= self._known.keys())
@@ -104,8 +104,8 @@ class _Reader:
         return Seen(key=self.is_key(packet), alone=True)
 
     def is_key(self, packet: bytes) -> bool:
-        """Return whether the picture in ``packet`` needs no other."""
-        return True
+        """Return True if the picture in ``packet`` needs no other; here all that hold one do not."""
+        return bool(packet)
 
 
 class _Bits:
@@ -130,12 +130,12 @@ class _Bits:
 
 
 def _head(unit: bytes, size: int = 64) -> bytes:
-    """The first bytes of a unit, without the bytes that keep start codes from standing in it."""
+    """Return the first bytes of a unit, without the bytes that keep start codes from standing in it."""
     return unit[:size].replace(b"\0\0\3", b"\0\0")
 
 
 def _started(data: bytes) -> Iterator[bytes]:
-    """The units of ``data`` that begin with start codes, without those."""
+    """Yield the units of ``data`` that begin with start codes, without those."""
     at = data.find(b"\0\0\1")
     while at >= 0:
         after = data.find(b"\0\0\1", at + 3)
@@ -146,7 +146,7 @@ def _started(data: bytes) -> Iterator[bytes]:
 
 
 def _prefixed(data: bytes, prefix: int) -> Iterator[bytes]:
-    """The units of ``data`` with their lengths before them, in ``prefix`` bytes each."""
+    """Yield the units of ``data`` with their lengths before them, in ``prefix`` bytes each."""
     at = 0
     while at + prefix < len(data):
         length = int.from_bytes(data[at : at + prefix], "big")
@@ -157,7 +157,7 @@ def _prefixed(data: bytes, prefix: int) -> Iterator[bytes]:
 
 
 class _Units(_Reader, ABC):
-    """Packets of units, with start codes (MPEG-TS) or lengths of ``prefix`` bytes (MP4, Matroska) before them."""
+    """Read packets of units, with start codes (MPEG-TS) or lengths of ``prefix`` bytes (MP4, Matroska) before them."""
 
     prefix = 0
 
@@ -220,7 +220,7 @@ class _H264(_Units):
 
 
 def _recovers_at_once(sei: bytes) -> bool:
-    """Return whether supplemental information holds a recovery point with a frame count of 0."""
+    """Return True if supplemental information holds a recovery point with a frame count of 0."""
     sei = sei.replace(b"\0\0\3", b"\0\0")
     at = 0
     while at + 2 < len(sei):
@@ -248,8 +248,8 @@ class _Hevc(_Units):
         configured = len(extradata) >= 23 and (extradata[0] or extradata[1] or extradata[2] > 1)
         self.prefix = (extradata[21] & 3) + 1 if configured else 0
         self._ended, self._begun = True, False
-        self._layered = False  # whether pictures that others of their layer do not refer to may be referred to
-        self._spliced = False  # whether pictures before the last access point are not there for those after it
+        self._layered = False  # True if pictures that others of their layer do not refer to may be referred to
+        self._spliced = False  # True if pictures before the last access point are not there for those after it
 
     def listed(self) -> Iterator[bytes]:
         at = 23
@@ -315,7 +315,7 @@ def _hevc_sequence(bits: _Bits) -> int:
 
 
 class _Mpeg4(_Reader):
-    """Layers are parameter sets; so is user data, by which decoders know the faults of encoders."""
+    """Take layers for parameter sets, and user data, by which decoders know the faults of encoders."""
 
     LAYERS, USER, PICTURE = range(0x20, 0x30), 0xB2, 0xB6
 
@@ -380,7 +380,7 @@ def _mpeg4_ticks(bits: _Bits) -> int:
 
 
 class _Mpeg2(_Reader):
-    """Of a sequence header only what makes decoders begin anew counts: bit rates may change at any."""
+    """Take from a sequence header only what makes decoders begin anew: bit rates may change at any."""
 
     PICTURE, SEQUENCE = 0x00, 0xB3
 
@@ -430,7 +430,7 @@ class _Av1(_Reader):
 
 
 def _av1_units(packet: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and payload of each unit."""
+    """Yield kind and payload of each unit."""
     at = 0
     while at < len(packet):
         kind, extended, sized = packet[at] >> 3 & 15, packet[at] >> 2 & 1, packet[at] >> 1 & 1
@@ -449,7 +449,7 @@ def _av1_units(packet: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class _Jpeg(_Reader):
-    """A picture may rely on the tables of one before it."""
+    """Ask for all tables in a picture, which may rely on those of one before it."""
 
     def is_key(self, packet: bytes) -> bool:
         return b"\xff\xdb" in packet and b"\xff\xc4" in packet
@@ -461,7 +461,7 @@ class _ProRes(_Reader):
 
 
 class _Ffv1(_Reader):
-    """The first symbol of the range coder, at even odds, says it."""
+    """Read the first symbol of the range coder, at even odds, which says it."""
 
     def is_key(self, packet: bytes) -> bool:
         return int.from_bytes(packet[:2], "big") >= 0x7F80

@@ -1,4 +1,4 @@
-"""Reads a live source as it comes, in a thread of its own: it connects, stamps, keeps, and tries again.
+"""Read a live source as it comes, in a thread of its own: it connects, stamps, keeps, and tries again.
 
 A source that cannot wait must be read while frames are decoded, or while nobody takes any. What was read
 waits here, still compressed, in bounded memory.
@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from kvvideo.errors import VideoError
 from kvvideo.times import format_time
 from kvvideo.video import awake
 from kvvideo.video.address import Address
 from kvvideo.video.connect import CALL_SECONDS, BrokenOff, Link, Stalled, connect, feed, has_begun
+from kvvideo.video.container import UNTIMED, Packet
 from kvvideo.video.diagnosis import advice
+from kvvideo.video.frames import PEEK
 from kvvideo.video.live import AHEAD_SECONDS, Clock, Live, LiveStatus
-from kvvideo.video.pyav import PEEK, UNTIMED
 from kvvideo.video.timeline import JUMP_SECONDS
 
 logger = logging.getLogger("kvvideo.video")
@@ -40,7 +40,7 @@ LOOK_AHEAD = 8
 FIRST_PAUSE, LAST_PAUSE = 0.25, 4.0
 """Seconds between two attempts to reach a source that broke off: the first time, and at most."""
 REPORT_SECONDS = 0.25
-"""How often it is reported how far a source has come."""
+"""Seconds between reports of how far a source has come."""
 HANG_SECONDS = 60.0
 """A call of FFmpeg that lasts this much longer than it may hangs."""
 
@@ -50,21 +50,29 @@ Report = Callable[[LiveStatus, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One packet: whose it is, and where in stream time; ``key`` if decoding can begin with it."""
+    """One packet that was read.
+
+    Attributes:
+        link: the connection that gave it.
+        packet: the packet itself.
+        time: when it is shown, in seconds of the stream.
+        size: in bytes.
+        key: True if decoding can begin with it.
+    """
 
     link: Link
-    packet: Any
+    packet: Packet
     time: float
     size: int
     key: bool
 
 
 class Spool:
-    """What was read and is not decoded yet; for use by two threads.
+    """Hold what was read and is not decoded yet; for use by two threads.
 
     Args:
         most: bytes to keep.
-        waits: whether ``put`` waits for room; if not, it makes room by dropping what is oldest.
+        waits: True if ``put`` waits for room; if not, it makes room by dropping what is oldest.
         seconds: seconds of video to keep, where ``put`` does not wait; None for no limit.
 
     Attributes:
@@ -83,6 +91,7 @@ class Spool:
         self._changed = threading.Condition()
 
     def put(self, taken: Taken) -> None:
+        """Add a packet."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or not self._waits or self._held <= self._most)
             self._taken.append(taken)
@@ -92,7 +101,7 @@ class Spool:
             self._changed.notify_all()
 
     def get(self, timeout: float) -> Taken | None:
-        """The next packet; None if none came in ``timeout`` seconds, or none will come."""
+        """Return the next packet; None if none came in ``timeout`` seconds, or none will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._taken, timeout)
             if not self._taken:
@@ -103,19 +112,19 @@ class Spool:
             return taken
 
     def end(self) -> None:
-        """There will be no more packets."""
+        """Take no more packets."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
 
     @property
     def is_over(self) -> bool:
-        """Whether all there will ever be was taken."""
+        """True if all there will ever be was taken."""
         with self._changed:
             return self._over and not self._taken
 
     def _make_room(self) -> None:
-        """Drops the oldest packets until the rest is within bounds, and begins where decoding can."""
+        """Drop the oldest packets until the rest is within bounds, and begin where decoding can."""
         while self._taken and (self._lost is not None or self._is_full()):
             first = self._taken[0]
             if self._lost is not None and first.key:
@@ -132,7 +141,7 @@ class Spool:
 
 
 class Capture:
-    """Reads a source until it ends or is given up; started by being made.
+    """Read a source until it ends or is given up; started by being made.
 
     Args:
         address: where from.
@@ -160,7 +169,7 @@ class Capture:
         # Of HLS nothing comes for as long as a segment is.
         self._call_seconds = self.limit if address.is_hls else min(CALL_SECONDS, self.limit)
         self._clock = Clock(JUMP_SECONDS if address.waits else AHEAD_SECONDS)
-        self._away = False  # whether the source broke off, and gave nothing since
+        self._away = False  # True if the source broke off, and gave nothing since
         self._why = ""
         self._pause = FIRST_PAUSE
         self._reconnects = 0
@@ -171,11 +180,11 @@ class Capture:
 
     @property
     def hangs(self) -> bool:
-        """Whether a call of FFmpeg has not returned although its time is over."""
+        """True if a call of FFmpeg has not returned although its time is over."""
         return awake.since(self._alive) > self._call_seconds + HANG_SECONDS
 
     def gave_up(self) -> VideoError:
-        """What to say of a source that is given up."""
+        """Return the error for a source that is given up."""
         at, name = format_time(self._clock.newest), self._address.name
         why = self._why
         if why and (not self._live.retry_seconds or self._address.kind in ("pipe", "file")):
@@ -187,7 +196,7 @@ class Capture:
         )
 
     def close(self) -> None:
-        """Asks the thread to end; it does at its next packet, or when its call of FFmpeg returns."""
+        """Ask the thread to end; it does at its next packet, or when its call of FFmpeg returns."""
         self._closed = True
         self.spool.end()
 
@@ -223,7 +232,7 @@ class Capture:
             self._pause = min(2 * self._pause, LAST_PAUSE)
 
     def _broken_off(self, error: BrokenOff | VideoError) -> None:
-        """Raises VideoError if trying again is of no use, or was tried for long enough."""
+        """Raise VideoError if trying again is of no use, or was tried for long enough."""
         why = self._why = str(error)
         if not self._clock.begun and not isinstance(error, Stalled):
             if isinstance(error, VideoError):
@@ -238,19 +247,19 @@ class Capture:
             self._say(f"{self._address.name!r} broke off at {at} ({why}); it is tried again")
 
     def _take(self, link: Link) -> None:
-        """Keeps the packets of a connection, with times."""
+        """Keep the packets of a connection, with times."""
         at = -link.span
         first: float | None = None
         for packet in self._from_key(link):
             at = _decoded(packet, at + link.span)
-            timed = packet.pts is not None and link.kind not in UNTIMED
-            shown = float(packet.pts * packet.time_base) if timed else at
+            pts = None if link.kind in UNTIMED else packet.pts
+            shown = at if pts is None else float(pts * packet.time_base)
             first = shown if first is None else first
             if shown >= first:  # else it refers to frames before the first
-                self._keep(link, packet, at, shown, timed)
+                self._keep(link, packet, at, shown, timed=pts is not None)
 
-    def _from_key(self, link: Link) -> Iterator[Any]:
-        """The packets of a connection, from the first that is new, and with which decoding can begin."""
+    def _from_key(self, link: Link) -> Iterator[Packet]:
+        """Yield the packets of a connection, from the first that is new, and with which decoding can begin."""
         packets = self._watched(link.packets())
         at = -link.span
         for i, packet in enumerate(packets):
@@ -265,14 +274,14 @@ class Capture:
                     packet.pts = min(times) - round(link.span / packet.time_base)
                 yield from itertools.chain([packet], ahead, packets)
 
-    def _watched(self, packets: Iterator[Any]) -> Iterator[Any]:
+    def _watched(self, packets: Iterator[Packet]) -> Iterator[Packet]:
         for packet in packets:
             self._alive = time.monotonic()
             if self._closed:
                 return
             yield packet
 
-    def _keep(self, link: Link, packet: Any, at: float, shown: float, timed: bool) -> None:
+    def _keep(self, link: Link, packet: Packet, at: float, shown: float, timed: bool) -> None:
         waited = self._alive - self._asked
         shift, gap = self._clock.shift(at, shown, link.span, waited)
         if gap is not None:
@@ -309,7 +318,7 @@ class Capture:
             self._report(status, self._clock.newest)
 
 
-def _decoded(packet: Any, otherwise: float) -> float:
-    """When a packet is decoded, by the clock of its source."""
+def _decoded(packet: Packet, otherwise: float) -> float:
+    """Return when a packet is decoded, by the clock of its source, in seconds."""
     at = packet.pts if packet.dts is None else packet.dts
     return otherwise if at is None else float(at * packet.time_base)

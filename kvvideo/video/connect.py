@@ -1,4 +1,4 @@
-"""Opening what comes as it happens: pipes, growing files, cameras and URLs, with FFmpeg.
+"""Open what comes as it happens: pipes, growing files, cameras and URLs, with FFmpeg.
 
 Pipes and growing files are read here, not by FFmpeg, whose reads of them cannot be ended; everything else
 is given a time after which its calls return.
@@ -12,19 +12,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import av  # noqa: TID253  reached only through lazy imports
+import av
+from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from kvvideo.errors import VideoError
 from kvvideo.video import awake
 from kvvideo.video.address import PROTOCOLS, STDIN, Address
+from kvvideo.video.container import BOUNDED, LENIENT, Packet, choose, frame_seconds
 from kvvideo.video.decoder import check_file, reason
 from kvvideo.video.diagnosis import what_it_is
-from kvvideo.video.pyav import BOUNDED, LENIENT, READ_ERRORS, choose, frame_seconds
+from kvvideo.video.packets import READ_ERRORS
 
 CALL_SECONDS = 15.0
-"""How long one call of FFmpeg may wait for data at most."""
+"""Seconds that one call of FFmpeg may wait for data at most."""
 POLL_SECONDS = 0.1
-"""How often a growing file is looked at."""
+"""Seconds between looks at a growing file."""
 END_SLACK = 1.0
 """Seconds that a video may be shorter than it says."""
 HLS_REPEATS = 120.0
@@ -43,17 +47,18 @@ NOTHING = "nothing came for too long"
 
 
 class BrokenOff(Exception):
-    """A source stalled, ended before its time, or cannot be reached; its text says why, and its cause is FFmpeg's."""
+    """Raised for a source that stalls, ends too early or cannot be reached; says why, as does its cause."""
 
 
 class Stalled(BrokenOff):
-    """Nothing came for too long."""
+    """Raised where nothing came for too long."""
 
 
 class Feed(Protocol):
     """A file-like object that FFmpeg reads."""
 
-    def read(self, size: int) -> bytes: ...
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes; none at the end."""
 
 
 @dataclass
@@ -69,13 +74,13 @@ class Link:
         rate: average frames per second, if known.
         pixel_ratio: width of a stored pixel over its height.
         repeats: seconds that may come again after a reconnect; 0 for what is gone when it was sent.
-        ends: whether the end of the data is the end of the video, and not of the connection.
+        ends: True if the end of the data is the end of the video, and not of the connection.
         length: of the video in seconds, if it says so: then it is over when so much came.
     """
 
-    container: Any
-    stream: Any
-    codec: Any
+    container: InputContainer
+    stream: VideoStream
+    codec: VideoCodecContext
     index: int
     kind: str
     span: float
@@ -85,8 +90,8 @@ class Link:
     ends: bool
     length: float | None
 
-    def packets(self) -> Iterator[Any]:
-        """The packets of the video, until its end.
+    def packets(self) -> Iterator[Packet]:
+        """Yield the packets of the video, until its end.
 
         Raises:
             BrokenOff: if they end for another reason.
@@ -112,11 +117,12 @@ class Link:
         raise BrokenOff("what it sends is damaged")
 
     def close(self) -> None:
+        """Break the connection."""
         self.container.close()
 
 
 class Pipe:
-    """What is written to a pipe, as it comes; waits for it as long as it takes.
+    """Read what is written to a pipe, as it comes, and wait for it as long as it takes.
 
     Args:
         fd: its file descriptor.
@@ -127,6 +133,7 @@ class Pipe:
         self._fd, self._alive = fd, alive
 
     def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes; none at the end."""
         self._alive()
         # Waiting first: a named pipe that nobody opened for writing yet would look as if it were at its end.
         while not select.select([self._fd], [], [], POLL_SECONDS)[0]:
@@ -135,7 +142,7 @@ class Pipe:
 
 
 class GrowingFile:
-    """A file that is being written: at its end, more is waited for.
+    """Read a file that is being written, and wait for more at its end.
 
     Args:
         fd: its file descriptor.
@@ -148,6 +155,7 @@ class GrowingFile:
         self._complete = False  # FFmpeg asks again at the end
 
     def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes; none at the end."""
         began = time.monotonic()
         while not (data := b"" if self._complete else os.read(self._fd, size)):
             self._alive()
@@ -160,9 +168,10 @@ class GrowingFile:
 
 
 def feed(address: Address, stdin: int, seconds: float, alive: Callable[[], None]) -> Feed | None:
-    """What FFmpeg is to read through Python; None for what it opens itself.
+    """Return what FFmpeg is to read through Python; None for what it opens itself.
 
     Args:
+        address: of the source.
         stdin: file descriptor of the standard input that is meant, which need not be this process' own.
         seconds: how long a growing file may not grow before it counts as complete.
         alive: called now and then.
@@ -182,7 +191,7 @@ def feed(address: Address, stdin: int, seconds: float, alive: Callable[[], None]
 
 
 def has_begun(path: str) -> bool:
-    """Whether a file is there and something was written to it; true also if looking at it is an error."""
+    """Return True if a file is there and something was written to it; also if looking at it is an error."""
     try:
         return os.stat(path).st_size > 0
     except FileNotFoundError:
@@ -208,9 +217,10 @@ def _wait_for(path: str, seconds: float, alive: Callable[[], None]) -> None:
 
 
 def connect(address: Address, feed: Feed | None, seconds: float) -> Link:
-    """Opens a source, and finds the video in it.
+    """Open a source, and find the video in it.
 
     Args:
+        address: of the source.
         feed: what ``feed`` gave for it.
         seconds: how long one call of FFmpeg may take.
 
@@ -251,7 +261,7 @@ def connect(address: Address, feed: Feed | None, seconds: float) -> Link:
     return _described(container, stream, whole=feed is not None)
 
 
-def _described(container: Any, stream: Any, whole: bool) -> Link:
+def _described(container: InputContainer, stream: VideoStream, whole: bool) -> Link:
     kind = container.format.name
     rate = stream.guessed_rate or stream.average_rate
     # Of what has a length, the end is its end; asking is an error where there is nothing to ask.
@@ -272,8 +282,8 @@ def _described(container: Any, stream: Any, whole: bool) -> Link:
     )
 
 
-def _size(container: Any) -> int:
-    """How many bytes there are in all; 0 if nothing says so."""
+def _size(container: InputContainer) -> int:
+    """Return the bytes that there are in all; 0 if nothing says so."""
     try:
         return max(0, int(container.size or 0))
     except (av.error.FFmpegError, ValueError):

@@ -1,4 +1,4 @@
-"""What a decoder is, which there are, and how one is turned into chunks.
+"""Define what a decoder is, list those there are, and turn one into chunks.
 
 A new decoder is one module with a subclass of ``Decoder`` and one line in ``DECODERS``.
 """
@@ -29,7 +29,7 @@ DECODERS = {
 """Decoders by name; loaded only when used."""
 
 _MEMORY = b"memory.safetensors"
-"""The name of what comes first in a memory's file, as ``memories.file`` writes it."""
+"""Name of what comes first in a memory's file, as ``storage.file`` writes it."""
 
 Progress = Callable[[float], None]
 """Told the source time, in seconds, of whatever is being read, to show that the work goes on."""
@@ -54,14 +54,20 @@ class Decoder(ABC):
 
     @abstractmethod
     def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-        """The frame shown at each moment of ``grid``: its own time, and ``[height, width, 3]`` RGB.
+        """Yield the frame shown at each moment of ``grid``, until the video ends, or early with ``failure`` set.
 
-        Ends with the video, or early with ``failure`` set.
+        Args:
+            grid: the moments.
+            height: of the frames, in pixels.
+            width: of the frames, in pixels.
+
+        Yields:
+            When the frame really appeared, in seconds, and ``uint8 [height, width, 3]`` RGB.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the file; safe to call twice."""
+        """Free the file; safe to call twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +76,12 @@ class Decoder(ABC):
         self.close()
 
     def chunks(self, grid: Grid, min_pixels: int, max_pixels: int) -> Iterator[Chunk]:
-        """The chunks of ``grid``; what could be decoded comes first, then VideoError if not all could."""
+        """Yield the chunks of ``grid``, in frames of ``min_pixels`` to ``max_pixels`` pixels.
+
+        Raises:
+            VideoError: after what could be decoded, if not all could.
+            ConfigError: if there is nothing to see at those moments.
+        """
         height, width = frame_size(self.info.height, self.info.width, min_pixels, max_pixels)
         empty = True
         for chunk in assemble(self._none_ahead(grid, height, width), grid):
@@ -82,7 +93,7 @@ class Decoder(ABC):
             raise self._nothing(grid)
 
     def still(self, grid: Grid) -> Iterator[Chunk]:
-        """One chunk of one frame: the picture at the first moment of ``grid``, as large as it is displayed."""
+        """Yield one chunk of one frame: the picture at the first moment of ``grid``, as large as it is displayed."""
         check_picture(self.info.height, self.info.width, self.info.path)
         for time, frame in self._none_ahead(grid, self.info.height, self.info.width):
             yield Chunk(frame[None], (time,), grid.time(0), grid.time(1), grid.fps)
@@ -90,7 +101,7 @@ class Decoder(ABC):
         raise self.failure or self._nothing(grid)
 
     def _none_ahead(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-        """As ``sample``; raises VideoError instead of answering a moment with a frame that comes after it."""
+        """Yield as ``sample``; raise VideoError instead of answering a moment with a frame that comes after it."""
         for index, (time, frame) in enumerate(self.sample(grid, height, width)):
             moment = grid.time(index)
             if time > max(moment + EPSILON, self.first):
@@ -109,8 +120,8 @@ class Decoder(ABC):
         )
 
 
-def open_decoder(name: str, path: str, progress: Progress = lambda time: None) -> Decoder:
-    """Opens the file ``path`` with the decoder called ``name``."""
+def open_decoder(name: str, path: str, progress: Progress = lambda _: None) -> Decoder:
+    """Open the file ``path`` with the decoder called ``name``; tell ``progress`` what is being read."""
     check_decoder(name)
     module, _, cls = DECODERS[name].partition(":")
     decoder: Decoder = getattr(importlib.import_module(module), cls)(path, progress)
@@ -118,7 +129,7 @@ def open_decoder(name: str, path: str, progress: Progress = lambda time: None) -
 
 
 def check_decoder(name: str) -> None:
-    """Raises ConfigError unless there is a decoder called ``name``."""
+    """Raise ConfigError unless there is a decoder called ``name``."""
     if name not in DECODERS:
         raise ConfigError(f"{name!r} is not a decoder; use {' or '.join(DECODERS)}")
 
@@ -132,11 +143,11 @@ def read_chunks(
     min_pixels: int = MIN_PIXELS,
     max_pixels: int = MAX_PIXELS,
     decoder: str = "pyav",
-    progress: Progress = lambda time: None,
+    progress: Progress = lambda _: None,
 ) -> Iterator[Chunk]:
-    """The chunks of a video, decoded in this process: nothing guards against a decoder that hangs.
+    """Yield the chunks of a video, decoded in this process: nothing guards against a decoder that hangs.
 
-    ``VideoReader`` does the same in a process of its own; use that unless you are it.
+    ``VideoReader`` does the same in a process of its own, and takes the same arguments; use that unless you are it.
     """
     grid = Grid.of(fps, chunk_seconds, start, end)
     with open_decoder(decoder, path, progress) as source:
@@ -144,7 +155,7 @@ def read_chunks(
 
 
 def check_file(path: str, growing: bool = False) -> None:
-    """Raises VideoError, saying what to do, unless ``path`` is something a decoder could open.
+    """Raise VideoError, saying what to do, unless ``path`` is something a decoder could open.
 
     A ``growing`` file may be empty still.
     """
@@ -164,7 +175,7 @@ def check_file(path: str, growing: bool = False) -> None:
 
 
 def _is_memory(path: str) -> bool:
-    """Whether a file is what ``ingest`` writes: a zip archive that begins with a memory."""
+    """Return True if a file is what ``ingest`` writes: a zip archive that begins with a memory."""
     try:
         with open(path, "rb") as file:
             head = file.read(30 + len(_MEMORY))
@@ -174,6 +185,6 @@ def _is_memory(path: str) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, without the number and the path that OSError puts around it."""
+    """Return what an exception says, without the number and the path that OSError puts around it."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())

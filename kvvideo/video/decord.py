@@ -16,14 +16,15 @@ import numpy.typing as npt
 
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.video.bitstream import Access
+from kvvideo.video.container import LENIENT
 from kvvideo.video.decoder import Decoder, Progress, reason
 from kvvideo.video.plan import VideoInfo
-from kvvideo.video.pyav import LENIENT, PyavDecoder
+from kvvideo.video.pyav import PyavDecoder
 from kvvideo.video.sampling import EPSILON, Grid
 
 
 class DecordDecoder(Decoder):
-    """Decodes H.264 in mp4 with decord, by the frames' own times."""
+    """Decode H.264 in mp4 with decord, by the frames' own times."""
 
     name = "decord"
 
@@ -35,9 +36,10 @@ class DecordDecoder(Decoder):
         self._times = _times(self.info)
 
     def close(self) -> None:
-        """decord frees a file with the last reference to its reader."""
+        """Do nothing: decord frees a file with the last reference to its reader."""
 
     def sample(self, grid: Grid, height: int, width: int) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+        """Yield the frame shown at each moment of ``grid``."""
         try:
             reader = self._decord.VideoReader(self.info.path, width=width, height=height)
         except Exception as error:
@@ -69,7 +71,7 @@ class DecordDecoder(Decoder):
 
 
 def _load() -> Any:
-    """The module ``decord``, silenced.
+    """Return the module ``decord``, silenced.
 
     Raises:
         ConfigError: if it is not installed, or if decord2 is in its place.
@@ -90,7 +92,7 @@ def _load() -> Any:
 
 
 def _times(info: VideoInfo) -> npt.NDArray[np.float64]:
-    """Return when each frame is shown, in seconds, in order: decord itself tells it with 32 bits only.
+    """Return the times at which frames are shown, in seconds, in order: decord itself tells them with 32 bits only.
 
     Raises:
         VideoError: naming what decord was measured to get wrong, if the file has it.

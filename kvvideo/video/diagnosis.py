@@ -1,4 +1,4 @@
-"""Why a URL cannot be opened, and what to do: FFmpeg's own words are often those of a symptom.
+"""Find out why a URL cannot be opened, and what to do: FFmpeg's own words are often those of a symptom.
 
 What the address gives is asked once more, as bytes, through FFmpeg: by the same proxies, redirects and protocols.
 """
@@ -8,7 +8,7 @@ import shlex
 import socket
 from urllib.parse import urlsplit
 
-import av  # noqa: TID253  reached only through lazy imports
+import av
 
 from kvvideo.video.address import PROTOCOLS, Address
 
@@ -23,13 +23,15 @@ _ANSWERS: dict[type[BaseException], str] = {
     av.error.HTTPServerError: "its server has a fault; try again later",
     av.error.HTTPClientError: "its server refuses to send it; check the name, or download it with another program",
 }
-"""What to do where FFmpeg's error is the true cause; more special ones first."""
+"""Advice where FFmpeg's error is the true cause; more special ones first."""
 
 
 def advice(address: Address, error: BaseException | None, seconds: float) -> str:
-    """What to do about ``error``, with which a source failed before anything came.
+    """Return what to do about a source that failed before anything came.
 
     Args:
+        address: of the source.
+        error: that it failed with.
         seconds: how long one call of FFmpeg may take.
     """
     for kind, words in _ANSWERS.items():
@@ -49,7 +51,7 @@ def advice(address: Address, error: BaseException | None, seconds: float) -> str
 
 
 def what_it_is(address: Address, seconds: float) -> str | None:
-    """What a URL gives that was read as far as it goes and holds no video; None if that is not known."""
+    """Return what a URL gives that was read as far as it goes and holds no video; None if that is not known."""
     first = _first(address, seconds)
     if _PAGE.match(first):
         return _page(address)
@@ -64,7 +66,7 @@ def _page(address: Address) -> str:
 
 
 def _ends_with_index(first: bytes) -> bool:
-    """Whether an MP4 that begins so has its pictures before what says where they are."""
+    """Return True if an MP4 that begins so has its pictures before what says where they are."""
     at, kinds = 0, []
     while len(kind := first[at + 4 : at + 8]) == 4 and kind != b"mdat":
         size = int.from_bytes(first[at : at + 4], "big")
@@ -76,7 +78,7 @@ def _ends_with_index(first: bytes) -> bool:
 
 
 def _first(address: Address, seconds: float, offset: int = 0) -> bytes:
-    """The first bytes that a URL gives, from ``offset`` on; none if it gives none from there, or is none of the web."""
+    """Return the first bytes that a URL gives, from ``offset`` on; none if it gives none, or is none of the web."""
     if address.scheme not in ("http", "https"):
         return b""
     options = {"protocol_whitelist": PROTOCOLS[address.scheme], "offset": str(offset)}
@@ -88,7 +90,7 @@ def _first(address: Address, seconds: float, offset: int = 0) -> bytes:
 
 
 def _is_unknown(address: Address) -> bool:
-    """Whether nothing says where the host of a URL is."""
+    """Return True if nothing says where the host of a URL is."""
     try:
         parts = urlsplit(address.path)
         if parts.hostname:

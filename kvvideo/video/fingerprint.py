@@ -13,9 +13,9 @@ LENGTH = 32
 
 
 def of_file(path: Path | str) -> str:
-    """Identity of a large file: of its size, and of 64 KiB at each of 16 places from its start to its end.
+    """Return the identity of a large file: of its size, and of 64 KiB at each of 16 places from start to end.
 
-    Of a file of up to 1 MiB that is all of it.
+    For a file of up to 1 MiB that is all of it.
 
     Raises:
         VideoError: if it cannot be read.
@@ -29,7 +29,7 @@ def of_file(path: Path | str) -> str:
 
 
 def sampled(path: Path) -> str:
-    """As ``of_file``.
+    """Return as ``of_file``.
 
     Raises:
         OSError: if it cannot be read.

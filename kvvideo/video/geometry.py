@@ -1,4 +1,4 @@
-"""How large a frame is shown, and how large the model wants it: pure arithmetic, in pixels."""
+"""Work out how large a frame is shown, and how large the model wants it: pure arithmetic, in pixels."""
 
 import math
 
@@ -21,16 +21,18 @@ MAX_RATIO = 200
 
 
 def displayed_size(height: int, width: int, pixel_ratio: float = 1.0) -> tuple[int, int]:
-    """``(height, width)`` with square pixels, as players show ``height x width`` stored pixels.
+    """Return the ``(height, width)`` with square pixels at which players show stored pixels.
 
     Args:
+        height: in stored pixels.
+        width: in stored pixels.
         pixel_ratio: width of a stored pixel over its height (the sample aspect ratio).
     """
     return height, max(1, round(width * pixel_ratio))
 
 
 def check_picture(height: int, width: int, name: str) -> None:
-    """Raises VideoError, naming the video, if its pictures are larger than can be decoded in bounded memory."""
+    """Raise VideoError, naming the video, if its pictures are larger than can be decoded in bounded memory."""
     if height * width > MAX_PICTURE:
         raise VideoError(
             f"{name!r} has pictures of {width}x{height} pixels, and up to {MAX_PICTURE / 1e6:.0f} million are decoded; "
@@ -39,7 +41,7 @@ def check_picture(height: int, width: int, name: str) -> None:
 
 
 def check_pixels(min_pixels: int, max_pixels: int) -> None:
-    """Raises ConfigError unless frames of ``min_pixels`` to ``max_pixels`` can exist."""
+    """Raise ConfigError unless frames of ``min_pixels`` to ``max_pixels`` can exist."""
     if not 0 < min_pixels <= max_pixels or max_pixels < FACTOR**2:
         raise ConfigError(
             f"frames of {min_pixels} to {max_pixels} pixels are not possible; "
@@ -48,7 +50,7 @@ def check_pixels(min_pixels: int, max_pixels: int) -> None:
 
 
 def frame_size(height: int, width: int, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """``(height, width)`` a displayed frame is resized to: the ``smart_resize`` of qwen-vl-utils.
+    """Return the ``(height, width)`` a displayed frame is resized to: the ``smart_resize`` of qwen-vl-utils.
 
     Both sides become multiples of 28, the area falls within the limits, and the shape stays as close
     as it can, so that the model's own processor has nothing left to resize.
@@ -83,7 +85,7 @@ def frame_size(height: int, width: int, min_pixels: int = MIN_PIXELS, max_pixels
 
 
 def tokens(height: int, width: int, frames: int) -> int:
-    """Tokens that ``frames`` resized frames (an even number) become in the model."""
+    """Return the tokens that ``frames`` resized frames (an even number) become in the model."""
     return frames // FRAMES_PER_TOKEN * (height // FACTOR) * (width // FACTOR)
 
 

@@ -1,4 +1,4 @@
-"""Several groups of pictures decoded at once, each by a thread of its own: one alone is slower than a GPU's engine.
+"""Decode several groups of pictures at once, each by a thread of its own: one alone is slower than a GPU's engine.
 
 A group begins where decoding can begin, and nothing of it is shown before that. So it needs no other, and its pictures
 are those of decoding one group after the other, to the last bit. Nothing here knows a codec.
@@ -25,7 +25,7 @@ LONGEST, LARGEST = 128, 16 * 2**20
 AHEAD, HELD = 2, 256 * 2**20
 """Parts for each lane that are read ahead, and bytes of all of them."""
 BEAT_SECONDS = 0.2
-"""How often it is looked after the work while a part is waited for."""
+"""Seconds between looks at the work while a part is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Part(Generic[P]):
 
     Attributes:
         size: bytes of their packets, and of the pictures that may come of them.
-        begins: whether they need nothing before them.
-        ends: whether nothing after them needs them.
+        begins: True if they need nothing before them.
+        ends: True if nothing after them needs them.
     """
 
     steps: list[Step[P]]
@@ -46,11 +46,11 @@ class Part(Generic[P]):
 
 @dataclass(slots=True)
 class Done:
-    """What came of a part.
+    """Result of a part.
 
     Attributes:
         shown: times and pictures that may be shown at a moment of the grid, in order.
-        heard: whether any frame came out.
+        heard: True if any frame came out.
         errors, marked: packets that could not be decoded, and frames that show faults.
     """
 
@@ -61,23 +61,29 @@ class Done:
 
 
 class Slot(Protocol):
-    """A decoder and what else a lane needs for itself."""
+    """Decoder, and all else that a lane needs for itself."""
 
     def decode(self, step: Step[Any], done: Done) -> list[tuple[float, Any]]:
-        """Times and frames that come out when ``step`` is fed."""
+        """Return the times and frames that come out when ``step`` is fed; count faults in ``done``."""
 
     def drain(self, done: Done) -> list[tuple[float, Any]]:
-        """Those that are left; the decoder can begin anew afterwards."""
+        """Return those that are left; the decoder can begin anew afterwards."""
 
     def picture(self, frame: Any) -> npt.NDArray[np.uint8]:
-        """``frame`` as it is displayed."""
+        """Return ``frame`` as it is displayed, ``[height, width, 3]`` RGB."""
 
     def close(self) -> None:
-        """Frees what it holds."""
+        """Free what it holds."""
 
 
 def parts(steps: Iterable[Step[P]], picture: int = 0, longest: int = LONGEST) -> Iterator[Part[P]]:
-    """``steps`` cut where a decoder can begin anew and where they become many; ``picture`` is bytes of a picture."""
+    """Yield ``steps`` in parts, cut where a decoder can begin anew and where they become many.
+
+    Args:
+        steps: in order.
+        picture: bytes of the picture that may come of one.
+        longest: steps of a part at most.
+    """
     waiting: tuple[list[Step[P]], int, bool] | None = None
     for group, size in _cut(steps, picture, longest):
         first = group[0]
@@ -104,7 +110,7 @@ def _cut(steps: Iterable[Step[P]], picture: int, longest: int) -> Iterator[tuple
 
 
 class Lanes:
-    """Up to ``count`` threads that decode parts for ``grid``; a context manager.
+    """Decode parts for ``grid`` on up to ``count`` threads; a context manager.
 
     Args:
         count: of them.
@@ -120,7 +126,7 @@ class Lanes:
         self._idle: list[tuple[int, Slot]] = []  # each with the number of the lane that had it last
         self._free = threading.Lock()
         self._at: float | None = None
-        self._heard = False  # whether any frame came out
+        self._heard = False  # True if any frame came out
         self._closed = False
 
     def __enter__(self) -> "Lanes":
@@ -133,7 +139,7 @@ class Lanes:
             slot.close()
 
     def decoded(self, source: Iterable[Part[Any]]) -> Iterator[tuple[Part[Any], Done]]:
-        """What comes of each part, in order, read and decoded ahead.
+        """Yield each part with its result, in order, read and decoded ahead.
 
         Raises:
             VideoError: what a slot raised.
@@ -212,7 +218,7 @@ def _many(running: _Running, most: int) -> bool:
 
 
 class _Lane:
-    """Frames of a group as they come, of which those that no moment shows are let go."""
+    """Take frames of a group as they come, and let go of those that no moment shows."""
 
     def __init__(self, grid: Grid, number: int, first: bool) -> None:
         self.slot: Slot | None = None
@@ -235,7 +241,7 @@ class _Lane:
             self._keep(done, math.inf)
 
     def _keep(self, done: Done, until: float) -> None:
-        """Makes a picture of the latest frame, if it may be shown before ``until``."""
+        """Make a picture of the latest frame, if it may be shown before ``until``."""
         assert self._last is not None
         assert self.slot is not None
         time, frame = self._last

@@ -1,4 +1,4 @@
-"""Videos that come as they happen: how to treat them, where they stand, and how their time runs.
+"""Settings, state and time of videos that come as they happen.
 
 Pure: knows neither FFmpeg nor threads.
 """
@@ -17,7 +17,7 @@ AHEAD_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Live:
-    """How a live source is treated.
+    """Settings of a live source.
 
     Attributes:
         retry_seconds: how long a source that stalls or breaks off is waited for and tried again, from its last
@@ -25,7 +25,7 @@ class Live:
             it may not grow before it counts as complete.
         when_behind: what happens when chunks are not taken as fast as they come. ``lag``: all are kept in
             order, and the delay grows. ``drop``: the oldest are dropped, so that what comes is recent.
-        follow: whether a file is still being written: then reading goes on at its end.
+        follow: True if a file is still being written: then reading goes on at its end.
     """
 
     retry_seconds: float = 30.0
@@ -41,7 +41,7 @@ class Live:
 
 @dataclass(frozen=True)
 class LiveStatus:
-    """Where a live source stands.
+    """State of a live source.
 
     Attributes:
         behind: seconds of video that have arrived and were not taken.
@@ -67,7 +67,7 @@ class Clock:
 
     Attributes:
         newest: when the newest frame is shown, in seconds.
-        begun: whether there was one.
+        begun: True if there was one.
     """
 
     def __init__(self, ahead: float = AHEAD_SECONDS) -> None:
@@ -78,7 +78,7 @@ class Clock:
         self.begun = False
 
     def reconnect(self, at: float, repeats: float) -> None:
-        """The source is back, with a packet decoded ``at``, and may repeat up to ``repeats`` seconds.
+        """Take note that the source is back, with a packet decoded ``at``, and may repeat up to ``repeats`` seconds.
 
         Only a source that may repeat itself, and is within reach of where it was, is trusted to have its old clock.
         """
@@ -86,11 +86,11 @@ class Clock:
             self._shift, self._at = None, -math.inf
 
     def is_repeated(self, at: float) -> bool:
-        """Whether a packet decoded ``at``, after a reconnect, was there before."""
+        """Return True if a packet decoded ``at``, after a reconnect, was there before."""
         return at <= self._at
 
     def shift(self, at: float, shown: float, span: float, waited: float) -> tuple[float, tuple[float, float] | None]:
-        """What to add to the times of a packet, and the gap before it, ``(begin, end)``, if there is one.
+        """Return what to add to the times of a packet, and the gap before it, ``(begin, end)``, if there is one.
 
         Args:
             at: when it is decoded, by the source's clock; grows from packet to packet.

@@ -4,10 +4,11 @@ It spares the CPU: one of many cores decodes as fast. Pictures stay on the GPU, 
 """
 
 import logging
-from typing import Any
 
 import av
 from av.codec.hwaccel import HWAccel
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 
 from kvvideo.errors import ConfigError
 from kvvideo.video.decoder import Progress
@@ -23,7 +24,7 @@ ENGINES = 6
 
 
 class NvdecDecoder(PyavDecoder):
-    """Decodes on the GPU what it decodes exactly, and all else on the CPU.
+    """Decode on the GPU what it decodes exactly, and all else on the CPU.
 
     Raises:
         ConfigError: if there is no such GPU.
@@ -47,13 +48,13 @@ class NvdecDecoder(PyavDecoder):
     def _threads(self) -> int:
         return super()._threads() if self.hwaccel is None else ENGINES
 
-    def _decode_with(self, codec: Any) -> None:
+    def _decode_with(self, codec: VideoCodecContext) -> None:
         super()._decode_with(codec)
         if self.hwaccel is not None:
             codec.thread_count = 1
 
-    def _peek(self) -> tuple[list[Any], Any]:
-        head, first = super()._peek()
+    def _peek(self) -> VideoFrame:
+        first = super()._peek()
         if self.hwaccel is not None and first.format.name != "cuda":
             logger.warning(
                 "the GPU does not decode %r (%s, %d x %d), the CPU does; in a container, NVIDIA_DRIVER_CAPABILITIES "
@@ -63,11 +64,11 @@ class NvdecDecoder(PyavDecoder):
                 first.width,
                 first.height,
             )
-        return head, first
+        return first
 
 
 def _gpu() -> HWAccel:
-    """The first NVIDIA GPU that this process sees."""
+    """Return the first NVIDIA GPU that this process sees."""
     try:
         gpu = HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
         gpu.create(av.Codec("h264", "r"))

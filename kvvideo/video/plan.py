@@ -1,4 +1,4 @@
-"""What is known of a video before it is decoded, and what reading it will cost: pure arithmetic."""
+"""Plan what reading a video will give and cost, by what is known before: pure arithmetic."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from kvvideo.video.sampling import CLOCK_SLACK, Grid
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of its video, checked by decoding one frame.
+    """Facts that a file states of its video, checked by decoding one frame.
 
     Attributes:
         path: the file.
@@ -18,7 +18,7 @@ class VideoInfo:
         fps: average frames per second, or None if unknown.
         codec: FFmpeg's name of the codec, such as ``h264``.
         container: FFmpeg's name of the file format, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
-        timed: whether frames carry times of their own; if not, they are spaced evenly.
+        timed: True if frames carry times of their own; if not, they are spaced evenly.
     """
 
     path: str
@@ -32,7 +32,7 @@ class VideoInfo:
 
     @property
     def frames(self) -> int | None:
-        """About how many frames the file holds; None if unknown."""
+        """Number of frames in the file, more or less; None if unknown."""
         if self.duration is None or self.fps is None:
             return None
         return round(self.duration * self.fps)
@@ -40,7 +40,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Plan:
-    """What reading a video will give; counts are None where nothing says how much of it there is.
+    """Result of reading a video, foretold; counts are None where nothing says how much of it there is.
 
     Attributes:
         height, width: of the frames the model gets.
@@ -67,7 +67,7 @@ def plan(
     min_pixels: int = MIN_PIXELS,
     max_pixels: int = MAX_PIXELS,
 ) -> Plan:
-    """What ``VideoReader`` with these settings will give for ``info``.
+    """Return what ``VideoReader`` with these settings will give for ``info``.
 
     Where the duration is unknown, the video is taken to reach ``end``.
     """

@@ -7,26 +7,79 @@ that a new connection brings a new codec, and that time is that of ``live.Clock`
 import itertools
 import time
 from collections.abc import Iterator
-from typing import Any
+
+from av.video.frame import VideoFrame
 
 from kvvideo.errors import VideoError
 from kvvideo.types import Chunk
 from kvvideo.video import awake
 from kvvideo.video.address import Address
 from kvvideo.video.capture import TICK, Capture, Report, Taken
+from kvvideo.video.container import Packet
 from kvvideo.video.decoder import Progress
-from kvvideo.video.geometry import displayed_size
+from kvvideo.video.frames import FrameDecoder
 from kvvideo.video.live import Live
+from kvvideo.video.packets import SHORT_SECONDS, Packets
 from kvvideo.video.plan import VideoInfo
-from kvvideo.video.pyav import SHORT_SECONDS, PyavDecoder
 from kvvideo.video.sampling import CLOCK_SLACK, EPSILON, Grid
 
 POLL_SECONDS = 0.1
-"""How often it is looked after the reading while nothing comes."""
+"""Seconds between checks of the capture thread while no packet arrives."""
 
 
-class LiveDecoder(PyavDecoder):
-    """Decodes what arrives from a pipe, a growing file, a camera or a URL.
+class LivePackets(Packets):
+    """Read the packets of a live source from ``capture``.
+
+    Args:
+        capture: reads the source; its times are those of ``live.Clock``.
+        name: of the source, for messages.
+        progress: told now and then that the work goes on, also while it waits.
+
+    Attributes:
+        capture: the same.
+        link: the first connection.
+        lost: why nothing comes any more; None if that is the end.
+
+    Raises:
+        VideoError: if no packet comes.
+    """
+
+    tick = float(TICK)
+
+    def __init__(self, capture: Capture, name: str, progress: Progress) -> None:
+        super().__init__(name, progress)
+        self.capture = capture
+        self.lost: VideoError | None = None
+        first = self._take()
+        if first is None:
+            raise self.lost or VideoError(f"{name!r} ended before its first frame; see to what sends it")
+        self.link = first.link
+        self.span = first.link.span
+        self.rest = itertools.chain([first.packet], self.rest)
+
+    def read(self) -> Iterator[Packet]:
+        """Yield packets as they come."""
+        while (taken := self._take()) is not None:
+            yield taken.packet
+
+    def _take(self) -> Taken | None:
+        """Wait for the next packet; return None when there will be none, with ``lost`` set if there should."""
+        waiting = time.monotonic()
+        capture = self.capture
+        while (taken := capture.spool.get(POLL_SECONDS)) is None:
+            if capture.spool.is_over:
+                self.lost = capture.error
+                return None
+            if awake.since(max(waiting, capture.heard)) >= capture.limit:
+                self.lost = capture.gave_up()
+                return None
+            if not capture.hangs:  # else the reader's watchdog is to act
+                self._progress(self.newest)
+        return taken
+
+
+class LiveDecoder(FrameDecoder):
+    """Decode what arrives from a pipe, a growing file, a camera or a URL.
 
     Args:
         path: its name.
@@ -36,95 +89,64 @@ class LiveDecoder(PyavDecoder):
         report: told where the source stands, from another thread.
     """
 
+    _packets: LivePackets
+
     def __init__(self, path: str, progress: Progress, live: Live, stdin: int, report: Report) -> None:
-        self._address = Address.of(path)
-        self._live, self._stdin, self._report = live, stdin, report
-        self._lost: VideoError | None = None  # why nothing comes any more
-        super().__init__(self._address.name, progress)
+        address = Address.of(path)
+        self._capture = Capture(address, live, stdin, report)
+        try:
+            packets = LivePackets(self._capture, address.name, progress)
+        except BaseException:
+            self.close()
+            raise
+        super().__init__(packets, packets.link.codec, packets.link.pixel_ratio, progress)
 
     def close(self) -> None:
+        """Let go of the source; safe to call twice."""
         self._capture.close()
 
     def chunks(self, grid: Grid, min_pixels: int, max_pixels: int) -> Iterator[Chunk]:
-        """The chunks of ``grid``, without those of which nothing was seen."""
+        """Yield the chunks of ``grid``, without those of which nothing was seen."""
         for chunk in super().chunks(grid, min_pixels, max_pixels):
             if not any(begin <= chunk.start and chunk.end <= end for begin, end in self._capture.spool.gaps.copy()):
                 yield chunk
 
-    def _open(self) -> None:
-        self._capture = Capture(self._address, self._live, self._stdin, self._report)
-        self._tick, self._origin = float(TICK), 0.0
-        try:
-            first = self._take()
-        except BaseException:
-            self.close()
-            raise
-        if first is None:
-            raise self._lost or VideoError(f"{self._path!r} ended before its first frame; see to what sends it")
-        self._first = first.link
-        self._span, self._pixel_ratio = first.link.span, first.link.pixel_ratio
-        self._decode_with(first.link.codec)
-        self._packets = itertools.chain([first.packet], self._read())
-
-    def _peek(self) -> tuple[list[Any], Any]:
+    def _peek(self) -> VideoFrame:
         try:
             return super()._peek()
         except VideoError as error:
-            raise self._lost or error from None
+            raise self._packets.lost or error from None
 
-    def _describe(self, first: Any) -> VideoInfo:
-        height, width = displayed_size(first.height, first.width, self._pixel_ratio)
-        if self._turned:
-            height, width = width, height
+    def _describe(self, first: VideoFrame) -> VideoInfo:
         if first.pts is not None:
-            self.first = self._time(first)
+            self.first = self._packets.time(first)
+        link = self._packets.link
         return VideoInfo(
             path=self._path,
-            width=width,
-            height=height,
+            width=self._pictures.width,
+            height=self._pictures.height,
             duration=None,
-            fps=self._first.rate,
+            fps=link.rate,
             codec=self._decoder.codec.canonical_name,
-            container=self._first.kind,
-            timed=self._head[0].pts is not None,
+            container=link.kind,
+            timed=self._packets.head[0].pts is not None,
         )
 
-    def _take(self) -> Taken | None:
-        """The next packet, waited for; None when there will be none, with ``_lost`` set if there should."""
-        waiting = time.monotonic()
-        spool = self._capture.spool
-        while (taken := spool.get(POLL_SECONDS)) is None:
-            if spool.is_over:
-                self._lost = self._capture.error
-                return None
-            if awake.since(max(waiting, self._capture.heard)) >= self._capture.limit:
-                self._lost = self._capture.gave_up()
-                return None
-            if not self._capture.hangs:  # else the reader's watchdog is to act
-                self._progress(self._newest)
-        return taken
-
-    def _read(self) -> Iterator[Any]:
-        while (taken := self._take()) is not None:
-            yield taken.packet
-
-    def _from(self, start: float, back: float) -> Iterator[Any]:
-        self._from_first = True
-        return itertools.chain(self._head, self._packets)
-
-    def _decode(self, packet: Any) -> list[Any]:
-        if packet is None or packet.stream.codec_context is self._decoder:
+    def _decode(self, packet: Packet | None) -> list[VideoFrame]:
+        codec = self._decoder if packet is None else packet.stream.codec_context
+        if codec is self._decoder:
             return super()._decode(packet)
         rest, skip = self._drain(), self._decoder.skip_frame
-        if packet.stream.codec_context.is_open:
-            self._decoder = packet.stream.codec_context
+        if codec.is_open:
+            self._decoder = codec
         else:
-            self._decode_with(packet.stream.codec_context)
+            self._decode_with(codec)
         self._decoder.skip_frame = skip
         return rest + super()._decode(packet)
 
     def _finish(self) -> float:
-        self.failure = self._lost
+        packets = self._packets
+        self.failure = packets.lost
         if self._fed - self._last > SHORT_SECONDS:
-            return self._fail(self._last + self._span, "what comes from there on cannot be decoded")
-        return max(self._end, self._newest + CLOCK_SLACK + 2 * EPSILON)
+            return self._fail(self._last + packets.span, "what comes from there on cannot be decoded")
+        return max(packets.end, packets.newest + CLOCK_SLACK + 2 * EPSILON)

@@ -1,4 +1,4 @@
-"""Which moments of a video are looked at, and how they are grouped: pure arithmetic, in seconds.
+"""Choose the moments of a video that are looked at, and group them: pure arithmetic, in seconds.
 
 Knows times and nothing of files, codecs or pixels: a "frame" here is whatever the caller passes.
 """
@@ -47,7 +47,7 @@ class Grid:
     def of(
         cls, fps: float, chunk_seconds: float, start: float | None, end: float | None, skip_chunks: int = 0
     ) -> "Grid":
-        """The grid of these settings, without its first ``skip_chunks`` chunks.
+        """Return the grid of these settings, without its first ``skip_chunks`` chunks.
 
         Raises:
             ConfigError: naming the allowed values, if a chunk would not hold an even number of
@@ -83,28 +83,29 @@ class Grid:
 
     @property
     def count(self) -> int | None:
-        """How many moments are to come; None if only the video's end decides."""
+        """Number of moments to come; None if only the video's end decides."""
         return None if self.end is None else self.count_before(self.end)
 
     def count_before(self, end: float) -> int:
-        """How many of the moments to come lie before ``end``."""
+        """Return the number of moments to come that lie before ``end``."""
         return max(0, math.ceil((end - self.start) * self.fps - EPSILON) - self.skip)
 
     def shows(self, begin: float, end: float) -> bool:
-        """Whether a moment to come lies from ``begin`` up to ``end``."""
+        """Return True if a moment to come lies from ``begin`` up to ``end``."""
         return self.time(self.count_before(begin)) < end
 
     def time(self, index: int) -> float:
-        """Moment number ``index`` of those to come, in seconds of the source."""
+        """Return moment number ``index`` of those to come, in seconds of the source."""
         return self.start + (self.skip + index) / self.fps
 
 
 def pick(frames: Iterable[tuple[float, T | None]], grid: Grid) -> Iterator[tuple[float, T]]:
-    """The frame shown at each moment of ``grid``: the last that appears by then.
+    """Yield the frame shown at each moment of ``grid``: the last that appears by then.
 
     Args:
         frames: ``(time, frame)`` as displayed, in order; the first also stands for what comes
             before it. ``(end, None)`` closes the video: nothing is shown from then on.
+        grid: the moments.
 
     Yields:
         ``(time, frame)`` per moment, with the time at which that frame really appeared.
@@ -123,7 +124,7 @@ def pick(frames: Iterable[tuple[float, T | None]], grid: Grid) -> Iterator[tuple
 
 
 def assemble(samples: Iterable[tuple[float, npt.NDArray[np.uint8]]], grid: Grid) -> Iterator[Chunk]:
-    """Groups one ``(time, frame)`` per moment of ``grid`` into chunks.
+    """Group one ``(time, frame)`` per moment of ``grid`` into chunks.
 
     The last chunk ends with the samples; an odd last frame is shown twice.
     """

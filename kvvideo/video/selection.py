@@ -1,4 +1,4 @@
-"""Which packets must be decoded to show the frames of a grid: a plan made while reading.
+"""Select the packets that must be decoded to show the frames of a grid, while reading.
 
 Compressed video is a chain: a frame needs others, and comes out of order. Packets are read a little
 ahead (about one grid step), without decoding, until it is certain which frame each moment shows. Then
@@ -33,10 +33,10 @@ class Coded(Generic[P]):
         payload: what the decoder is fed.
         time: when it is shown, in seconds.
         size: in bytes.
-        restarts: whether decoding can begin here, so that it and all frames shown later come out right.
-        hidden: whether it is only decoded for others and never shown.
-        joins: whether a decoder may lose here the frames that it still holds.
-        anew: whether it needs none of them, so that the decoder may give them out first.
+        restarts: True if decoding can begin here, so that it and all frames shown later come out right.
+        hidden: True if it is only decoded for others and never shown.
+        joins: True if a decoder may lose here the frames that it still holds.
+        anew: True if it needs none of them, so that the decoder may give them out first.
     """
 
     payload: P
@@ -53,8 +53,8 @@ class Step(Generic[P]):
     """One compressed frame to feed to the decoder.
 
     Attributes:
-        whole: whether it must come out; if not, it may be skipped unless others refer to it.
-        fresh: whether packets before it were dropped: the decoder must be emptied and begin anew.
+        whole: True if it must come out; if not, it may be skipped unless others refer to it.
+        fresh: True if packets before it were dropped: the decoder must be emptied and begin anew.
     """
 
     coded: Coded[P]
@@ -68,7 +68,7 @@ class Step(Generic[P]):
 
 
 def select(source: Iterator[Coded[P]], grid: Grid) -> Iterator[Step[P]]:
-    """What to feed so that the decoder gives, at least, every frame ``pick`` needs for ``grid``."""
+    """Yield what to feed so that the decoder gives, at least, every frame ``pick`` needs for ``grid``."""
     window = _Window(source)
     fed: list[float] = []  # times of fed frames, from the one shown at the latest moment on
     count = math.inf if grid.count is None else grid.count
@@ -91,7 +91,7 @@ def select(source: Iterator[Coded[P]], grid: Grid) -> Iterator[Step[P]]:
 
 
 class _Window(Generic[P]):
-    """Packets that were read and not yet fed, in the order of the file.
+    """Hold the packets that were read and not yet fed, in the order of the file.
 
     Attributes:
         held: their size in bytes.
@@ -102,12 +102,12 @@ class _Window(Generic[P]):
         self._source = source
         self._coded: list[Coded[P]] = []
         self._exhausted = False
-        self._fed = False  # whether anything was ever fed
-        self._fresh = False  # whether packets were dropped since
+        self._fed = False  # True if anything was ever fed
+        self._fresh = False  # True if packets were dropped since
         self._floor = -math.inf  # frames before the point where decoding began cannot be decoded
 
     def fill(self, moment: float) -> None:
-        """Reads on until no packet to come can hold a frame shown by ``moment``."""
+        """Read on until no packet to come can hold a frame shown by ``moment``."""
         # The times of hidden frames say nothing of those to come: a part that was cut out stands anywhere.
         ahead = sum(coded.time > moment and not coded.hidden for coded in self._coded)
         while ahead <= REORDER and self.held <= MAX_HELD:
@@ -128,13 +128,13 @@ class _Window(Generic[P]):
                 ahead += coded.time > moment and not coded.hidden
 
     def wanted(self, moment: float) -> float:
-        """Time of the frame here shown at ``moment``; -inf if that frame is not here."""
+        """Return the time of the frame here shown at ``moment``; -inf if that frame is not here."""
         times = [coded.time for coded in self._coded if not coded.hidden]
         first = -math.inf if self._fed else min(times, default=-math.inf)
         return max((time for time in times if time <= moment), default=first)
 
     def take(self, wanted: float, everything: bool) -> list[Step[P]]:
-        """Removes what must be fed to get the frame shown at ``wanted``; -inf for none."""
+        """Remove what must be fed to get the frame shown at ``wanted``, and return it; -inf for none."""
         times = [math.nan if coded.hidden else coded.time for coded in self._coded]
         until = len(times) if everything else times.index(wanted) + 1 if wanted in times else 0
         # Frames shown later may be wanted too: that is not known yet. If the wanted one is lost, so is one before it.
@@ -150,5 +150,5 @@ class _Window(Generic[P]):
         return steps
 
     def exhausted_at(self, moment: float) -> bool:
-        """Whether all was read and nothing is left that is shown after ``moment``."""
+        """Return True if all was read and nothing is left that is shown after ``moment``."""
         return self._exhausted and not any(coded.time > moment and not coded.hidden for coded in self._coded)

@@ -32,7 +32,7 @@ class Source:
     live: Live | None = None
 
     def open(self, skip_chunks: int = 0, **options: Any) -> VideoReader:
-        """Begins to read, after the first ``skip_chunks`` chunks; ``options`` are those of ``VideoReader``.
+        """Begin to read, after the first ``skip_chunks`` chunks; ``options`` are those of ``VideoReader``.
 
         Raises:
             VideoError: if the video cannot be decoded.
@@ -43,7 +43,7 @@ class Source:
 
     @property
     def replayable(self) -> bool:
-        """Whether it can be opened again at any earlier time: a file that is there, and does not grow."""
+        """True if it can be opened again at any earlier time: a file that is there, and does not grow."""
         return self._is_file() and not is_live(self.path) and not (self.live is not None and self.live.follow)
 
     def ends(self, duration: float | None) -> float | None:
@@ -51,7 +51,7 @@ class Source:
         return min((time for time in (self.end, duration) if time is not None), default=None)
 
     def fingerprint(self) -> str | None:
-        """What tells this file from others, whatever it is called; None for what is no file."""
+        """Return what tells this file from others, whatever it is called; None for what is no file."""
         if not self._is_file():
             return None
         from kvvideo.video.fingerprint import of_file
@@ -59,12 +59,12 @@ class Source:
         return of_file(self.path)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its settings as JSON can hold them."""
+        """Return its settings as JSON can hold them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """The source that ``as_dict`` gave ``data`` for.
+        """Return the source that ``as_dict`` gave ``data`` for.
 
         Raises:
             ConfigError: saying what is wrong, if it cannot have.
@@ -93,11 +93,11 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     bool: ("true or false", (bool,)),
     Live | None: ("the settings of a live source, or nothing", (dict, type(None))),
 }
-"""What the fields of a source may hold, by their types: in words, and as JSON gives them."""
+"""Values that the fields of a source may hold, by their types: in words, and as JSON gives them."""
 
 
 def _checked(cls: type[Source] | type[Live], data: object, what: str) -> dict[str, Any]:
-    """``data`` if it has what ``cls`` is made of, and nothing else."""
+    """Return ``data`` if it has what ``cls`` is made of and no more; else raise ConfigError, calling it ``what``."""
     if not isinstance(data, dict):
         raise ConfigError(f"{data!r:.100} does not describe {what}")
     kinds = {field.name: field.type for field in fields(cls)}

@@ -1,4 +1,4 @@
-"""One picture of a video, as large as it is shown."""
+"""Fetch one picture of a video, as large as it is shown."""
 
 import os
 
@@ -11,7 +11,7 @@ from kvvideo.video.reader import VideoReader
 
 
 def frame_at(path: str | os.PathLike[str], time: float, decoder: str = "pyav") -> tuple[float, npt.NDArray[np.uint8]]:
-    """The picture shown at ``time``: when it really appeared, in seconds, and ``uint8 [height, width, 3]`` RGB.
+    """Return the picture shown at ``time``: when it really appeared, in seconds, and ``uint8 [height, width, 3]`` RGB.
 
     It has the size at which players show it, and is decoded in a process of its own.
 

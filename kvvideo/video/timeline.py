@@ -31,7 +31,7 @@ class Placed(Generic[P]):
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """The clock was set anew: at ``at`` seconds of the line of time, by ``by`` seconds, which may be negative."""
+    """Place where the clock was set anew: at ``at`` seconds of the line of time, by ``by`` seconds, maybe negative."""
 
     at: float
     by: float

@@ -1,4 +1,4 @@
-"""How the worker talks to the reader: JSON heads, each with its length before it and pixels after it.
+"""Carry messages from the worker to the reader: JSON heads, each with its length before it and pixels after it.
 
 4 bytes, big-endian: length of the head
 head: a JSON object with "kind"; "shape" if pixels follow
@@ -16,7 +16,7 @@ Head = dict[str, Any]
 
 
 def send(stream: BinaryIO, head: Head, pixels: npt.NDArray[np.uint8] | None = None) -> None:
-    """Writes one message."""
+    """Write one message."""
     if pixels is not None:
         head = {**head, "shape": pixels.shape}
     text = json.dumps(head).encode()
@@ -27,7 +27,7 @@ def send(stream: BinaryIO, head: Head, pixels: npt.NDArray[np.uint8] | None = No
 
 
 def receive(stream: BinaryIO) -> tuple[Head, npt.NDArray[np.uint8] | None]:
-    """Reads one message.
+    """Read one message: its head, and ``uint8`` pixels of the shape that it tells, if any.
 
     Raises:
         EOFError: if the sender is gone, even in the middle of a message.

@@ -28,13 +28,13 @@ from kvvideo.video.live import Live, LiveStatus
 from kvvideo.video.sampling import Grid
 
 BEAT_SECONDS = 0.5
-"""How often a working decoder says so."""
+"""Seconds between signs of life of a decoder that works."""
 MEMORY_BYTES = 4 << 30
-"""What decoding may take: enough for 8K, and an end to what a few damaged bytes may ask for."""
+"""Memory that decoding may take: enough for 8K, and an end to what a few damaged bytes may ask for."""
 
 
 def main() -> int:
-    """Answers the request on stdin; returns the exit code."""
+    """Answer the request on stdin; return the exit code."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # native code that prints must not write between messages
     request = json.loads(sys.stdin.buffer.readline())
@@ -65,19 +65,20 @@ def main() -> int:
 
 
 class Notes:
-    """Sends small messages, one at a time: the thread that reads a live source has some, too."""
+    """Send small messages, one at a time: the thread that reads a live source has some, too."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._free = threading.Lock()
 
     def __call__(self, head: wire.Head) -> None:
+        """Send a message."""
         with self._free:
             wire.send(self._stream, head)
 
 
 def _serve(request: dict[str, Any], out: BinaryIO, notes: Notes) -> None:
-    """Sends what is known of the video, then what was asked for: its chunks, one still picture, or nothing more."""
+    """Send what is known of the video, then what was asked for: its chunks, one still picture, or nothing more."""
     grid = Grid(**request["grid"])
     with _open(request, notes) as decoder:
         wire.send(out, {"kind": "info", "info": asdict(decoder.info)})
@@ -104,7 +105,7 @@ def _open(request: dict[str, Any], notes: Notes) -> Decoder:
 
 
 def _beat(notes: Notes) -> Progress:
-    """A progress callback that says ``alive`` now and then."""
+    """Return a progress callback that says ``alive`` now and then."""
     due = 0.0
 
     def beat(at: float) -> None:
@@ -118,7 +119,7 @@ def _beat(notes: Notes) -> Progress:
 
 
 def _die_with_parent() -> None:
-    """Ends this process when the other end of stdin is closed, by ``close()`` or by the parent's death.
+    """End this process when the other end of stdin is closed, by ``close()`` or by the parent's death.
 
     The kernel's SIGIO does it, whose default action is to terminate: a thread that waits for the end of
     stdin could not run while native code holds the interpreter, and Linux' "parent death signal" also
@@ -134,7 +135,7 @@ def _die_with_parent() -> None:
 
 
 def _bound() -> None:
-    """Limits the memory of this process. If it crashes all the same, it leaves no image of that on the disk."""
+    """Limit the memory of this process. If it crashes all the same, it leaves no image of that on the disk."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     if most == resource.RLIM_INFINITY or most > MEMORY_BYTES:
@@ -142,10 +143,11 @@ def _bound() -> None:
 
 
 def _forward_logs(notes: Notes) -> None:
-    """Makes this process' log records messages, for the reader to log."""
+    """Make this process' log records messages, for the reader to log."""
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            """Send a record."""
             notes({"kind": "log", "level": record.levelno, "text": record.getMessage()})
 
     logger = logging.getLogger("kvvideo.video")

@@ -27,7 +27,7 @@ from kvvideo.session.pool import pool_bytes, sessions_in
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.tiny import samples
 from kvvideo.video import VideoReader
-from tests.cli.test_cli import truncated
+from tests.helpers.clips import truncated
 
 Record = dict[str, Any]
 
@@ -578,7 +578,7 @@ def test_progress_is_told_as_it_is_made(engine: Engine, four: Path):
     events = streamed(engine, tasks(four)[:2])
     moved = [event for event in events if isinstance(event, Moved)]
     assert len(moved) == 20
-    assert {event.length for event in moved} == {40.0}
-    assert all(event.cache.live <= CACHE.max_tokens for event in moved)
+    assert {event.progress.end for event in moved} == {40.0}
+    assert all(event.progress.cache.live <= CACHE.max_tokens for event in moved)
     ended = [event for event in events if isinstance(event, Ended)]
     assert [(event.start, event.end, event.frames, event.left) for event in ended] == [(0.0, 40.0, 80, [])] * 2

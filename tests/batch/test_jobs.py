@@ -15,6 +15,7 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import clean
 from kvvideo.runs.agenda import Question
+from kvvideo.video import Source
 from tests.helpers import SAMPLES
 
 SCHEMA = Draft202012Validator(json.loads((resources.files("kvvideo.outputs") / "schema/job.schema.json").read_text()))
@@ -64,6 +65,30 @@ def test_a_job_is_read_as_it_says(tmp_path: Path):
     SCHEMA.validate(line)
 
 
+def test_a_video_may_be_a_message(tmp_path: Path):
+    """What it says comes before the options of the command, and what it leaves open they decide."""
+    from kvvideo.batch.tasks import Defaults, tasks_of
+    from kvvideo.session import EngineConfig
+
+    messages: list[dict[str, Any]] = [
+        {"type": "video", "video": "a.mp4"},
+        {"video": "file:///videos/b.mp4", "fps": 3, "video_start": 2, "max_pixels": 50176},
+        {"video": "c.mp4", "fps": 2.0, "video_end": 9.5, "min_pixels": None},
+    ]
+    lines = [{**GOOD, "id": str(number), "video": message} for number, message in enumerate(messages)]
+    for line in lines:
+        SCHEMA.validate(line)
+    jobs = read_jobs(write(tmp_path / "jobs.jsonl", *lines))
+    assert [job.video for job in jobs] == [f"{tmp_path}/a.mp4", "/videos/b.mp4", f"{tmp_path}/c.mp4"]
+    reading = {"fps": 1.0, "chunk_seconds": 8.0, "start": 1.0, "min_pixels": 3136, "max_pixels": 12544}
+    sources = [task.source for task in tasks_of(jobs, Defaults(EngineConfig(model="tiny"), reading))]
+    assert sources == [
+        Source(f"{tmp_path}/a.mp4", **reading),
+        Source("/videos/b.mp4", **reading | {"fps": 3.0, "chunk_seconds": 4.0, "start": 2.0, "max_pixels": 50176}),
+        Source(f"{tmp_path}/c.mp4", **reading | {"fps": 2.0, "chunk_seconds": 4.0, "end": 9.5}),
+    ]
+
+
 def test_the_bundled_jobs_are_jobs():
     path = SAMPLES / "jobs.jsonl"
     jobs = read_jobs(path)
@@ -91,8 +116,8 @@ BAD = [
     ({**GOOD, "questions": []}, "questions: [] must be a list of questions"),
     ({"id": "a", "video": "x"}, "there is no 'questions'"),
     ({**GOOD, "vidoe": 1}, '"vidoe" is not known; allowed are id, video, questions, strategy, budget'),
-    ({**GOOD, "id": " "}, 'id: " " is no text'),
-    ({**GOOD, "id": 7}, "id: 7 is no text"),
+    ({**GOOD, "id": " "}, 'id: " " must be a non-empty string'),
+    ({**GOOD, "id": 7}, "id: 7 must be a non-empty string"),
     ({**GOOD, "video": "rtsp://camera/1"}, "is an address; a batch reads files"),
     ({**GOOD, "video": "file://elsewhere/a.mp4"}, "is an address; a batch reads files"),
     ({**GOOD, "video": "a\0b"}, "cannot be the name of a file"),
@@ -104,7 +129,7 @@ BAD = [
     ({**GOOD, "meta": 1}, "meta: 1 must be an object"),
     ({**GOOD, "questions": "What?"}, 'questions: "What?" must be a list'),
     ({**GOOD, "questions": [{"t": "1:00"}]}, "questions: in question 1: there is no 'q'"),
-    ({**GOOD, "questions": [{"q": "a"}, {"q": ""}]}, 'questions: in question 2: q: "" is no text'),
+    ({**GOOD, "questions": [{"q": "a"}, {"q": ""}]}, 'questions: in question 2: q: "" must be a non-empty string'),
     ({**GOOD, "questions": [{"q": "a", "t": "1:70"}]}, "questions: in question 1: t: '1:70' is not a time"),
     ({**GOOD, "questions": [{"q": "a", "t": -1}]}, "t: -1 is no number of seconds"),
     ({**GOOD, "questions": [{"q": "a", "t": 10**400}]}, "is no number of seconds"),
@@ -113,6 +138,16 @@ BAD = [
     ({**GOOD, "questions": [{"q": "a", "when": 1}]}, '"when" is not known; allowed are t, q, answer'),
     ({**GOOD, "questions": [{"q": "a", "t": "1:00"}, {"q": "a ", "t": 60}]}, "question 2 asks the same at 1:00"),
     ({**GOOD, "questions": [{"q": "a"}, {"q": "a"}]}, "question 2 asks the same at the end as question 1"),
+    ({**GOOD, "video": {"type": "video"}}, "video: video of a message must be a path"),
+    ({**GOOD, "video": {"type": "image", "video": "a.mp4"}}, "video: type of a message must be 'video'"),
+    ({**GOOD, "video": {"video": "a.mp4", "nframes": 8}}, "video: nframes of a message cannot be honoured"),
+    ({**GOOD, "video": {"video": "a.mp4", "fps": "2"}}, "video: fps of a message must be a number"),
+    ({**GOOD, "video": {"video": "rtsp://camera/1"}}, "is an address; a batch reads files"),
+    ({**GOOD, "video": {"video": " "}}, 'video: " " is no text'),
+    ({**GOOD, "video": {"video": ["1.jpg", "2.jpg"]}}, "video: video of a message must be a path"),
+    ({**GOOD, "video": {"content": [{"video": "a.mp4"}]}}, "video: content: give the element of the video alone"),
+    ({**GOOD, "video": {"video": "a", "fps": 1}, "fps": 2}, "fps: the message under 'video' says that too"),
+    ({**GOOD, "video": {"video": "a", "video_end": 9}, "to": "0:08"}, "to: the message under 'video' says that too"),
 ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 
 from tests.batch.test_batch import lines, untimed
-from tests.cli.test_cli import command
+from tests.helpers.commands import command
 from tests.helpers.killed_batches import WORDS, make_jobs
 
 KILLS = int(os.environ.get("KVVIDEO_TEST_BATCH_KILLS", "50"))

@@ -26,14 +26,15 @@ from kvvideo.batch.results import Results
 from kvvideo.batch.run import Batch, Executor, Local, Queue
 from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Defaults, Task, tasks_of
-from kvvideo.cli.options import reading
+from kvvideo.cli.options import Video
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, VideoError
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.streaming import Asked
 from kvvideo.session import Answer, EngineConfig
-from kvvideo.types import CacheStats
+from kvvideo.types import CacheStats, Progress
 from tests.helpers import ROOT, SAMPLES
+from tests.helpers.commands import command
 
 ENGINE = EngineConfig("tiny", CacheConfig("streaming", max_tokens=512), sessions=2, max_model_len=2048)
 ANSWER_TOKENS = 8
@@ -105,7 +106,7 @@ def _line(process: psutil.Process) -> list[str]:
 
 def tasks(jobs: Path) -> tuple[list[Task], Defaults]:
     """What ``kvvideo batch`` with ``CLI`` makes of a job file."""
-    looked = reading(ENGINE, 2.0, 4.0, None, None, None) | {"decoder": "pyav"}
+    looked = Video().reading(ENGINE) | {"decoder": "pyav"}
     defaults = Defaults(ENGINE, looked, ANSWER_TOKENS)
     return tasks_of(read_jobs(jobs), defaults), defaults
 
@@ -164,10 +165,9 @@ def test_stopped_and_killed_it_comes_to_the_same(
 
     records_file = tmp_path / "results.jsonl"
     before = records_file.read_bytes()
-    command = [sys.executable, "-m", "kvvideo", "batch", str(jobs), "-o", str(tmp_path)]
-    command += [*CLI, "--executor", "ray", "--engines", "2", "--ray-address"]
+    words = command("batch", jobs, "-o", tmp_path, *CLI, "--executor", "ray", "--engines", "2", "--ray-address")
     address = ray.get_runtime_context().gcs_address
-    with subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as batch:
+    with subprocess.Popen([*words, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as batch:
         try:
             while batch.poll() is None and records_file.read_bytes() == before:
                 time.sleep(0.01)
@@ -183,10 +183,10 @@ def test_stopped_and_killed_it_comes_to_the_same(
     assert not list(tmp_path.glob(".kvvideo/all/*/*.safetensors"))
 
     done = records_file.read_bytes()
-    again = subprocess.run([*command, "127.0.0.1:1"], capture_output=True, text=True, check=False)
+    again = subprocess.run([*words, "127.0.0.1:1"], capture_output=True, text=True, check=False)
     assert again.returncode == 1, again.stderr
     assert records_file.read_bytes() == done
-    failed = [*command, "127.0.0.1:1", "--only-failed"]
+    failed = [*words, "127.0.0.1:1", "--only-failed"]
     refused = subprocess.run(failed, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("kvvideo: ray-address: no Ray cluster can be joined at")
@@ -233,7 +233,8 @@ class Other(Ready):
         if stop:
             return Turn([(name, Ended(task, None, [*task.wants], stopped=True)) for name, task in tasks.items()])
         time.sleep(0.05)
-        return Turn([(name, Moved(task, 0.0, None, 0, NOTHING)) for name, task in tasks.items()])
+        now = Progress(position=0.0, end=None, rate=None, cache=NOTHING, max_tokens=None)
+        return Turn([(name, Moved(task, now)) for name, task in tasks.items()])
 
 
 PROGRAM = """

@@ -27,7 +27,7 @@ from kvvideo.session.engine import model_path
 from kvvideo.session.model_config import model_config, text_config
 from kvvideo.session.pool import page_bytes
 from kvvideo.types import Chunk
-from tests.cli.test_cli import kvvideo
+from tests.helpers.commands import kvvideo
 
 CHUNKS = 5
 CONFIG = EngineConfig(

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,7 @@ from kvvideo.bench import memory
 from kvvideo.compression.config import CacheConfig
 from kvvideo.session import EngineConfig
 from kvvideo.tiny import world
-
-
-def kvvideo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kvvideo", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+from tests.helpers.commands import kvvideo
 
 
 @pytest.mark.parametrize(

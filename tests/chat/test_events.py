@@ -78,7 +78,7 @@ class Driven:
         return self.player.playback
 
     def now(self) -> tuple[Answer, Any, list[Any]]:
-        """What the stream says and holds, without the frame on screen."""
+        """Return what the stream says and holds, without the frame on screen."""
 
         def look(playback: Playback) -> tuple[Answer, Any, list[Any]]:
             playback.also = None
@@ -183,8 +183,8 @@ def test_a_journey_that_is_stopped_leaves_no_event_behind(start: Start, line: st
     """Taking back and beginning anew have happened where they are stopped, as far as they came."""
     driven = start(remember=True)
     driven("/step 6", "A?")
-    assert driven.playback._checkpoints is not None
-    driven.player.call(lambda playback: playback._checkpoints.clear())  # type: ignore[union-attr]
+    assert driven.playback.memories.checkpoints is not None
+    driven.player.call(lambda playback: playback.memories.checkpoints.clear())  # type: ignore[union-attr]
     driven.stop_after(2)
     driven(line)
     assert driven.screen.said[-1] == "stopped"
@@ -283,7 +283,7 @@ def test_a_file_that_somebody_else_wrote_is_not_replaced(start: Start, tmp_path:
         "'folder' is a folder; name a file in it",
     ]
     # Loaded again, it is ours again; what was kept of the stream before is gone from the disk.
-    kept = driven.playback._checkpoints
+    kept = driven.playback.memories.checkpoints
     driven("/load mine", "/save")
     assert len(driven.screen.problems) == 4
     assert kept is not None

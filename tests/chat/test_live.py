@@ -10,8 +10,8 @@ import av
 import pytest
 
 from kvvideo.tiny import samples
-from tests.chat.test_chat import COLOUR, LETTER, SETTINGS, Terminal, chat
-from tests.cli.test_cli import command, kvvideo, records
+from tests.helpers.chats import COLOUR, LETTER, SETTINGS, Terminal, chat
+from tests.helpers.commands import command, kvvideo, records
 from tests.helpers.servers import Play, Server, files, rtsp
 
 
@@ -32,7 +32,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(clip: Path) -> dict[float, str]:
-    """What ``analyze`` answers about the file."""
+    """Return what ``analyze`` answers about the file."""
     asked = ("-q", f"@0:22 {LETTER}", "-q", f"@0:47 {COLOUR}", "-q", LETTER)
     result = kvvideo("analyze", str(clip), *SETTINGS, "-f", "jsonl", *asked)
     assert result.returncode == 0, result.stderr
@@ -56,7 +56,7 @@ def test_a_chat_about_a_stream(clip: Path, expected: dict[float, str], tmp_path:
 
 
 def test_a_script_need_not_wait_for_the_end_of_a_broadcast(tmp_path: Path):
-    """Which may never come: here it is 50 s away."""
+    """The end may never come: here it is 50 s away."""
     with Server(rtsp(Play(speed=0.2))) as server:
         live = (*SETTINGS, "--fps", "20", "--chunk", "0.5")
         result = chat(tmp_path, f"rtsp://127.0.0.1:{server.port}/a", *live, lines=f"{LETTER}\n")

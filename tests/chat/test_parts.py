@@ -127,13 +127,13 @@ def test_more_is_brighter() -> None:
 # The panel ---------------------------------------------------------------------------------------
 
 STATUS = Status(
-    at=724.4,
-    duration=2700.0,
+    position=724.4,
+    end=2700.0,
     state="playing",
     speed="2x",
-    fps=61.2,
+    rate=61.2,
     realtime=1.98,
-    stats=CacheStats(12034, 1812, 10222, 114, 3, 12_345_678),
+    cache=CacheStats(12034, 1812, 10222, 114, 3, 12_345_678),
     budget=2048,
     max_tokens=4096,
     strategy="distinct",
@@ -151,12 +151,10 @@ def plain(ansi: str) -> str:
     "status",
     [
         STATUS,
-        replace(STATUS, at=36_000, duration=36_001.5, stats=CacheStats(10**9, 10**7, 10**9, 10**6, 10**5, 10**13)),
-        replace(
-            STATUS, duration=None, budget=None, max_tokens=None, timeline=(), state="waiting", message="wait " * 50
-        ),
+        replace(STATUS, position=36_000, end=36_001.5, cache=CacheStats(10**9, 10**7, 10**9, 10**6, 10**5, 10**13)),
+        replace(STATUS, end=None, budget=None, max_tokens=None, timeline=(), state="waiting", message="wait " * 50),
         replace(STATUS, behind=3.24, dropped=12, layer=3, message="one\ntwo\x1b[2J", strategy="a-very-long-name" * 5),
-        replace(STATUS, at=0, duration=0, stats=CacheStats(0, 0, 0, 0, 0, 0), strategy="", timeline=(), state="ended"),
+        replace(STATUS, position=0, end=0, cache=CacheStats(0, 0, 0, 0, 0, 0), strategy="", timeline=(), state="ended"),
     ],
 )
 @pytest.mark.parametrize("width", [40, 41, 57, 80, 200])
@@ -205,7 +203,7 @@ def test_the_panel_tells_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_prompt_is_one_line() -> None:
     assert prompt_line(STATUS) == "12:04/45:00 ▶ 2x · 1812/4096 · 61 fr/s"
-    live = replace(STATUS, duration=None, max_tokens=None, state="paused", behind=2.7)
+    live = replace(STATUS, end=None, max_tokens=None, state="paused", behind=2.7)
     assert prompt_line(live) == "12:04 ‖ · 1812 · 61 fr/s · 3 s behind"
     assert prompt_line(replace(live, behind=0.0, dropped=8.0)) == "12:04 ‖ · 1812 · 61 fr/s · 8 s dropped"
 
@@ -239,7 +237,7 @@ def dialogue(said: list[Said]) -> Dialogue:
 
 
 def harmless(line: str) -> bool:
-    """Whether it is one line in which nothing controls a terminal, hides, or turns what is around it.
+    """Return True if it is one line in which nothing controls a terminal, hides, or turns what is around it.
 
     Stricter than that would take joiners and marks of direction out, which many words need.
     """
@@ -429,6 +427,13 @@ def test_questions_and_commands() -> None:
     assert commands.find("at").usage == "/at TIME question"
 
 
+def test_each_command_is_done_by_a_function_of_its_own() -> None:
+    from kvvideo.chat.chat import HANDLERS
+
+    assert [*HANDLERS] == [command.name for command in COMMANDS]
+    assert len({*HANDLERS.values()}) == len(COMMANDS)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -614,7 +619,7 @@ def test_completions_go_on_from_what_was_typed(text: str) -> None:
 
 
 def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What killed chats left goes when the next one begins; what living ones use, and what is not ours, stays."""
+    """Remains of killed chats go when the next one begins; what living ones use, and what is not ours, stays."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = (
         "import time; from kvvideo.chat.scratch import scratch\n"

@@ -1,4 +1,4 @@
-"""How an open prompt ends other than by Enter: by signals, by errors of what is drawn, and with its window."""
+"""An open prompt ends other than by Enter: by signals, by errors of what is drawn, and with its window."""
 
 import errno
 import signal

@@ -8,27 +8,16 @@ import sys
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pexpect
 import pytest
 
 from kvvideo.__main__ import main
 from kvvideo.tiny import samples, world
+from tests.helpers.clips import truncated
+from tests.helpers.commands import command, kvvideo, records
 
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
-
-
-def kvvideo(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "kvvideo", *arguments]
-
-
-def records(output: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +31,8 @@ def test_help_and_version_load_nothing_heavy() -> None:
     code = (
         "import sys\nfrom kvvideo.cli import main\nsys.argv = ['kvvideo', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(sorted(m for m in ('torch', 'vllm', 'transformers', 'av', 'ray') if m in sys.modules), file=sys.stderr)"
+        "heavy = {'torch', 'vllm', 'transformers', 'av', 'ray', 'jinja2'}\n"
+        "print(sorted(heavy & {*sys.modules}), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "analyze" in result.stdout
@@ -134,22 +124,6 @@ def test_videos_that_cannot_be_decoded_are_one_line_and_code_3(tmp_path: Path) -
         assert result.returncode == 3, name
         assert result.stdout == ""
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-
-
-def truncated(clip: Path, folder: Path) -> Path:
-    """The first half of the bytes of ``clip``, in a container that can be read so far."""
-    import av
-
-    whole = folder / "whole.mkv"
-    with av.open(str(clip)) as source, av.open(str(whole), "w") as copy:
-        stream = copy.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                copy.mux(packet)
-    cut = folder / "cut.mkv"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    return cut
 
 
 def test_a_truncated_video_keeps_its_answers(clip: Path, tmp_path: Path) -> None:
@@ -435,7 +409,7 @@ def test_what_is_after_the_end_is_refused_before_the_model_is_loaded(
 
 
 def test_what_was_not_asked_has_a_reason_and_an_exit_code(tmp_path: Path) -> None:
-    """Of a pipe nobody knows before where it ends."""
+    """Nobody knows beforehand where a pipe ends."""
     samples.make(tmp_path / "clip.ts", seed=5, minutes=0.2)
     with (tmp_path / "clip.ts").open("rb") as video:
         done = subprocess.run(

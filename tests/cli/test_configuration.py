@@ -19,8 +19,8 @@ from typer.core import TyperGroup
 from kvvideo.cli import app, command, main
 from kvvideo.cli.settings import MAX_BYTES, PREFIX, read
 from kvvideo.errors import ConfigError
-from tests.cli.test_cli import kvvideo, records
 from tests.helpers import SAMPLES
+from tests.helpers.commands import kvvideo, records
 
 CLIP = SAMPLES / "letters-1m.mp4"
 ROOT: Any = typer.main.get_command(app)
@@ -29,7 +29,7 @@ COMMANDS = command.commands(ROOT)
 
 @dataclass
 class Places:
-    """Where settings may stand."""
+    """The places where settings may stand."""
 
     folder: Path
     user: Path
@@ -86,7 +86,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def shown(ended: Ended) -> dict[tuple[str, str], tuple[Any, str, str | None]]:
-    """What ``config show --json`` says: value, source and place by command and option."""
+    """Return what ``config show --json`` says: value, source and place by command and option."""
     assert ended.code == 0, ended.err
     return {
         (one["command"], one["option"]): (one["value"], one["source"], one["place"])
@@ -95,7 +95,7 @@ def shown(ended: Ended) -> dict[tuple[str, str], tuple[Any, str, str | None]]:
 
 
 def passed(*arguments: str) -> dict[str, Any]:
-    """What a command is called with."""
+    """Return what a command is called with."""
     parent = ROOT.make_context("kvvideo", list(arguments))
     name, found, rest = ROOT.resolve_command(parent, [*arguments])
     return dict(found.make_context(name, rest, parent=parent).params)
@@ -450,7 +450,7 @@ def test_any_file_is_read_or_refused_in_one_line(tmp_path: Path, data: bytes) ->
 
 
 def script(shell: str) -> str:
-    """What ``kvvideo`` gives ``shell`` to complete with."""
+    """Return what ``kvvideo`` gives ``shell`` to complete with."""
     result = complete("kvvideo", _KVVIDEO_COMPLETE=f"source_{shell}")
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -470,7 +470,7 @@ def complete(*words: str, **environment: str) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def offered(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """What bash is told to offer after these words, the last of which is not complete."""
+    """Return what bash is told to offer after these words, the last of which is not complete."""
 
     def offered(line: str) -> list[str]:
         monkeypatch.setenv("COMP_WORDS", line)

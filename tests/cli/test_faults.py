@@ -1,4 +1,4 @@
-"""What fails around a run - disks, models, memory, names - is one line and the right exit code; what was done stays."""
+"""Faults around a run - disks, models, memory, names - are one line and the right exit code; what was done stays."""
 
 import ctypes
 import json
@@ -30,7 +30,7 @@ TINY = ("--model", "tiny", "--max-tokens", 512, "--max-answer-tokens", 4)
 
 
 def one_line(done: Done, code: int, *words: str) -> None:
-    """That a command ended so, and said why in one line."""
+    """Check that a command ended so, and said why in one line."""
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("kvvideo: ")
@@ -173,7 +173,7 @@ def test_no_code_of_a_model_runs(model: Path, video: Path, capfd: pytest.Capture
 
 
 def test_failed_allocations_are_out_of_memory() -> None:
-    """What torch, Python and the system really raise."""
+    """Errors as torch, Python and the system really raise them."""
     import torch
 
     config = EngineConfig(model="tiny")
@@ -327,7 +327,7 @@ def test_output_that_goes_nowhere_is_no_traceback(to: str) -> None:
 def test_an_output_that_fails_leaves_the_answers_for_later(
     video: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be printed is in the journal: nothing is asked again."""
+    """Answers that could not be printed are in the journal: nothing is asked again."""
     arguments = ("analyze", *TINY, "-f", "jsonl", video, "-q", "@0:06 Now?", "-q", "Now?")
     whole = [json.loads(line) for line in run(capfd, *arguments).stdout.splitlines()]
     with monkeypatch.context() as patch, open("/dev/full", "w") as full:

@@ -1,4 +1,4 @@
-"""What strangers write - times, questions, names, templates, settings - is taken or refused in one line, never more."""
+"""Words of strangers - times, questions, names, templates, settings - are taken or refused in one line, never more."""
 
 import json
 import math
@@ -33,7 +33,7 @@ pieces = st.sampled_from(["{stem}", "{", "}", "{ext}", "/", "..", "{stem!r}", "{
 
 
 def taken(parse: Callable[[], T], *errors: type[Exception]) -> T | None:
-    """What comes of it; None if it was refused in one line, with nothing in it that a terminal obeys."""
+    """Return what comes of it; None if it was refused in one line, with nothing in it that a terminal obeys."""
     try:
         return parse()
     except (ConfigError, *errors) as error:

@@ -21,14 +21,15 @@ from kvvideo.session.memory import Memory
 from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.file import MemoryFile
 from kvvideo.tiny import samples
-from tests.cli.test_cli import command, records, truncated
+from tests.helpers.clips import truncated
+from tests.helpers.commands import check_refused, command, kvvideo, records, untimed
 
 MODEL = ("--model", "tiny", "--max-tokens", "512")
 ASKED = ("--max-answer-tokens", "8", "-f", "jsonl")
 INGEST, ANALYZE = ("ingest", *MODEL, "--json"), ("analyze", *MODEL, *ASKED)
 
 KILLS = int(os.environ.get("KVVIDEO_TEST_KILLS", "2"))
-"""How often runs are killed, while they write and at any time; each costs two starts of an engine."""
+"""Number of times that runs are killed, while they write and at any time; each costs two starts of an engine."""
 
 DEADLY = """
 import os, signal, sys
@@ -51,28 +52,13 @@ main()
 """
 """kvvideo, killed at that write, sync or rename of its own; a write is cut in half."""
 
-MANY = """
-import contextlib, io, json, sys
-from kvvideo.cli import main
-for words in json.loads(sys.argv[1]):
-    sys.argv, out, err = ["kvvideo", *words], io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
-"""
-"""Several command lines, one after the other, for what is refused before an engine starts."""
-
 Completed = subprocess.CompletedProcess[str]
 Run = Callable[..., Completed]
 
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where interrupted runs are."""
+    """The folder of interrupted runs."""
     monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "runs"
 
@@ -85,28 +71,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> Completed:
-    words = command(*map(str, arguments))
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, cwd=cwd)
-
-
 def ran(*arguments: str | Path, cwd: Path | None = None) -> Completed:
-    result = run(*arguments, cwd=cwd)
+    result = kvvideo(*arguments, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return result
-
-
-def check_refused(cwd: Path, *cases: tuple[tuple[str | Path, ...], str]) -> None:
-    """Each command line gets one line that says so much, on stderr, and exit code 2."""
-    lines = json.dumps([[*map(str, words)] for words, _ in cases])
-    result = subprocess.run(
-        [sys.executable, "-c", MANY, lines], capture_output=True, text=True, timeout=300, check=True, cwd=cwd
-    )
-    for (words, says), found in zip(cases, result.stdout.splitlines(), strict=True):
-        code, output, errors = json.loads(found)
-        assert (code, output) == (2, ""), (words, errors)
-        assert says in errors, words
-        assert len(errors.splitlines()) == 1, errors
 
 
 def killed_at(operation: int, *arguments: str | Path) -> Completed:
@@ -117,7 +85,7 @@ def killed_at(operation: int, *arguments: str | Path) -> Completed:
 
 def killed_after(seconds: float, begun: Callable[[], bool], *arguments: str | Path) -> Completed:
     """Killed so long after ``begun``, wherever it is then; or done."""
-    process = subprocess.Popen(command(*map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not begun():
         time.sleep(0.01)
     time.sleep(seconds)
@@ -137,10 +105,6 @@ def killers(chance: random.Random, reached: Callable[[], float]) -> tuple[Run, R
         return killed_after(chance.random() * 0.4, lambda: reached() > before, *arguments)
 
     return writing, running
-
-
-def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if not k.endswith("seconds")} for record in records]
 
 
 def memories(path: Path) -> list[Memory]:
@@ -331,7 +295,7 @@ def latest(directory: Path) -> float:
 
 def interrupted(*arguments: str | Path, once: Callable[[], bool]) -> Completed:
     """Ctrl-C pressed, once there is reason to."""
-    process = subprocess.Popen(command(*map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not once():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -394,7 +358,7 @@ def test_ctrl_c_leaves_an_ingest_that_goes_on_and_nothing_else_does(clips: Path,
 
 def test_a_damaged_video_is_remembered_up_to_the_damage(clips: Path, tmp_path: Path):
     cut = truncated(clips / "minute.mp4", tmp_path)
-    result = run(*INGEST, cut, "-o", tmp_path / "cut.kvv")
+    result = kvvideo(*INGEST, cut, "-o", tmp_path / "cut.kvv")
     assert result.returncode == 3
     (record,) = records(result.stdout)
     assert record["status"] == "error"

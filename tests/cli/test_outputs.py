@@ -20,9 +20,8 @@ from kvvideo.outputs import FORMATS
 from kvvideo.prompt import happened
 from kvvideo.tiny import samples, world
 from kvvideo.video import frame_at
-from tests.cli.test_cli import command, records
-from tests.cli.test_memory import check_refused, untimed
-from tests.outputs.test_outputs import RECORD, check_page, demuxed
+from tests.helpers.commands import check_refused, command, records, untimed
+from tests.helpers.outputs import RECORD, check_page, demuxed
 
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
 EVERYTHING = ("-f", "jsonl,json", "-f", "csv", "-f", "srt,vtt,md,html")
@@ -55,7 +54,7 @@ Completed = subprocess.CompletedProcess[str]
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where interrupted runs are."""
+    """The folder of interrupted runs."""
     monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "runs"
 
@@ -155,7 +154,7 @@ def test_the_report_has_the_frames_and_what_the_cache_held(undisturbed: tuple[Pa
 
 
 def untimed_files(folder: Path) -> dict[str, Any]:
-    """What is in the files of a run but for how long it took."""
+    """Return what is in the files of a run, but for how long it took."""
     found: dict[str, Any] = {name: in_file(folder, name) for name in ("srt", "vtt")}
     found["jsonl"], found["json"] = (
         untimed(some) for some in (records(in_file(folder, "jsonl")), json.loads(in_file(folder, "json")))

@@ -1,4 +1,4 @@
-"""What is left on a screen, seen in a terminal emulator: every answer whole, one summary, and nothing else."""
+"""Screens after a command, seen in a terminal emulator: every answer whole, one summary, and nothing else."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from kvvideo.cli import app, main, render
 from kvvideo.cli.screen import standard_streams
 from kvvideo.outputs import FORMATS
 from kvvideo.session import EngineConfig
-from tests.cli.test_cli import command
+from kvvideo.types import CacheStats, Progress
 from tests.helpers import SAMPLES, commands
+from tests.helpers.commands import command
 from tests.helpers.windows import DRAWN, Reflowing, Window, wrapped
 
 LONG = ("--from", "1:59:00", "--to", "2:00:03", "--fps", "1")
@@ -101,14 +103,15 @@ def test_a_window_may_change_its_width_on_the_way(
 
 
 def test_the_line_fits_any_width_and_tells_of_the_part_that_is_read() -> None:
-    cache = {"live": 1157, "max_tokens": 4096, "blocks": 37, "bytes": 3_800_000, "evicted": 1024}
+    stats = CacheStats(seen=2181, live=1157, evicted=1024, blocks=37, compactions=1, bytes=3_800_000)
+    now = Progress(position=3680.0, end=3780.4, rate=30.53, cache=stats, max_tokens=4096, behind=12.0)
     shown = {}
     for columns in range(1, 140):
         window = Window(columns, rows=4)
         with window.standing_for(), standard_streams(), render.Progress(3600.0) as progress:
-            progress.chunk(3680.0, 3780.4, 30.53, cache, 12.0)
+            progress.chunk(now)
             shown[columns] = window.now()
-            progress.chunk(3780.5, 3780.4, None, cache)
+            progress.chunk(replace(now, position=3780.5, rate=None, behind=0.0))
             last = window.now()
         window.close()
         assert window.lines() == []

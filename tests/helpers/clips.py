@@ -23,7 +23,7 @@ ROWS, COLUMNS, BITS = 4, 5, 10
 
 
 def draw(number: int, width: int, height: int) -> Image:
-    """A picture of ``number``: its bits and their complements, as a grid of bright and dark fields."""
+    """Return a picture of ``number``: its bits and their complements, as a grid of bright and dark fields."""
     bits = [number >> i & 1 for i in range(BITS)]
     image = np.empty((height, width, 3), np.uint8)
     for i, bit in enumerate([*bits, *(1 - bit for bit in bits)]):
@@ -34,7 +34,7 @@ def draw(number: int, width: int, height: int) -> Image:
 
 
 def read(image: Image) -> int | None:
-    """The number in a picture; None if it shows none, as when it is damaged or turned."""
+    """Return the number in a picture; None if it shows none, as when it is damaged or turned."""
     height, width = image.shape[:2]
     fields = []
     for i in range(ROWS * COLUMNS):
@@ -54,7 +54,7 @@ def read(image: Image) -> int | None:
 
 @dataclass(frozen=True)
 class Clip:
-    """How to make one; ``times`` are in seconds, one per frame."""
+    """Recipe of a clip; ``times`` are in seconds, one per frame."""
 
     name: str
     frames: int = 300
@@ -109,7 +109,7 @@ def _write_silence(out: Any, stream: Any, seconds: float) -> None:
 
 
 def _irregular(frames: int, seed: int = 7) -> list[float]:
-    """Frame times in whole milliseconds with gaps of 10 ms to 2 s."""
+    """Return frame times in whole milliseconds with gaps of 10 ms to 2 s."""
     gaps = np.random.default_rng(seed).choice([10, 33, 40, 100, 400, 2000], frames)
     return [float(t) for t in (np.cumsum(gaps) - gaps[0]) / 1000]
 
@@ -168,7 +168,7 @@ CLIPS = {
 
 @functools.cache
 def clip(name: str) -> Path:
-    """The clip called ``name``, made when first asked for."""
+    """Return the clip called ``name``, made when first asked for."""
     return made(CLIPS[name])
 
 
@@ -180,7 +180,7 @@ def made(clip: Clip) -> Path:
 
 @functools.cache
 def shown(path: Path) -> tuple[list[tuple[float, int]], float]:
-    """Every frame as ``(time, number)``, and the video's end: decoded one by one, nothing skipped.
+    """Return every frame as ``(time, number)``, and the video's end: decoded one by one, nothing skipped.
 
     This is the reference: plain PyAV, one thread, times from the container and sorted as displayed.
     """
@@ -208,7 +208,7 @@ def shown(path: Path) -> tuple[list[tuple[float, int]], float]:
 
 
 def expected(path: Path, fps: float, start: float = 0.0, end: float | None = None) -> list[int]:
-    """The numbers a grid must show: for each moment, the last frame that appears by then."""
+    """Return the numbers a grid must show: for each moment, the last frame that appears by then."""
     frames, last = shown(path)
     numbers = []
     index = 0
@@ -220,7 +220,7 @@ def expected(path: Path, fps: float, start: float = 0.0, end: float | None = Non
 
 
 def copy(source: Path, target: Path, **options: str) -> Path:
-    """``source`` in another container, or written with other options."""
+    """Write ``source`` in another container, or with other options."""
     with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
         streams = {s.index: new.add_stream_from_template(s) for s in old.streams}
         for packet in old.demux():
@@ -231,7 +231,7 @@ def copy(source: Path, target: Path, **options: str) -> Path:
 
 
 def drain(reader: Iterable[Chunk]) -> tuple[list[Chunk], VideoError | None]:
-    """All chunks there are, and the error that came after them."""
+    """Return all chunks there are, and the error that came after them."""
     chunks = []
     try:
         for chunk in reader:
@@ -242,5 +242,22 @@ def drain(reader: Iterable[Chunk]) -> tuple[list[Chunk], VideoError | None]:
 
 
 def numbers(chunks: Iterable[Chunk]) -> list[int | None]:
-    """What the frames of some chunks show."""
+    """Return the numbers that the frames of some chunks show."""
     return [read(frame) for chunk in chunks for frame in chunk.frames]
+
+
+def same(some: Iterable[Chunk], others: Iterable[Chunk]) -> bool:
+    """Return True if chunks are the same to the last bit."""
+    some, others = list(some), list(others)
+    return len(some) == len(others) and all(
+        (a.times, a.start, a.end, a.fps) == (b.times, b.start, b.end, b.fps) and np.array_equal(a.frames, b.frames)
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def truncated(clip: Path, folder: Path) -> Path:
+    """Return the first half of the bytes of ``clip``, in a container that can be read so far."""
+    whole = copy(clip, folder / "whole.mkv")
+    cut = folder / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return cut

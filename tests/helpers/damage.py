@@ -676,7 +676,7 @@ KINDS: dict[str, Callable[[Random], Named]] = {
     "garbage": garbage,
     "files of other kinds": other_kinds,
 }
-"""What is done to videos, and how."""
+"""Ways to damage videos."""
 
 
 @dataclass(frozen=True)
@@ -688,7 +688,7 @@ class Damaged:
 
 
 def corpus(directory: Path, seed: int = 0) -> list[Damaged]:
-    """Writes all files to ``directory``; those of one seed are the same each time."""
+    """Write all files to ``directory``; those of one seed are the same each time."""
     found = []
     for number, (kind, make) in enumerate(KINDS.items()):
         for name, data in make(_random(kind, seed)):

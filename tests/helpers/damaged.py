@@ -1,4 +1,4 @@
-"""Reads a corpus of damaged videos as every command does, and reports how each file ended.
+"""Read a corpus of damaged videos as every command does, and report how each file ended.
 
     python -m tests.helpers.damaged
     python -m tests.helpers.damaged --json --keep corpus/
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,12 +34,12 @@ CHUNKS = 1000
 STALL_SECONDS = 30.0
 """Silence after which a decoder counts as hanging."""
 SMALL: dict[str, Any] = {"fps": 2.0, "chunk_seconds": 4.0, "min_pixels": 1, "max_pixels": 4 * 784}
-"""How the files are looked at."""
+"""Settings with which the files are looked at."""
 
 
 @dataclass
 class Outcome:
-    """How one file ended.
+    """Outcome of reading one file.
 
     Attributes:
         kind, name: of the file.
@@ -59,19 +60,11 @@ class Outcome:
 
 
 def examine(damaged: Damaged, **options: Any) -> Outcome:
-    """Reads one file to its end; ``options`` are those of ``VideoReader``."""
+    """Read one file to its end; ``options`` are those of ``VideoReader``."""
     outcome, began = Outcome(damaged.kind, damaged.path.name), time.monotonic()
-    process: list[int] = []
-
-    class Reader(VideoReader):
-        """Tells its process, even if it fails while it is made."""
-
-        def _ask(self, request: dict[str, object]) -> None:
-            process.append(self._process.pid)
-            super()._ask(request)
-
+    Measured.latest.pid = 0
     try:
-        with Reader(damaged.path, **SMALL, stall_seconds=STALL_SECONDS, **options) as reader:
+        with VideoReader(damaged.path, **SMALL, stall_seconds=STALL_SECONDS, **options) as reader:
             plan(reader.info, **SMALL)
             for number, chunk in enumerate(reader):
                 outcome.frames += len(chunk.frames)
@@ -83,7 +76,7 @@ def examine(damaged: Damaged, **options: Any) -> Outcome:
     except Exception as error:
         outcome.error = outcome.fault = f"{type(error).__name__}: {error}"
     outcome.seconds = time.monotonic() - began
-    outcome.peak = Measured.peaks.get(process[0], 0)
+    outcome.peak = Measured.peaks.get(Measured.latest.pid, 0)
     if outcome.seconds > SECONDS:
         outcome.fault = outcome.fault or f"it took {outcome.seconds:.0f} s"
     if not outcome.error and not outcome.frames:
@@ -92,7 +85,7 @@ def examine(damaged: Damaged, **options: Any) -> Outcome:
 
 
 def _fault(message: str) -> str:
-    """What is wrong with an error for people; empty if nothing is."""
+    """Return what is wrong with an error for people; empty if nothing is."""
     if "\n" in message or not message.isprintable():
         return "more than one line"
     if message.startswith("decoder ") and "failed on" in message:
@@ -105,9 +98,15 @@ def _fault(message: str) -> str:
 
 
 class Measured(subprocess.Popen[bytes]):
-    """A process of which it is noted, by its id, how much memory it had at most."""
+    """A process of which the most memory that it had is noted, by its id."""
 
     peaks: ClassVar[dict[int, int]] = {}
+    latest = threading.local()
+    """``pid``: that of the process that this thread started last, even if its reader failed while it was made."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.latest.pid = self.pid
 
     def _try_wait(self, flags: int) -> tuple[int, int]:
         try:
@@ -131,13 +130,13 @@ class Measured(subprocess.Popen[bytes]):
 
 
 def examine_all(files: Iterable[Damaged], at_once: int = 2, **options: Any) -> list[Outcome]:
-    """Examines ``files``, some at once, in order."""
+    """Examine ``files``, some at once, in order."""
     with mock.patch.object(subprocess, "Popen", Measured), ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda damaged: examine(damaged, **options), files))
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
-    """The outcomes by kind, in Markdown."""
+    """Return the outcomes by kind, in Markdown."""
     yield "| damage | files | read to the end | read in part, one error | one error | faults | longest | most memory |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     kinds = {outcome.kind: [other for other in outcomes if other.kind == outcome.kind] for outcome in outcomes}

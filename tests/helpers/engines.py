@@ -23,12 +23,12 @@ BLOCK = 16 if ON_GPU else 32
 """Tokens in one KV block of the suite's engines."""
 
 DTYPE = os.environ.get("KVVIDEO_TEST_DTYPE", "float32")
-"""What engines compute in. Below float32 only strategies that look at nothing but positions can be compared."""
+"""Type of numbers of all engines. Below float32 only strategies that look at nothing but positions can be compared."""
 
 EXACT = DTYPE == "float32"
 
 TOLERANCE, SHARE = (1e-4, 0.0) if EXACT else (0.1, 0.03)
-"""Of a log probability and of its size, against a reference in float32 with the same weights."""
+"""Largest error of a log probability, and its share, against a reference in float32 with the same weights."""
 
 UNSCORED = ("full", "window", "streaming", "recent", "summary", "wrong")
 """Strategies that keep the same whatever keys and attention are."""
@@ -40,7 +40,7 @@ GPU_OPTIONS: dict[str, Any] = {
 """Options of vLLM for all engines on a GPU. Compiling each of them would take minutes."""
 
 SETTINGS = {"h2o": {"queries": 0, "window": BUDGET // 4}}
-"""Of strategies that by default depend on how steps are cut, or with this budget choose nothing."""
+"""Options of strategies that by default depend on how steps are cut, or with this budget choose nothing."""
 
 _ids = itertools.count()
 
@@ -63,7 +63,7 @@ def clips(count: int, seed: int = 0, **options: Any) -> list[Chunk]:
 
 @dataclass
 class Plain:
-    """What came of one request without a session.
+    """Results of one request without a session.
 
     Attributes:
         prompt: log probability of each prompt token but the first.

@@ -78,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
                 told["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
             self._say(206 if first else 200, told, data[first:], path.endswith(".safetensors"))
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _say(self, status: int, told: dict[str, str], body: bytes, large: bool = False) -> None:
         self.send_response(status)

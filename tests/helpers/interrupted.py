@@ -45,7 +45,7 @@ PROGRAM = "import os; from kvvideo.__main__ import main; os.write({}, b'.'); mai
 
 
 def interrupt(directory: Path, command: str, sent: str, delay: float, pause: float) -> tuple[str, list[str]]:
-    """How ``command`` ends in ``directory`` after ``sent`` at ``delay`` s: in a word, and what was wrong with it."""
+    """Return how ``command`` ends after ``sent`` at ``delay`` s, in a word, and what was wrong with it."""
     numbers, codes = SIGNALS[sent]
     begun, say = os.pipe()
     temporary = tempfile.mkdtemp(dir=directory)

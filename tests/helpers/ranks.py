@@ -16,8 +16,7 @@ QUESTION = "Which letter is on screen now?"
 
 
 def count(worker: Any, begin: bool) -> tuple[int, int]:
-    """How often this rank has exchanged something with others since it was told to ``begin``, and how often while it
-    scored or compacted."""
+    """Return how often this rank exchanged something with others since ``begin``, and how often while compacting."""
     from vllm.distributed.parallel_state import GroupCoordinator
 
     from kvvideo.plugin.attention import BoundedImpl

@@ -87,7 +87,7 @@ class Play:
 
 
 Step = Play | float
-"""What a sender does: play, or wait so many seconds."""
+"""Step of a sender: play, or wait so many seconds."""
 ALL: tuple[Step, ...] = (Play(),)
 
 
@@ -111,7 +111,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 class Server:
-    """Does what it is told to each who connects, one after the other, and then is gone.
+    """Do what it is told to each who connects, one after the other, and then is gone.
 
     Args:
         talks: for each connection what to do; afterwards it is closed.
@@ -172,7 +172,7 @@ def stalling(*steps: Step) -> Callable[[socket.socket], None]:
 
 
 def silent(connection: socket.socket) -> None:
-    """Accepts, and says nothing until the other end goes."""
+    """Accept, and say nothing until the other end goes."""
     while connection.recv(4096):
         continue
 
@@ -256,7 +256,7 @@ SDP = "\r\n".join(
 
 
 class Rtp:
-    """Cuts frames into RTP packets: H.264 for a payload type of its own, MPEG-TS for 33."""
+    """Cut frames into RTP packets: H.264 for a payload type of its own, MPEG-TS for 33."""
 
     def __init__(self, kind: int) -> None:
         self._kind, self._number = kind, 0
@@ -298,7 +298,7 @@ def guarded(talk: Callable[[socket.socket], None], certificate: Path) -> Callabl
 
 @contextlib.contextmanager
 def datagrams(kind: str, steps: Sequence[Step]) -> Iterator[str]:
-    """Sends over UDP, or RTP, to an address that it gives, once somebody listens there."""
+    """Send over UDP, or RTP, to an address that it gives, once somebody listens there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1] & ~1
@@ -323,12 +323,12 @@ def datagrams(kind: str, steps: Sequence[Step]) -> Iterator[str]:
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @contextlib.contextmanager
 def files(directory: Path, port: int = 0) -> Iterator[str]:
-    """Serves a directory over HTTP; gives its URL."""
+    """Serve a directory over HTTP; yield its URL."""
     handler = functools.partial(_Quiet, directory=str(directory))
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -341,7 +341,7 @@ def files(directory: Path, port: int = 0) -> Iterator[str]:
 
 
 def segment(directory: Path, speed: float = 0.0, **options: str) -> None:
-    """Writes the stream as HLS, ``speed`` times as fast as it is shown; at once for 0."""
+    """Write the stream as HLS, ``speed`` times as fast as it is shown; at once for 0."""
     settings = {"hls_time": "1", "hls_list_size": "0", **options}
     with av.open(str(stream())) as old, av.open(str(directory / "a.m3u8"), "w", format="hls", options=settings) as new:
         source = old.streams.video[0]
@@ -365,7 +365,7 @@ def rtmp(*steps: Step) -> Callable[[socket.socket], None]:
         received = bytearray()
 
         def hear(until: bytes, more: int = 0) -> bytes:
-            """What follows ``until``, which is waited for."""
+            """Return what follows ``until``, which is waited for."""
             while (at := received.find(until)) < 0 or len(received) < at + len(until) + more:
                 data = connection.recv(65536)
                 if not data:

@@ -94,7 +94,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Stream:
-    """How to make one.
+    """Recipe of a stream.
 
     Attributes:
         kind: the property that it was drawn for.
@@ -445,7 +445,7 @@ def _cuts(rng: random.Random, end: float, span: float) -> tuple[tuple[tuple[floa
 
 
 def write(stream: Stream, path: Path) -> None:
-    """Makes the file."""
+    """Make the file."""
     muxer = {"ts": "mpegts", "mkv": "matroska"}.get(stream.suffix, stream.suffix)
     muxing = {"write_crc32": "0", **stream.muxing} if muxer in {"matroska", "webm"} else stream.muxing
     headers: list[bytes] = []
@@ -644,7 +644,7 @@ def _has(boxes: Boxes, kind: str) -> bool:
 def _edit_boxes(
     path: Path, edits: Sequence[tuple[float | None, float]], entries: list[bytes], counts: list[int]
 ) -> None:
-    """Writes an edit list, or sample entries for later parts, into the file's index, which is at its end."""
+    """Write an edit list, or sample entries for later parts, into the file's index, which is at its end."""
     boxes = _boxes(path.read_bytes())
     assert boxes[-1][0] == "moov"
     moov = boxes[-1][1]
@@ -681,7 +681,7 @@ def _edit(moov: Boxes, track: Boxes, edits: Sequence[tuple[float | None, float]]
 
 
 def _describe(table: Boxes, entries: list[bytes], counts: list[int]) -> None:
-    """Gives each part of ``counts`` samples an entry of its own, and each sample a chunk."""
+    """Give each part of ``counts`` samples an entry of its own, and each sample a chunk."""
     stsd = _inside(table, "stsd")
     stsd[1] = struct.pack(">II", 0, 1 + len(entries)) + stsd[1][8:] + b"".join(entries)
     sizes = _inside(table, "stsz")[1]
@@ -705,7 +705,7 @@ def _describe(table: Boxes, entries: list[bytes], counts: list[int]) -> None:
 
 
 def _add_sequence_headers(path: Path, stream: Stream, entries: list[bytes]) -> None:
-    """Puts a header before the first packet of each later part of an FLV file."""
+    """Put a header before the first packet of each later part of an FLV file."""
     data = path.read_bytes()
     at, out, seen = 13, data[:13], 0
     counts = list(itertools.accumulate(len(part.times) for part in stream.parts))
@@ -732,7 +732,7 @@ def _add_sequence_headers(path: Path, stream: Stream, entries: list[bytes]) -> N
 
 @dataclass(frozen=True)
 class Shown:
-    """What a plain decode gives.
+    """Result of a plain decode.
 
     Attributes:
         times: of pictures, in seconds from the container's beginning, increasing.
@@ -751,7 +751,7 @@ class Shown:
     lost: list[tuple[float, int]] = field(default_factory=list)
 
     def allows(self, moment: float, number: int | None, time: float) -> bool:
-        """Whether a picture that shows ``number`` and says it appeared at ``time`` may be sampled at ``moment``."""
+        """Return True if a picture of ``number`` that says it appeared at ``time`` may be sampled at ``moment``."""
         if any(begin - TIE <= moment < end + TIE for begin, end in self.open):
             return number is not None
         for slack in (1e-6 - TIE, 1e-6 + TIE):  # the clock may be rounded either way
@@ -775,7 +775,7 @@ class Unreadable(Exception):
 
 
 def shown(path: Path, stream: Stream) -> Shown:
-    """Decodes all packets in order with one thread. Pictures that an edit list hides are those FFmpeg hides.
+    """Decode all packets in order with one thread. Pictures that an edit list hides are those FFmpeg hides.
 
     Raises:
         Unreadable: if a packet fails, a picture shows no number, or many are lost or overlap.
@@ -875,14 +875,14 @@ def runs(stream: Stream, truth: Shown) -> list[Run]:
 
 @contextlib.contextmanager
 def in_lanes(count: int, decoder: str) -> Iterator[None]:
-    """Has kvvideo decode ``count`` groups of pictures at once: it goes by the cores it may use.
+    """Have kvvideo decode ``count`` groups of pictures at once: it goes by the cores it may use.
 
     With two, files are sought in as large ones are.
     """
-    from kvvideo.video import pyav
+    from kvvideo.video import packets
 
-    before, most = os.sched_getaffinity, pyav.READ_BYTES
-    pyav.READ_BYTES = 0 if count == 2 else most
+    before, most = os.sched_getaffinity, packets.READ_BYTES
+    packets.READ_BYTES = 0 if count == 2 else most
     os.sched_getaffinity = lambda _: set(range({1: 1, 2: 2, 8: 10}[count]))
     nvdec: Any = None
     if decoder == "nvdec":
@@ -892,14 +892,14 @@ def in_lanes(count: int, decoder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_getaffinity, pyav.READ_BYTES = before, most
+        os.sched_getaffinity, packets.READ_BYTES = before, most
         if nvdec is not None:
             nvdec.ENGINES = engines
 
 
 @contextlib.contextmanager
 def called_damaged() -> Iterator[list[str]]:
-    """Collects what is said of damage: no stream of the corpus has any."""
+    """Collect what is said of damage: no stream of the corpus has any."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage()) if "damaged" in record.getMessage() else None  # type: ignore[method-assign]
@@ -916,7 +916,7 @@ Sample = tuple[int | None, float]
 
 
 def sampled(path: Path, run: Run, decoder: str = "pyav") -> tuple[list[Sample], str]:
-    """What kvvideo gives, and the error after it, if one comes; one that is only logged counts, too."""
+    """Return what kvvideo gives, and the error after it, if one comes; one that is only logged counts, too."""
     from kvvideo.video import read_chunks
 
     got: list[Sample] = []
@@ -933,7 +933,7 @@ def sampled(path: Path, run: Run, decoder: str = "pyav") -> tuple[list[Sample], 
 
 
 def wrong(truth: Shown, run: Run, got: Sequence[Sample], failure: str) -> str:
-    """How the samples of ``run`` differ from the truth; empty if they do not."""
+    """Return how the samples of ``run`` differ from the truth; empty if they do not."""
     start = run.start or 0.0
     faults = []
     for i, (number, time) in enumerate(got):
@@ -967,7 +967,7 @@ class Corpus:
         return self._directory / f"{stream.name}.{stream.suffix}"
 
     def _truth(self, stream: Stream) -> Shown | str:
-        """What ``stream`` shows, or why that cannot be told."""
+        """Return what ``stream`` shows, or why that cannot be told."""
         try:
             write(stream, self.path(stream))
             return shown(self.path(stream), stream)
@@ -975,7 +975,7 @@ class Corpus:
             return f"{type(error).__name__}: {error}"
 
     def faults(self, stream: Stream, decoder: str = "pyav") -> list[str]:
-        """What is wrong with ``stream``, per run; nothing for one that cannot be judged."""
+        """Return what is wrong with ``stream``, per run; nothing for one that cannot be judged."""
         truth = self.truth(stream)
         if isinstance(truth, str):
             return []

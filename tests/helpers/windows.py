@@ -17,8 +17,7 @@ import pyte
 import pytest
 
 from kvvideo.cli import main
-from tests.cli.test_cli import command
-from tests.helpers.commands import Done
+from tests.helpers.commands import Done, command
 
 DRAWN = b"\x1b[?7h"
 """Ends a live line, as it is drawn."""
@@ -97,7 +96,7 @@ class Window:
         self._reader.start()
 
     def lines(self) -> list[str]:
-        """What is on the screen, without what is empty at its end."""
+        """Return what is on the screen, without what is empty at its end."""
         shown = [line.rstrip() for line in self.screen.display]
         while shown and not shown[-1]:
             shown.pop()
@@ -122,7 +121,7 @@ class Window:
     def spawn(self, *arguments: object, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         """Start the ``kvvideo`` command in a process that has this as its terminal."""
         return subprocess.Popen(
-            ["setsid", "--ctty", *command(*map(str, arguments))],
+            ["setsid", "--ctty", *command(*arguments)],
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,

@@ -1,4 +1,4 @@
-"""What only a GPU has: a compiled model and CUDA graphs."""
+"""Compiled models and CUDA graphs, which only a GPU has."""
 
 from typing import Any
 

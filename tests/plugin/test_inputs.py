@@ -1,4 +1,4 @@
-"""What requests are made of is what vLLM's own processor makes, to the last bit."""
+"""Prompts are what vLLM's own processor makes, to the last bit."""
 
 from dataclasses import replace
 from typing import Any

@@ -78,7 +78,7 @@ def test_dense(dtype: torch.dtype):
     ],
 )
 def test_gpu(backend: str, dtype: torch.dtype, order: str):
-    """What the GPU's own operator writes is read; what is written is what it would have written, and no more."""
+    """We read what the GPU's own operator writes, and write what it would have written, and no more."""
     from importlib import import_module
 
     impl = import_module(f"kvvideo.plugin.backends.{backend}").Impl

@@ -1,4 +1,4 @@
-"""What vLLM computes with the cache bounded is what plain transformers computes with the same tokens evicted."""
+"""vLLM with a bounded cache computes what plain transformers computes with the same tokens evicted."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -215,7 +215,7 @@ def test_a_session(engine_for: EngineFor, reference: Model, strategy: str):
 
 @evicting
 def test_a_session_beside_others_and_in_small_steps(engine_for: EngineFor, reference: Model, strategy: str):
-    """What is evicted depends on a session's own tokens, whatever is computed beside them."""
+    """Eviction depends on a session's own tokens, whatever is computed beside them."""
     engine, stream, other = engine_for(strategy), stream_of(reference, strategy), stream_of(reference, strategy)
     first, second, asked = VideoSession(engine), VideoSession(engine), VideoSession(engine)
     asked.ingest(clip(77, 0.0))

@@ -1,4 +1,4 @@
-"""What cannot work is refused before it goes wrong, and nothing changes where nothing was asked for."""
+"""Settings that cannot work are refused before anything goes wrong; where nothing was asked for, nothing changes."""
 
 import gc
 import os
@@ -139,6 +139,15 @@ def test_the_pool_is_what_its_sessions_need(engine_for: EngineFor, model_dir: st
     assert engine.scheduler.block_bytes == block_bytes(model_dir, engine.config, engine.block_size)
     per_session, per_question = MAX_TOKENS // BLOCK + 1, 1024 // BLOCK + 2
     assert engine.free_blocks == 4 * per_session + 10 * per_question
+
+
+def test_the_bundled_model_says_what_it_cannot(engine_for: EngineFor):
+    """In its configuration: it was never shown an earlier question, and no frame of more than 16 tokens."""
+    from kvvideo.session.prediction import frame_pixels
+
+    engine = engine_for("streaming")
+    assert not engine.knows_dialogue
+    assert frame_pixels(engine.config) == (4 * 28**2, 16 * 28**2)
 
 
 # Plain vLLM ------------------------------------------------------------------------------------------

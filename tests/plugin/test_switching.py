@@ -20,7 +20,7 @@ def bounded(strategy: str, **options: Any) -> CacheConfig:
 
 
 def watch(engine: Engine) -> list[Any]:
-    """What a session holds and says, chunk by chunk."""
+    """Return what a session holds and says, chunk by chunk."""
     seen: list[Any] = []
     with VideoSession(engine) as session:
         for chunk in clips(12):

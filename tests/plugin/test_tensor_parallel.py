@@ -19,7 +19,7 @@ Found = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
-    """What one rank found, and what two did."""
+    """Return what one rank found, and what two did."""
     if engines.ON_GPU and torch.cuda.device_count() < 2:
         pytest.skip("this machine has one GPU")
     # vLLM would give each rank a NUMA node of its own, of which there may be one.

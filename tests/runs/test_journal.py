@@ -277,15 +277,14 @@ class Sees:
 
     def ingesting(self, chunk: Chunk) -> Generator[None, None, None]:
         self.chunks, self.end = self.chunks + 1, chunk.end
-        return
-        yield
+        yield from ()
 
     def answering(
         self, questions: list[str], also: Chunk | None = None, **_: Any
     ) -> Generator[None, None, list[Answer]]:
         shown = 8 * self.chunks + (0 if also is None else len(also.frames))
+        yield from ()
         return [Answer(f"{q} of {len(questions)}", str(shown), (), (), "stop", 0.0, 0.0) for q in questions]
-        yield
 
     def stats(self) -> None:
         return None

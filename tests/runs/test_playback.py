@@ -186,7 +186,7 @@ def test_without_frames_it_stands_at_what_was_saved_and_says_so(engine_for: Engi
     assert not playback.ended
     same(now(playback), fresh(engine, 56.0))
     path = tmp_path / "fake.kvv"
-    write(path, playback.save(), playback._checkpoints)
+    write(path, playback.save(), playback.memories.checkpoints)
     playback.close()
     with MemoryFile(path) as saved:
         loaded = play(engine, None, saved=saved, memory=saved.memory())
@@ -203,7 +203,7 @@ def test_a_saved_stream_goes_on_with_its_video(engine_for: EngineFor, play: Open
     engine, path = engine_for("heavy"), tmp_path / "fake.kvv"
     first = play(engine)
     run(first, 7)
-    write(path, first.save(), first._checkpoints)
+    write(path, first.save(), first.memories.checkpoints)
     first.close()
     with MemoryFile(path) as saved:
         second = play(engine, saved=saved, memory=saved.memory())
@@ -294,8 +294,8 @@ def test_a_remembered_dialogue_comes_with_its_moment(engine_for: EngineFor, play
         same(now(playback), at_44)
         playback.go(2.0)
     same(now(playback), at_44)
-    assert playback._checkpoints is not None
-    playback._checkpoints.clear()
+    assert playback.memories.checkpoints is not None
+    playback.memories.checkpoints.clear()
     with playback.visit(44.0 + 4.0), playback.visit(44.0):
         playback.also = None
         same(now(playback), at_44)
@@ -332,8 +332,8 @@ def test_strategies_are_switched_on_the_way(engine_for: EngineFor, play: Open):
         same(now(playback), fresh(engine, 20.0))
     assert engine.config.cache.strategy == "window"
     same(now(playback), switched)
-    assert playback._checkpoints is not None
-    playback._checkpoints.clear()
+    assert playback.memories.checkpoints is not None
+    playback.memories.checkpoints.clear()
     with playback.visit(54.0), playback.visit(52.0):
         playback.also = None
         same(now(playback), switched)

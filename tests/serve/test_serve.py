@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -28,9 +27,9 @@ from PIL import Image
 
 from kvvideo.compression.config import FORK_OF, KEY, CacheConfig
 from kvvideo.plugin.loader import LOADER
+from kvvideo.plugin.server import ServeCommand
 from kvvideo.plugin.settings import SCHEDULER
 from kvvideo.prompt import OPENING, VIDEO, question_text
-from kvvideo.serve import server as serving
 from kvvideo.serve.messages import content
 from kvvideo.serve.server import Serving, main
 from kvvideo.session import EngineConfig
@@ -40,6 +39,7 @@ from kvvideo.types import Chunk
 from kvvideo.video import VideoReader
 from tests.helpers import SAMPLES, engines
 from tests.helpers.clips import H264, Clip, copy
+from tests.helpers.commands import command
 from tests.helpers.reference import Model, Stream, keep_streaming
 from tests.plugin.test_reference import check_generated, feed_chunk, ids
 
@@ -64,7 +64,7 @@ class Server:
             return str(reply.read().decode())
 
     def figures(self) -> dict[str, float]:
-        """What ``/metrics`` says of this model, by name."""
+        """Return the figures of this model at ``/metrics``, by name."""
         found = re.findall(r'^([\w:]+)\{([^}]*model_name="tiny"[^}]*)\} (\S+)$', self.get("/metrics"), re.M)
         return {name: float(value) for name, _, value in found}
 
@@ -83,7 +83,7 @@ def start(log: Path, *arguments: str) -> Server:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = [sys.executable, "-m", "kvvideo", "serve", "tiny", "--port", str(port)]
+    line = command("serve", "tiny", "--port", port)
     with log.open("wb") as output:
         process = subprocess.Popen([*line, *arguments], stdout=output, stderr=output, start_new_session=True)
     return Server(process, port, log)
@@ -251,7 +251,7 @@ def test_a_whole_file(server: Server, reference: Model, monkeypatch: pytest.Monk
 
     question = "What colour is the letter on screen now?"
     data = (SAMPLES / "letters-1m.mp4").read_bytes()
-    result = chat(serving, [file_of(data), {"type": "text", "text": f"\n{question}"}])
+    result = chat(server, [file_of(data), {"type": "text", "text": f"\n{question}"}])
     frames = np.concatenate([chunk.frames for chunk in chunks_of("letters-1m")])
     assert len(frames) == 60 * 2
     monkeypatch.setattr(reference, "video", Qwen2VLVideoProcessor.from_pretrained(model_dir))
@@ -284,7 +284,7 @@ def test_files_that_say_little_of_themselves(server: Server, reference: Model, t
         with VideoReader(tmp_path / name, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS) as reader:
             frames = np.concatenate([chunk.frames for chunk in reader])
         assert len(frames) == {"one.mp4": 2, "rec.webm": 16, "anim.png": 8}[name]
-        result = chat(serving, [file_of(data), {"type": "text", "text": "\nWhat?"}])
+        result = chat(server, [file_of(data), {"type": "text", "text": "\nWhat?"}])
         tokens = reference.tokens(OPENING + VIDEO + question, frames, 2.0)
         stream = stream_of(reference)
         stream.feed(tokens)
@@ -321,12 +321,12 @@ def test_what_cannot_be_decoded_is_refused_with_the_reason(server: Server, tmp_p
         ),
     ):
         with pytest.raises(openai.BadRequestError) as caught:
-            chat(serving, [file_of(data), {"type": "text", "text": "\nWhat?"}])
+            chat(server, [file_of(data), {"type": "text", "text": "\nWhat?"}])
         said = caught.value.body["message"]  # type: ignore[index]
         assert reason in said
         assert "/proc" not in said
         assert len(said.splitlines()) == 1
-    assert complete(serving, ids(20), 2).usage.completion_tokens == 2
+    assert complete(server, ids(20), 2).usage.completion_tokens == 2
 
 
 def test_what_is_held_shows_while_it_is(server: Server):
@@ -357,14 +357,14 @@ def test_its_name_and_settings(server: Server):
 
 def test_bad_requests_are_refused_and_it_lives_on(server: Server):
     with pytest.raises(openai.BadRequestError, match="32768"):
-        complete(serving, [100] * 40_000, 1)
+        complete(server, [100] * 40_000, 1)
     with pytest.raises(openai.APIStatusError, match="allowed-local-media-path"):
-        chat(serving, [{"type": "video_url", "video_url": {"url": (SAMPLES / "letters-1m.mp4").as_uri()}}])
+        chat(server, [{"type": "video_url", "video_url": {"url": (SAMPLES / "letters-1m.mp4").as_uri()}}])
     with pytest.raises(openai.APIStatusError):  # a question about a session that there is not
         server.client.completions.create(
             model="tiny", prompt="What?", max_tokens=1, extra_body={"vllm_xargs": {FORK_OF: "nobody"}}
         )
-    assert complete(serving, ids(20), 2).usage.completion_tokens == 2
+    assert complete(server, ids(20), 2).usage.completion_tokens == 2
 
 
 def test_ctrl_c_ends_it_and_all_it_started(server: Server):
@@ -412,7 +412,7 @@ def test_told_to_end_while_its_engine_loads(tmp_path: Path):
 
 @pytest.fixture
 def environment() -> Iterator[None]:
-    """What vLLM's command line writes into it is taken out again, and its log goes where it went."""
+    """Take out again what vLLM's command line writes into it, and let its log go where it went."""
     import vllm.entrypoints.cli.serve  # noqa: F401
 
     before, handlers = dict(os.environ), [*logging.getLogger("vllm").handlers]
@@ -487,7 +487,7 @@ def test_models_that_are_none(
 def test_what_is_said_explicitly_stands(monkeypatch: pytest.MonkeyPatch, model_dir: str, tmp_path: Path):
     """Unsaid, it is safe: only this machine reaches it, no files, no code of a model's, no cache that would break."""
     given: list[Any] = []
-    monkeypatch.setattr(serving, "_run", lambda command, args: given.append(args))
+    monkeypatch.setattr(ServeCommand, "run", lambda command, args: given.append(args))
     (tmp_path / "vllm.yaml").write_text("host: 0.0.0.0\n")
     serve("--port", "0", max_tokens=1024)
     serve(
@@ -528,7 +528,7 @@ def test_what_is_said_explicitly_stands(monkeypatch: pytest.MonkeyPatch, model_d
 
 def test_the_command_line_refuses_what_it_can_by_itself():
     for arguments, word in ((["--port", "8000", "tiny"], "the model comes first"), (["tiny", "--ratio", "2"], "ratio")):
-        line = [sys.executable, "-m", "kvvideo", "serve", *arguments]
+        line = command("serve", *arguments)
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 2
         assert word in done.stderr

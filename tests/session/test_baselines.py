@@ -1,5 +1,6 @@
 """The baselines: the last chunks read anew, and a memory in words."""
 
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -124,8 +125,8 @@ class Opened(VideoSession):
         self.read: list[Chunk] = []
         self.log.append(self)
 
-    def ingest(self, chunk: Chunk) -> None:
-        super().ingest(chunk)
+    def ingesting(self, chunk: Chunk) -> Generator[None, None, None]:
+        yield from super().ingesting(chunk)
         self.read.append(chunk)
         assert self.stats().compactions == 0
 

@@ -14,6 +14,7 @@ import pexpect
 import pytest
 
 from tests.helpers import SAMPLES
+from tests.helpers.commands import kvvideo
 from tests.helpers.hub import Hub
 
 SOME = "some/model"
@@ -36,12 +37,6 @@ def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
-
-
-def kvvideo(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: where models are kept is settled once in each."""
-    command = [sys.executable, "-m", "kvvideo", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def line(done: "subprocess.CompletedProcess[str]") -> str:

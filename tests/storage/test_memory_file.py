@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.session.memory import Memory
+from kvvideo.session.model_files import of_model
 from kvvideo.storage import codec
 from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
@@ -565,7 +566,7 @@ def test_a_disk_that_fills_up_while_writing_is_one_line(tmp_path: Path, monkeypa
     def opened(path: Path, mode: str) -> Any:
         return open(device, "r+b", 0) if "b" in mode and "x" in mode else open(path, mode)
 
-    monkeypatch.setattr("kvvideo.storage.checkpoints.open", opened, raising=False)
+    monkeypatch.setattr("kvvideo.storage.disk.open", opened, raising=False)
     with pytest.raises(ConfigError, match="No space left on device"):
         write(tmp_path / "x.kvv", memory())
 
@@ -681,11 +682,11 @@ def test_a_model_is_known_by_its_config_and_weights(tmp_path: Path):
     def files(**content: str) -> str:
         for name, text in content.items():
             (tmp_path / name.replace("_", ".")).write_text(text)
-        return fingerprint.of_model(tmp_path)
+        return of_model(tmp_path)
 
     first = files(config_json='{"a": 1, "b": [2]}', model_safetensors="x")
     assert files(config_json='{"b":[2],\n"a":1}', README_md="z") == first
-    assert fingerprint.of_model(tmp_path, "bfloat16") != first
+    assert of_model(tmp_path, "bfloat16") != first
     seen = {first, files(config_json='{"b":[2], "a":2}'), files(model_safetensors="y"), files(extra_bin="x")}
     assert len(seen) == 4
 
@@ -694,8 +695,8 @@ def test_what_has_no_fingerprint_is_named(tmp_path: Path):
     cases: list[tuple[type[KvvideoError], Callable[[Path], str], Path, str]] = [
         (VideoError, fingerprint.of_file, tmp_path / "missing.mp4", "No such file"),
         (VideoError, fingerprint.of_file, tmp_path, "not a file"),
-        (ConfigError, fingerprint.of_model, tmp_path, "config.json' cannot be read: No such file"),
-        (ConfigError, fingerprint.of_model, tmp_path / "missing", "cannot be read: No such file"),
+        (ConfigError, of_model, tmp_path, "config.json' cannot be read: No such file"),
+        (ConfigError, of_model, tmp_path / "missing", "cannot be read: No such file"),
     ]
     for error, function, path, words in cases:
         with pytest.raises(error, match=words) as caught:
@@ -703,4 +704,4 @@ def test_what_has_no_fingerprint_is_named(tmp_path: Path):
         assert str(path) in one_line(caught.value)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="is not JSON"):
-        fingerprint.of_model(tmp_path)
+        of_model(tmp_path)

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import parse_time
 from kvvideo.video import VideoReader
 from tests.helpers import SAMPLES
+from tests.helpers.commands import command, kvvideo
 
 JOBS = [json.loads(line) for line in (SAMPLES / "jobs.jsonl").read_text().splitlines()]
 
@@ -65,8 +65,7 @@ def test_what_is_evicted_is_said_to_be_gone() -> None:
 
 
 def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kvvideo", "samples", "make", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=directory, timeout=120, check=False)
+    return kvvideo("samples", "make", *arguments, cwd=directory)
 
 
 def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path):
@@ -94,8 +93,8 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path: Path, name: str):
 def test_what_was_interrupted_is_not_there(tmp_path: Path):
     """Nor is what was there before gone."""
     (tmp_path / "old.mp4").write_bytes(b"old")
-    command = [sys.executable, "-m", "kvvideo", "samples", "make", "old.mp4", "--minutes", "60", "--force"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+    words = command("samples", "make", "old.mp4", "--minutes", "60", "--force")
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE) as process:
         until = time.monotonic() + 60
         while len(os.listdir(tmp_path)) < 2 and process.poll() is None and time.monotonic() < until:
             time.sleep(0.02)

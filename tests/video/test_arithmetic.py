@@ -1,6 +1,5 @@
 """Sizes, moments, chunks and plans: the arithmetic, against qwen-vl-utils and against brute force."""
 
-import importlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -22,13 +21,6 @@ from tests.helpers.clips import clip
 
 settings.register_profile("video", deadline=None, max_examples=200)
 settings.load_profile("video")
-
-
-@pytest.fixture(scope="module")
-def qwen() -> ModuleType:
-    """``qwen_vl_utils.vision_process``, also where torchvision was built for another torch."""
-    importlib.import_module("kvvideo.plugin.compat").prepare()
-    return importlib.import_module("qwen_vl_utils.vision_process")
 
 
 def test_sizes_are_those_of_qwen_vl_utils(qwen: ModuleType) -> None:

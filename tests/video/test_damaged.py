@@ -55,7 +55,7 @@ def test_the_script_finds_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def with_signal(number: signal.Signals) -> Callable[..., None]:
         def ask(reader: VideoReader, request: dict[str, object]) -> None:
-            os.kill(reader._process.pid, number)
+            os.kill(reader.pid, number)
             start(reader, request)
 
         return ask
@@ -156,7 +156,7 @@ def test_memory_has_an_end() -> None:
 
 def test_a_decoder_is_bounded_and_leaves_no_core() -> None:
     with VideoReader(made(Clip("bounded.mp4", 600, 10, options=H264))) as reader:
-        limits = Path(f"/proc/{reader._process.pid}/limits").read_text()
+        limits = Path(f"/proc/{reader.pid}/limits").read_text()
     assert re.search(rf"Max data size +{MEMORY_BYTES} +{MEMORY_BYTES} ", limits)
     assert re.search(r"Max core file size +0 +0 ", limits)
 

@@ -18,6 +18,7 @@ from kvvideo.video import DECODERS, MAX_PIXELS, MIN_PIXELS, frame_size, plan, re
 from kvvideo.video.decoder import open_decoder
 from kvvideo.video.sampling import Grid
 from tests.helpers.clips import CLIPS, DIRECTORY, H264, Clip, Image, clip, copy, draw, expected, made, numbers, shown
+from tests.helpers.commands import run
 
 HERE = [name for name in DECODERS if name != "nvdec" or gpu_is_there()]
 DECORD_FIT = ["plain.mp4", "long_gop.mp4", "no_b_frames.mp4", "irregular.mp4", "odd.mp4", "audio.mp4"]
@@ -80,6 +81,20 @@ def test_decord_must_be_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "decord", fake)
     with pytest.raises(ConfigError, match="decord2"):
         list(read_chunks(str(clip("plain.mp4")), decoder="decord"))
+
+
+def test_decord_need_not_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is an extra; who asks for it is told how to get it, and all else works."""
+    (tmp_path / "decord.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    clip_ = clip("plain.mp4")
+    done = run(capfd, "analyze", clip_, "--model", "tiny", "--dry-run", "--decoder", "decord")
+    assert done.returncode == 2
+    assert done.stderr.startswith("kvvideo: decord is not installed: pip install ")
+    assert done.stderr.count("\n") == 1
+    assert run(capfd, "analyze", clip_, "--model", "tiny", "--dry-run").returncode == 0
 
 
 @pytest.mark.parametrize("decoder", HERE)
@@ -223,7 +238,7 @@ def test_frames_are_freed_as_they_are_used() -> None:
 
 @pytest.mark.parametrize("name", ["late_start.ts", "mpeg2.ts", "hevc.ts"])
 def test_a_recording_that_begins_between_keyframes(name: str, tmp_path: Path) -> None:
-    """What cannot be decoded is not shown, and the first good frame stands for it."""
+    """Frames that cannot be decoded are not shown, and the first good one stands for them."""
     packets = clip(name).read_bytes()
     path = tmp_path / name
     tables = packets[: 188 * 3]  # PAT, PMT and SDT, without which there is no stream

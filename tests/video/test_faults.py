@@ -15,7 +15,7 @@ from PIL import Image as Pictures
 
 from kvvideo.errors import VideoError
 from kvvideo.types import Chunk
-from kvvideo.video import VideoReader, frame_size, plan, probe, pyav, read_chunks
+from kvvideo.video import VideoReader, frame_size, plan, probe, read_chunks
 from kvvideo.video.bitstream import Access
 from kvvideo.video.decoder import Decoder
 from kvvideo.video.geometry import fitted
@@ -204,7 +204,7 @@ def test_frames_before_time_begins_are_decoded_for_others() -> None:
 @pytest.mark.parametrize("start", [0.0, 2.34, 5.9])
 def test_program_streams_are_not_sought(start: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most packets have no time of their own, and after a seek FFmpeg guesses others."""
-    monkeypatch.setattr(pyav, "READ_BYTES", 0)
+    monkeypatch.setattr("kvvideo.video.packets.READ_BYTES", 0)
     path = made(Clip("program.mpg", 200, 25, codec="mpeg2video", format="mpeg", options={"bf": "2", "qscale": "3"}))
     wanted = expected(path, 10, start, 7.4)  # FFmpeg gives the last frames times that go back
     got = numbers(read_chunks(str(path), 10, 4, start, 7.4, **SMALL))
@@ -284,7 +284,7 @@ def test_where_nothing_comes_out_an_earlier_place_is_begun_at(
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
     for most in (0, 2**27):
-        monkeypatch.setattr(pyav, "READ_BYTES", most)
+        monkeypatch.setattr("kvvideo.video.packets.READ_BYTES", most)
         chunks, _ = drain(read_chunks(str(path), 1, 2, 9.0, **SMALL))
         shown = numbers(chunks)
         assert shown[-3:] == [540, 570, 570]
@@ -409,7 +409,7 @@ def test_changing_sequences_are_joins() -> None:
 
 
 def laid(times: list[float], start: float = 0.0) -> list[float | None]:
-    """Where a timeline puts frames of a tenth of a second; None for those that it hides."""
+    """Return the times at which a timeline puts frames of a tenth of a second; None for those that it hides."""
     timeline: Timeline[float] = Timeline(start)
     placed = [each for time in times for each in timeline.place(time, time, 0.1)] + timeline.rest()
     assert [each.item for each in placed] == times

@@ -124,7 +124,7 @@ def test_a_name_that_is_not_text_works(tmp_path: Path) -> None:
 
 
 def damaged(path: Path) -> tuple[list[int | None], str]:
-    """What a reader gives of a damaged file: the numbers it shows, and the error at the end."""
+    """Return what a reader gives of a damaged file: the numbers it shows, and the error at the end."""
     with VideoReader(path) as reader:
         chunks, error = drain(reader)
     assert error is not None

@@ -18,8 +18,7 @@ from kvvideo.video.lanes import Done, Lanes, parts
 from kvvideo.video.pyav import PyavDecoder
 from kvvideo.video.sampling import CLOCK_SLACK, Grid, pick
 from kvvideo.video.selection import Coded, Step
-from tests.helpers.clips import CLIPS, clip
-from tests.video.test_source import same
+from tests.helpers.clips import CLIPS, clip, same
 
 
 @pytest.fixture

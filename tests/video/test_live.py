@@ -40,7 +40,7 @@ from tests.helpers.servers import (
 
 SECOND = {"chunk_seconds": 1.0}
 WHOLE = [10 * i for i in range(20)]
-"""What the stream of the servers shows twice a second."""
+"""Numbers that the stream of the servers shows, twice a second."""
 PATIENT = Live(retry_seconds=60)
 BRIEF = Live(retry_seconds=2)
 
@@ -66,7 +66,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
 
 
 def are_in_order(chunks: Sequence[Chunk]) -> bool:
-    """Whether neither chunks nor frames overlap or go back."""
+    """Return True if neither chunks nor frames overlap or go back."""
     times = [t for chunk in chunks for t in chunk.times]
     spans = [edge for chunk in chunks for edge in (chunk.start, chunk.end)]
     return times == sorted(times) and spans == sorted(spans)
@@ -607,7 +607,7 @@ def test_a_worker_that_dies_or_hangs_is_found(
     # A process that is stopped stands for one that hangs.
     monkeypatch.setattr("kvvideo.video.awake.is_stopped", lambda _: False)
     waiting._stall = 2.0
-    os.kill(waiting._process.pid, number)
+    os.kill(waiting.pid, number)
     _, error = drain(waiting)
     assert ("was killed (SIGKILL)" if number == signal.SIGKILL else "gave no frame for 2 s") in str(error)
 

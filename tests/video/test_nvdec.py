@@ -11,8 +11,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.types import Chunk
 from kvvideo.video import nvdec, read_chunks
 from kvvideo.video.decoder import open_decoder
-from tests.helpers.clips import CLIPS, H264, H265, Clip, clip, made
-from tests.video.test_source import same
+from tests.helpers.clips import CLIPS, H264, H265, Clip, clip, made, same
 
 ON_GPU = pytest.mark.skipif(not gpu_is_there(), reason="needs a GPU")
 

@@ -18,12 +18,13 @@ import kvvideo.video
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.types import Chunk
 from kvvideo.video import Live, VideoReader, probe
+from kvvideo.video.process import WorkerProcess
 from tests.helpers import ROOT
 from tests.helpers.clips import H264, Clip, clip, drain, expected, made, numbers, read
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return True if a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -37,10 +38,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-def pid(reader: VideoReader) -> int:
-    return reader._process.pid
 
 
 @pytest.fixture
@@ -74,13 +71,13 @@ def test_chunks_come_in_order_with_position_and_info() -> None:
             assert chunk.frames.flags.writeable
             seen += [read(frame) for frame in chunk.frames]
     assert seen == expected(clip("plain.mp4"), 2)
-    assert not alive(pid(reader))
+    assert not alive(reader.pid)
 
 
 def test_a_finished_reader_stays_finished() -> None:
     reader = VideoReader(clip("odd.mp4"))
     assert len(list(reader)) == 1
-    assert not alive(pid(reader))
+    assert not alive(reader.pid)
     assert list(reader) == []
     reader.close()
 
@@ -113,29 +110,30 @@ def test_impossible_settings_are_named(settings: dict[str, float], words: str) -
 def test_it_decodes_ahead_but_not_far(long_clip: Path) -> None:
     with VideoReader(long_clip, chunk_seconds=2, queue_chunks=2) as reader:
         next(reader)
-        assert eventually(reader._items.full)
+        assert eventually(reader._worker.items.full)
         time.sleep(0.3)
         # Given out, two in the queue, one in the thread's hand, and one or so in the pipe: of 30.
-        assert reader._pulse.at <= 5 * 2
+        assert reader._worker.pulse.at <= 5 * 2
         assert len(list(reader)) == 29
 
 
 def test_a_slow_consumer_is_no_stall(long_clip: Path) -> None:
-    with VideoReader(long_clip, stall_seconds=1.0) as reader:
+    with VideoReader(long_clip) as reader:
         next(reader)
+        reader._stall = 1.0  # only now: starting may take as long
         time.sleep(1.5)
         assert len(list(reader)) == 14
 
 
 @pytest.mark.usefixtures("stopped_is_stuck")
 def test_a_decoder_stuck_from_the_start_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    really_ask = VideoReader._ask
+    really_ask = WorkerProcess.ask
 
-    def ask_a_worker_that_hangs(reader: VideoReader, request: dict[str, object]) -> None:
-        os.kill(pid(reader), signal.SIGSTOP)
-        really_ask(reader, request)
+    def ask_a_worker_that_hangs(worker: WorkerProcess, request: dict[str, object]) -> None:
+        os.kill(worker.pid, signal.SIGSTOP)
+        really_ask(worker, request)
 
-    monkeypatch.setattr(VideoReader, "_ask", ask_a_worker_that_hangs)
+    monkeypatch.setattr(WorkerProcess, "ask", ask_a_worker_that_hangs)
     with pytest.raises(VideoError, match=r"no frame for 0\.7 s at 0:00 of .*plain"):
         VideoReader(clip("plain.mp4"), stall_seconds=0.7)
     with pytest.raises(VideoError, match="no frame"):
@@ -144,11 +142,12 @@ def test_a_decoder_stuck_from_the_start_is_stopped(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("stopped_is_stuck")
 def test_a_decoder_stuck_midway_gives_what_it_had(long_clip: Path) -> None:
-    with VideoReader(long_clip, stall_seconds=2.0) as reader:
-        assert eventually(reader._items.full)
-        os.kill(pid(reader), signal.SIGSTOP)
+    with VideoReader(long_clip) as reader:
+        assert eventually(reader._worker.items.full)
+        os.kill(reader.pid, signal.SIGSTOP)
+        reader._stall = 2.0  # only now: starting may take as long
         chunks, error = drain(reader)
-        assert not alive(pid(reader))
+        assert not alive(reader.pid)
     assert "no frame for 2 s at 0:" in str(error)
     assert [chunk.start for chunk in chunks] == [4.0 * i for i in range(len(chunks))]
     assert 2 <= len(chunks) < 15
@@ -158,8 +157,8 @@ def test_a_decoder_that_is_stopped_is_waited_for(long_clip: Path) -> None:
     """By Ctrl-Z or a cluster; once it goes on, so does everything."""
     with VideoReader(long_clip, stall_seconds=3.0) as reader:
         next(reader)
-        os.kill(pid(reader), signal.SIGSTOP)
-        timer = threading.Timer(6.0, os.kill, (pid(reader), signal.SIGCONT))
+        os.kill(reader.pid, signal.SIGSTOP)
+        timer = threading.Timer(6.0, os.kill, (reader.pid, signal.SIGCONT))
         timer.start()
         assert len(list(reader)) == 14
         timer.join()
@@ -182,7 +181,7 @@ with VideoReader(sys.argv[1], stall_seconds=2.0) as reader:
 
 @pytest.mark.parametrize("which", ["alone", "both"])
 def test_a_pause_is_not_taken_for_a_stall(long_clip: Path, which: str) -> None:
-    """Of the process that waits for frames, alone or with its decoder: waiting begins anew after it."""
+    """The process that waits for frames is stopped, alone or with its decoder: waiting begins anew after it."""
     command = [sys.executable, "-c", READS, str(long_clip), which]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -216,9 +215,9 @@ def test_a_live_source_is_not_given_up_for_a_pause(tmp_path: Path) -> None:
     with VideoReader(pipe, chunk_seconds=1, live=Live(retry_seconds=2.0)) as reader:
         first = [next(reader) for _ in range(4)]
         time.sleep(1.0)  # there is nothing more to decode
-        os.kill(pid(reader), signal.SIGSTOP)
+        os.kill(reader.pid, signal.SIGSTOP)
         time.sleep(4.0)
-        os.kill(pid(reader), signal.SIGCONT)
+        os.kill(reader.pid, signal.SIGCONT)
         resumed.set()
         chunks, error = drain(reader)
         writer.join()
@@ -252,7 +251,7 @@ def test_a_pipe_that_falls_silent_gives_what_it_had(tmp_path: Path) -> None:
     try:
         with VideoReader(pipe, chunk_seconds=1, live=Live(retry_seconds=2.0)) as reader:
             chunks, error = drain(reader)
-            assert not alive(pid(reader))
+            assert not alive(reader.pid)
     finally:
         stop.set()
         writer.join()
@@ -266,8 +265,8 @@ def test_a_pipe_that_falls_silent_gives_what_it_had(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_decoder_that_dies_gives_what_it_had(number: signal.Signals, long_clip: Path) -> None:
     with VideoReader(long_clip) as reader:
-        assert eventually(reader._items.full)
-        os.kill(pid(reader), number)
+        assert eventually(reader._worker.items.full)
+        os.kill(reader.pid, number)
         chunks, error = drain(reader)
         assert f"was killed ({number.name}) at 0:" in str(error)
         assert [chunk.start for chunk in chunks] == [4.0 * i for i in range(len(chunks))]
@@ -283,7 +282,7 @@ def test_close_leaves_no_process_thread_or_file(long_clip: Path) -> None:
             next(reader)
         reader.close()
         reader.close()
-        assert not alive(pid(reader))
+        assert not alive(reader.pid)
         assert list(reader) == []
     assert threading.active_count() == threads
     assert len(os.listdir("/proc/self/fd")) == files
@@ -291,7 +290,7 @@ def test_close_leaves_no_process_thread_or_file(long_clip: Path) -> None:
 
 def test_a_forgotten_reader_ends_its_process(long_clip: Path) -> None:
     reader = VideoReader(long_clip)
-    child = pid(reader)
+    child = reader.pid
     del reader
     gc.collect()
     assert eventually(lambda: not alive(child))
@@ -299,7 +298,7 @@ def test_a_forgotten_reader_ends_its_process(long_clip: Path) -> None:
 
 def test_close_frees_a_thread_that_waits(long_clip: Path) -> None:
     reader = VideoReader(long_clip)
-    os.kill(pid(reader), signal.SIGSTOP)
+    os.kill(reader.pid, signal.SIGSTOP)
     got: list[Chunk] = []
     thread = threading.Thread(target=lambda: got.extend(reader))
     thread.start()

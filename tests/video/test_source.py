@@ -13,22 +13,13 @@ from kvvideo.errors import ConfigError, VideoError
 from kvvideo.video import Live, Source, VideoReader, frame_at, read_chunks
 from kvvideo.video.decoder import open_decoder
 from kvvideo.video.sampling import Grid
-from tests.helpers.clips import CLIPS, H264, Clip, clip, drain, made, read, shown
+from tests.helpers.clips import CLIPS, H264, Clip, clip, drain, made, read, same, shown
 
 SMALL = {"min_pixels": 1, "max_pixels": 24 * 784}
 SKIPPED = [
     *("plain.mp4", "long_gop.mp4", "open_gop.mp4", "intra_refresh.mp4", "irregular.mp4", "irregular.mkv"),
     *("hevc.mp4", "hevc.ts", "late_start.ts", "mpeg2.ts", "vp9.webm", "spaced.avi", "bare.h264", "pre_roll.mp4"),
 ]
-
-
-def same(some: Any, others: Any) -> bool:
-    """Whether chunks are the same to the last bit."""
-    some, others = list(some), list(others)
-    return len(some) == len(others) and all(
-        (a.times, a.start, a.end, a.fps) == (b.times, b.start, b.end, b.fps) and np.array_equal(a.frames, b.frames)
-        for a, b in zip(some, others, strict=True)
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""One thin adapter per attention backend of vLLM: which classes to extend, how it lays out K and V."""
+"""Adapt each attention backend of vLLM: name the classes to extend, read and write its layout of keys and values."""

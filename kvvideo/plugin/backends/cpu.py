@@ -20,10 +20,13 @@ Axes = tuple[tuple[int, int], ...]
 
 @cache
 def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> tuple[tuple[Axes, Axes], ...]:
-    """How slots and dimensions lie in a raw block of keys, and in one of values.
+    """Return how slots and dimensions lie in a raw block of keys, and in one of values.
 
     Writing each element's index, seven bits at a time so that every dtype holds it exactly, and reading
     the block raw tells for any ISA. All of them pack by splitting axes and changing their order.
+
+    Raises:
+        EngineError: if one does otherwise.
     """
     count = block_size * head_dim
     index = torch.arange(count)
@@ -43,7 +46,7 @@ def _unpacking(block_size: int, head_dim: int, dtype: torch.dtype, isa: str) -> 
 
 
 def _axes(places: list[int]) -> Axes:
-    """Splits an axis whose element ``i`` stands at ``places[i]`` into regular ones."""
+    """Split an axis whose element ``i`` stands at ``places[i]`` into regular ones."""
     if len(places) == 1:
         return ()
     stride = places[1] - places[0]
@@ -65,7 +68,10 @@ def _store(
 
 
 class Impl(BoundedImpl, CPUAttentionBackendImpl):
+    """Attention in one layer."""
+
     def read_blocks(self, layer: Any, kv_cache: torch.Tensor, blocks: torch.Tensor, side: int) -> torch.Tensor:
+        """Return keys or values, unpacked."""
         count, heads, size = len(blocks), kv_cache.shape[1], kv_cache.shape[2]
         raw = kv_cache.view(len(kv_cache), heads, 2, size * self.head_size)[:, :, side][blocks]
         axes = [a for part in _unpacking(size, self.head_size, kv_cache.dtype, layer.isa)[side] for a in part]
@@ -81,6 +87,7 @@ class Impl(BoundedImpl, CPUAttentionBackendImpl):
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> None:
+        """Pack keys and values by vLLM's own operator."""
         count, heads, size, _ = kv_cache.shape
         cache = kv_cache.view(count, heads, 2 * size, self.head_size)
         key_cache, value_cache = cache.chunk(2, dim=2)
@@ -88,8 +95,10 @@ class Impl(BoundedImpl, CPUAttentionBackendImpl):
 
 
 class Builder(BoundedBuilder, CPUAttentionMetadataBuilder):
-    pass
+    """Metadata of a step."""
 
 
 class Backend(BoundedBackend, CPUAttentionBackend):
+    """The two of them."""
+
     impl, builder = Impl, Builder

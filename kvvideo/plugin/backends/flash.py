@@ -11,12 +11,14 @@ from kvvideo.plugin.backends.dense import DenseImpl
 
 
 class Impl(DenseImpl, FlashAttentionImpl):
-    pass
+    """Attention in one layer."""
 
 
 class Builder(BoundedBuilder, FlashAttentionMetadataBuilder):
-    pass
+    """Metadata of a step."""
 
 
 class Backend(BoundedBackend, FlashAttentionBackend):
+    """The two of them."""
+
     impl, builder = Impl, Builder

@@ -11,12 +11,14 @@ from kvvideo.plugin.backends.dense import DenseImpl
 
 
 class Impl(DenseImpl, TritonAttentionImpl):
-    pass
+    """Attention in one layer."""
 
 
 class Builder(BoundedBuilder, TritonAttentionMetadataBuilder):
-    pass
+    """Metadata of a step."""
 
 
 class Backend(BoundedBackend, TritonAttentionBackend):
+    """The two of them."""
+
     impl, builder = Impl, Builder

@@ -1,0 +1,233 @@
+"""All records that kvvideo writes, version 1; ``docs/records.md`` says what the fields mean.
+
+A field may be added without a new version; none is renamed, removed or changed in meaning.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from kvvideo.outputs.schema import Rule
+
+Seconds = Annotated[float, Rule("seconds", minimum=0)]
+Count = Annotated[int, Rule("count", minimum=0)]
+Positive = Annotated[int, Rule(minimum=1)]
+Share = Annotated[Annotated[float, Rule(minimum=0, maximum=1)] | None, Rule("share")]
+Stretch = Annotated[list[Seconds], Rule(prefixItems=[{"$ref": "#/$defs/seconds"}] * 2, items=False, minItems=2)]
+Status = Annotated[Literal["complete", "interrupted", "error"], Rule("status")]
+
+
+class Cache(TypedDict):
+    """The bound of a cache, and what it holds."""
+
+    budget: Positive | None
+    max_tokens: Positive | None
+    seen: Count
+    live: Count
+    evicted: Count
+    blocks: Count
+    compactions: Count
+    bytes: Count
+
+
+class Answer(TypedDict):
+    """An answer; of a batch, with the fields from ``id`` on."""
+
+    type: Literal["answer"]
+    schema: Literal[1]
+    video: str
+    asked_at: Seconds
+    answered_at: Seconds
+    question: str
+    answer: str
+    finish_reason: Literal["stop", "length"]
+    task: NotRequired[str | None]
+    since: NotRequired[Seconds | None]
+    model: str
+    strategy: str
+    cache: Cache
+    held: list[Stretch]
+    first_token_seconds: Seconds
+    seconds: Seconds
+    id: NotRequired[str]
+    index: NotRequired[Count]
+    t: NotRequired[Seconds | None]
+    settings: NotRequired[str]
+    fingerprint: NotRequired[str | None]
+    meta: NotRequired[dict[str, Any]]
+    expected: NotRequired[str]
+    right: NotRequired[bool]
+
+
+class Unasked(TypedDict):
+    """A question that was not asked."""
+
+    asked_at: Seconds | None
+    question: str
+
+
+class Done(TypedDict):
+    """The last record of a run."""
+
+    type: Literal["done"]
+    schema: Literal[1]
+    video: NotRequired[str]
+    status: Status
+    error: str | None
+    model: str
+    strategy: str
+    answers: Count
+    unasked: list[Unasked]
+    chunks: Count
+    frames: Count
+    start: Seconds
+    end: Seconds
+    cache: Cache | None
+    waited_seconds: Seconds
+    seconds: Seconds
+
+
+class Ingest(TypedDict):
+    """The record of ``kvvideo ingest``."""
+
+    type: Literal["ingest"]
+    schema: NotRequired[Literal[1]]
+    video: str
+    output: str
+    status: Status
+    error: str | None
+    model: str
+    strategy: str
+    chunks: Count
+    frames: Count
+    start: Seconds
+    end: Seconds
+    resumed_from: Seconds | None
+    cache: Cache | None
+    checkpoints: Count
+    bytes: Count | None
+    waited_seconds: Seconds
+    seconds: Seconds
+
+
+class Prediction(TypedDict):
+    """Predicted cost of a run; of ``ingest`` with the fields from ``checkpoints`` on."""
+
+    type: Literal["prediction"]
+    schema: NotRequired[Literal[1]]
+    video: str
+    model: str
+    strategy: str
+    width: Count
+    height: Count
+    chunks: Count
+    frames: Count
+    tokens: Count
+    compactions: Count
+    peak_tokens: Count
+    bytes: Count
+    full_bytes: Count
+    last_position: Count
+    trained_positions: Count
+    checkpoints: NotRequired[Count]
+    checkpoint_bytes: NotRequired[Count]
+    file_bytes: NotRequired[Count]
+
+
+class Failed(TypedDict):
+    """A question of a batch that could not be answered."""
+
+    type: Literal["failed"]
+    schema: Literal[1]
+    id: str
+    index: Count
+    t: Seconds | None
+    question: str
+    video: str
+    model: str
+    strategy: str
+    settings: str
+    fingerprint: str | None
+    meta: NotRequired[dict[str, Any]]
+    expected: NotRequired[str]
+    error: str
+    exit_code: Positive
+    attempts: Positive
+    answer: NotRequired[str]
+
+
+class Score(TypedDict):
+    """Answers that were right, of those whose right answer is known."""
+
+    scored: Count
+    right: Count
+    accuracy: Share
+
+
+class Now(TypedDict):
+    """Work of one run of a batch."""
+
+    ingests: Count
+    video_seconds: Seconds
+    frames: Count
+    seconds: Seconds
+
+
+class Summary(Score):
+    """Results of a batch."""
+
+    type: Literal["summary"]
+    schema: Literal[1]
+    status: Status
+    error: str | None
+    model: str
+    jobs: Count
+    videos: Count
+    questions: Count
+    answered: Count
+    failed: Count
+    left: Count
+    strategies: dict[str, Score]
+    now: Now
+
+
+class Check(TypedDict):
+    """Predicted cost of one ingest of a batch."""
+
+    type: Literal["check"]
+    schema: Literal[1]
+    video: str
+    strategy: str
+    jobs: Annotated[list[str], Rule(minItems=1)]
+    where: str
+    questions: Count
+    error: str | None
+    findings: list[str]
+    seconds: NotRequired[Seconds | None]
+    chunks: NotRequired[Count | None]
+    frames: NotRequired[Count | None]
+    tokens: NotRequired[Count]
+    compactions: NotRequired[Count]
+    peak_tokens: NotRequired[Count]
+    bytes: NotRequired[Count]
+    full_bytes: NotRequired[Count]
+    last_position: NotRequired[Count]
+    trained_positions: NotRequired[Count]
+
+
+class CheckTotal(TypedDict):
+    """Predicted cost of all ingests of a batch."""
+
+    type: Literal["check_total"]
+    schema: Literal[1]
+    model: str
+    questions: Count
+    seconds: Seconds
+    chunks: Count
+    frames: Count
+    tokens: Count
+    sessions: Positive
+    pool_bytes: Count | None
+    errors: Count
+    findings: Count
+
+
+Record = Answer | Done | Ingest | Prediction | Failed | Summary | Check | CheckTotal

@@ -1,0 +1,95 @@
+"""``kvvideo.analyze``: the short way from a video and questions to answers, for Python."""
+
+import os
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import fields, replace
+from typing import Any
+
+from kvvideo.compression.config import CacheConfig
+from kvvideo.errors import ConfigError, VideoError
+from kvvideo.runs import streaming
+from kvvideo.runs.agenda import Question
+from kvvideo.runs.analyze import Asking
+from kvvideo.runs.messages import reading_of
+from kvvideo.runs.streaming import Asked
+from kvvideo.session import EngineConfig, open_engine, open_session
+from kvvideo.session.prediction import frame_pixels
+from kvvideo.times import format_time
+from kvvideo.video import Source
+
+Video = str | os.PathLike[str] | Source | Mapping[str, Any]
+
+
+def analyze(
+    video: Video,
+    questions: str | Question | Iterable[str | Question],
+    *,
+    model: str = EngineConfig.model,
+    every: float | None = None,
+    max_answer_tokens: int = 128,
+    **settings: Any,
+) -> Generator[Asked, None, None]:
+    """Stream a video through a model and yield each answer as it is given.
+
+    The model is loaded with the first answer, and closed after the last or when the generator is closed::
+
+        for answer in kvvideo.analyze("film.mp4", ["Who came in?", "@1:30 What just happened?"], model="tiny"):
+            print(answer.at, answer.text, answer.held)
+
+    Args:
+        video: a path or URL; a ``Source``; or a message of qwen-vl-utils, ``{"type": "video", "video": …, "fps": …}``.
+        questions: asked at the end of the video, or at their moments: ``"@1:30 What just happened?"``.
+        model: directory or hub name; ``tiny`` is the bundled one.
+        every: if given, the questions without a moment are asked every so many seconds of video instead.
+        max_answer_tokens: longest answer.
+        settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …), ``Source`` (``fps``, ``start`` …) and
+            ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default as large as the model knows.
+
+    Raises:
+        ConfigError: a setting, a question or the model cannot be used.
+        VideoError: the video cannot be decoded, or ends before the moment of a question; what could be answered was.
+        EngineError: vLLM failed.
+    """
+    config, source = _settled(video, model, settings)
+    given = [questions] if isinstance(questions, str | Question) else questions
+    asking = Asking(
+        [q if isinstance(q, Question) else Question.parse(q) for q in given], every, None, max_answer_tokens
+    )
+    if not asking.questions:
+        raise ConfigError("questions: there is nothing to ask; give at least one")
+    # Questions that cannot be asked show here, before anything is loaded.
+    asking.agenda(source.start, source.end)
+    return _answers(source, config, asking)
+
+
+def _answers(source: Source, config: EngineConfig, asking: Asking) -> Generator[Asked, None, None]:
+    agenda = asking.agenda(source.start, source.end)
+    # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
+    with source.open() as reader:
+        asking.check(source, reader.info.duration)
+        with closing(open_engine(config, [config.cache])) as engine, open_session(engine) as session:
+            yield from streaming.analyze(session, reader, agenda, max_tokens=asking.max_answer_tokens, seed=config.seed)
+            if left := [question.text for question in agenda.left()]:
+                raise VideoError(
+                    f"{source.path!r} ends at {format_time(session.end)}, before {left[0]!r} could be asked"
+                )
+
+
+def _settled(video: Video, model: str, settings: dict[str, Any]) -> tuple[EngineConfig, Source]:
+    """Return the engine's configuration and the source that these settings describe."""
+    own = {kind: {f.name: settings[f.name] for f in fields(kind) if f.name in settings} for kind in _KINDS}
+    if unknown := sorted(settings.keys() - {name for found in own.values() for name in found}):
+        allowed = ", ".join(f.name for kind in _KINDS for f in fields(kind))
+        raise ConfigError(f"{unknown[0]}: not a setting; allowed are {allowed}")
+    config = EngineConfig(**{"cache": CacheConfig(**own[CacheConfig]), **own[EngineConfig]}, model=model)
+    if isinstance(video, Source):
+        source = replace(video, **own[Source])
+    else:
+        low, high = frame_pixels(config)
+        path = {"path": os.fsdecode(video)} if isinstance(video, str | os.PathLike) else reading_of(video)
+        source = Source(**{"min_pixels": low, "max_pixels": high, **path, **own[Source]})
+    return config, Source.from_dict(source.as_dict())
+
+
+_KINDS: tuple[Any, ...] = (CacheConfig, Source, EngineConfig)

@@ -1,0 +1,70 @@
+"""The loop that all runs share: who waits for whom, and how far a stream is said to be."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvvideo.runs import streaming
+from kvvideo.runs.streaming import Meter
+from kvvideo.session import VideoSession, open_session
+from kvvideo.types import Progress
+from tests.conftest import EngineFor
+from tests.helpers.engines import MAX_TOKENS, clips
+
+OPTIONS = {"max_tokens": 6, "logprobs": True}
+
+
+@pytest.mark.parametrize("strategy", ["streaming", "recent"])
+def test_questions_wait_for_those_that_are_open(engine_for: EngineFor, strategy: str):
+    """Of an answer that nobody reads on too; what is asked of a session meanwhile is what is asked of it alone."""
+    engine = engine_for(strategy)
+    questions = [f"What is {n}?" for n in range(engine.config.questions)]
+    most, step = 0, engine.step
+
+    def stepping() -> Any:
+        nonlocal most
+        most = max(most, engine.open_questions)
+        return step()
+
+    with VideoSession(engine) as other, open_session(engine) as session:
+        for chunk in clips(2):
+            other.ingest(chunk)
+            session.ingest(chunk)
+        alone = session.ask_all(questions, **OPTIONS)
+        waiting = other.stream(questions[:3], max_tokens=20)
+        next(waiting)
+        engine.step = stepping  # type: ignore[method-assign]
+        try:
+            together = session.ask_all(questions, **OPTIONS)
+        finally:
+            del engine.step  # type: ignore[method-assign]
+        waiting.close()
+    assert most == engine.config.questions
+    for one, same in zip(together, alone, strict=True):
+        assert (one.question, one.token_ids) == (same.question, same.token_ids)
+        assert one.logprobs == pytest.approx(same.logprobs, abs=1e-4)
+
+
+def test_how_far_a_stream_is(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch):
+    engine = engine_for("streaming")
+    schedule = engine.config.cache.schedule(engine.block_size)
+    now = [10.0]
+    monkeypatch.setattr(streaming, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    reader: Any = SimpleNamespace(live=SimpleNamespace(behind=3.0, dropped=1.5))
+    with VideoSession(engine) as session:
+        session.ingest(clips(1)[0])
+        meter, live = Meter(session, schedule, 60.0), Meter(session, None, reader=reader)
+        # The frames before say nothing of how fast it goes now.
+        assert meter.progress() == Progress(
+            position=4.0, end=60.0, rate=None, cache=session.stats(), max_tokens=MAX_TOKENS
+        )
+        for chunk in clips(3)[1:]:
+            session.ingest(chunk)
+        now[0] += 4.0
+        assert meter.progress() == Progress(
+            position=12.0, end=60.0, rate=4.0, cache=session.stats(), max_tokens=MAX_TOKENS
+        )
+        assert live.progress() == Progress(
+            position=12.0, end=None, rate=4.0, cache=session.stats(), max_tokens=None, behind=3.0, dropped=1.5
+        )
