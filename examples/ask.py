@@ -1,18 +1,11 @@
-"""Ask a video: about a moment while it streams, and about all of it at its end."""
+"""Ask a video: each question at its moment, with every frame up to then and none after."""
 
 from pathlib import Path
 
 import kvvideo
 
 VIDEO = Path(__file__).parents[1] / "samples" / "letters-1m.mp4"
+QUESTIONS = ["@0:19 What colour is the letter on screen now?", "When was the letter V on screen?"]
 
-engine = kvvideo.Engine(kvvideo.EngineConfig(model="tiny", cache=kvvideo.CacheConfig(max_tokens=512)))
-with (
-    kvvideo.VideoReader(VIDEO, min_pixels=4 * 28 * 28, max_pixels=16 * 28 * 28) as chunks,
-    kvvideo.VideoSession(engine) as session,
-):
-    for chunk in chunks:
-        session.ingest(chunk)
-        if chunk.end == 20.0:
-            print("0:20", session.ask("What colour is the letter on screen now?").text)
-    print("the end", session.ask("When was the letter V on screen?").text)
+for answer in kvvideo.analyze(VIDEO, QUESTIONS, model="tiny", max_tokens=512):
+    print(f"{answer.at:g} s: {answer.answer.question} {answer.text}")

@@ -11,7 +11,7 @@ from tests.helpers import ROOT
 
 EXAMPLES = ROOT / "examples"
 SAID = {
-    "ask.py": ["0:20 purple", "the end 0:28"],
+    "ask.py": ["19 s: What colour is the letter on screen now? purple\n", "When was the letter V on screen? 0:28\n"],
     "strategy.py": ["reservoir", "distinct yellow"],
     "memory.py": ["the session says yellow", "letters.kvv: ", "the file says yellow"],
     "serve.py": ["yellow"],
