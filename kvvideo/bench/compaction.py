@@ -1,4 +1,4 @@
-"""``bench compaction``: what each strategy costs, beside the model's own work."""
+"""``bench compaction``: the cost of each strategy beside the model's own work."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 from kvvideo.bench import kernels
 from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.profile import COMPACTING, STATE, WATCHING, ingest_cycle, watch
-from kvvideo.compression import load
+from kvvideo.compression import load_all
 from kvvideo.session import BASELINES, Engine, EngineConfig, VideoSession
-from kvvideo.session.pool import spare_rows
+from kvvideo.session.pool import with_room_for
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one strategy.
+    """Cost of one strategy.
 
     Attributes:
         strategy: its name.
@@ -25,7 +25,7 @@ class Cost:
         state_ms: of noting the position and place of new tokens, per chunk.
         share: of these three in the time of a chunk, measured in the same chunks.
         own_share: without ``state_ms``, which all strategies pay.
-        compactions: that were measured.
+        compactions: number that was measured.
     """
 
     strategy: str
@@ -39,10 +39,8 @@ class Cost:
 
 
 def names() -> list[str]:
-    """Strategies that compact a cache."""
-    from kvvideo import compression
-
-    return [name for name in compression.strategies() if name not in BASELINES and load(name).bounded]
+    """Return the names of the strategies that compact a cache."""
+    return [name for name, policy in load_all()[0].items() if name not in BASELINES and policy.bounded]
 
 
 def run(
@@ -52,13 +50,15 @@ def run(
     frame_tokens: int | None = None,
     on_strategy: Callable[[Cost], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Stream over ``cycles`` compactions under each strategy with nothing timed inside, and as many timed."""
+    """Stream over ``cycles`` compactions under each strategy with nothing timed inside, and as many timed.
+
+    Returns the report.
+    """
     caches = [replace(config.cache, strategy=name) for name in strategies]
-    first = replace(caches[0], spare_rows=spare_rows(caches[0], caches[1:]))
-    engine = Engine(replace(config, cache=first))
+    engine = Engine(with_room_for(caches, replace(config, cache=caches[0])))
     frames, costs = Frames(config, frame_tokens), []
     for cache in caches:
-        engine.use(replace(cache, spare_rows=spare_rows(cache, [first])))
+        engine.use(cache)
         costs.append(_measure(engine, cache.strategy, cycles, frames))
         on_strategy(costs[-1])
     report = heading("compaction", config, engine.block_size, frames)

@@ -1,5 +1,4 @@
-"""``bench decode``: how fast each decoder delivers chunks of a high-definition video, what memory it takes, and whether
-the engine has to wait for it."""
+"""``bench decode``: speed and memory of each decoder on a high-definition video, and an engine's wait for it."""
 
 import itertools
 import statistics
@@ -8,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +18,18 @@ from kvvideo.video import VideoReader
 from kvvideo.video.geometry import FACTOR
 
 RATE = 30
+"""Frames a second of the clip."""
 
 WARM_CHUNKS = 16
-"""Of the clip that an engine has seen before anything is measured, compactions included: kernels are made for sizes."""
+"""Chunks that an engine ingests before anything is measured, compactions included: kernels are compiled for sizes."""
+
+
+class Run(NamedTuple):
+    """One reading of the clip: its seconds, those to the first chunk, and the decoder's peak memory in MB."""
+
+    seconds: float
+    first: float
+    peak_mb: float
 
 
 def run(
@@ -34,52 +42,28 @@ def run(
     config: EngineConfig | None = None,
     frame_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Make an H.264 clip and read it through ``VideoReader`` with each decoder by turns; returns the report.
+    """Make an H.264 clip and read it through ``VideoReader`` with each decoder by turns; return the report.
 
     Args:
         decoders: their names.
         seconds: length of the clip, which has 30 frames a second and a key frame every 2 s.
         size: its width and height.
         fps: frames a second to sample.
-        repeats: of the whole, of which medians are taken.
-        on_run: called with a decoder's name and how many times real time it ran at.
-        config: of an engine that ingests the clip from each decoder afterwards; None for no engine.
+        repeats: runs of the whole, of which medians are taken.
+        on_run: called with a decoder's name and its speed as a multiple of real time.
+        config: settings of an engine that ingests the clip from each decoder afterwards; None for no engine.
         frame_tokens: most tokens for a pair of its frames.
     """
-    took: dict[str, list[float]] = {name: [] for name in decoders}
-    first: dict[str, list[float]] = {name: [] for name in decoders}
-    peaks = dict.fromkeys(decoders, 0.0)
+    runs: dict[str, list[Run]] = {name: [] for name in decoders}
     with tempfile.TemporaryDirectory(prefix="kvvideo-") as folder:
         clip = Path(folder) / "clip.mp4"
         make_clip(clip, seconds, size)
         bytes_ = clip.stat().st_size
         for _ in range(repeats):
             for name in decoders:
-                began = time.perf_counter()
-                frames = 0
-                with VideoReader(clip, fps, decoder=name, max_pixels=FRAME_TOKENS * FACTOR**2) as reader:
-                    for chunk in reader:
-                        if not frames:
-                            first[name].append(time.perf_counter() - began)
-                        frames += len(chunk.frames)
-                        peaks[name] = max(peaks[name], _peak_mb(reader.pid))
-                took[name].append(time.perf_counter() - began)
-                on_run(name, seconds / took[name][-1])
+                runs[name].append(_read(clip, fps, name))
+                on_run(name, seconds / runs[name][-1].seconds)
         fed = [] if config is None else _feed(config, decoders, clip, fps, frame_tokens)
-    rows = []
-    for name in decoders:
-        middle, begun = statistics.median(took[name]), statistics.median(first[name])
-        rows.append(
-            {
-                "decoder": name,
-                "seconds": round(middle, 3),
-                "first_chunk_seconds": round(begun, 3),
-                "sampled_per_second": round(fps * seconds / middle, 1),
-                "source_frames_per_second": round(RATE * seconds / middle, 1),
-                "times_real_time": round(seconds / middle, 2),
-                "peak_mb": round(peaks[name], 1),
-            }
-        )
     return {
         "bench": "decode",
         "machine": describe(),
@@ -88,15 +72,38 @@ def run(
         "fps": fps,
         "bytes": bytes_,
         "repeats": repeats,
-        "decoders": rows,
+        "decoders": [{"decoder": name, **_summary(runs[name], seconds, fps)} for name in decoders],
         "fed": fed,
+    }
+
+
+def _read(clip: Path, fps: float, decoder: str) -> Run:
+    began = time.perf_counter()
+    first = peak = 0.0
+    with VideoReader(clip, fps, decoder=decoder, max_pixels=FRAME_TOKENS * FACTOR**2) as reader:
+        for _ in reader:
+            first = first or time.perf_counter() - began
+            peak = max(peak, _peak_mb(reader.pid))
+    return Run(time.perf_counter() - began, first, peak)
+
+
+def _summary(runs: Sequence[Run], seconds: float, fps: float) -> dict[str, float]:
+    """Return medians of ``runs``, which each read ``seconds`` of video at ``fps``, and the largest peak."""
+    took = statistics.median(run.seconds for run in runs)
+    return {
+        "seconds": round(took, 3),
+        "first_chunk_seconds": round(statistics.median(run.first for run in runs), 3),
+        "sampled_per_second": round(fps * seconds / took, 1),
+        "source_frames_per_second": round(RATE * seconds / took, 1),
+        "times_real_time": round(seconds / took, 2),
+        "peak_mb": round(max(run.peak_mb for run in runs), 1),
     }
 
 
 def _feed(
     config: EngineConfig, decoders: Sequence[str], clip: Path, fps: float, frame_tokens: int | None
 ) -> list[dict[str, Any]]:
-    """How busy an engine is that ingests ``clip`` from each decoder, from its first chunk on.
+    """Return how busy an engine is that ingests ``clip`` from each decoder, from its first chunk on.
 
     Decoders run ahead, in processes of their own. ``busy`` is the part of the time that the engine works; what it
     waits is in ``waited_seconds``. ``engine_times_real_time`` is its speed if it never had to.
@@ -132,7 +139,7 @@ def _feed(
 
 
 def make_clip(path: Path, seconds: float, size: tuple[int, int]) -> None:
-    """An H.264 clip of a picture that moves, with some noise, at ``RATE`` frames a second."""
+    """Write an H.264 clip of a picture that moves, with some noise, at ``RATE`` frames a second."""
     import av
 
     width, height = size
@@ -152,7 +159,7 @@ def make_clip(path: Path, seconds: float, size: tuple[int, int]) -> None:
 
 
 def _peak_mb(pid: int) -> float:
-    """Most memory that a process has had resident, in MB; 0 where that is not known or it is gone."""
+    """Return the peak resident memory of a process in MB; 0 where that is not known or it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

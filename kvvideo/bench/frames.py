@@ -12,6 +12,7 @@ from kvvideo.video import frame_size, tokens
 from kvvideo.video.sampling import Grid
 
 VARIETY = 16
+"""Different chunks that are drawn: our choice."""
 
 LARGE = (1024, 2048)
 """Height and width of pictures that are resized to 224 x 448, 128 tokens a pair, for models that name nothing."""
@@ -27,10 +28,11 @@ class Frames:
         config: of the model that shall see them.
         frame_tokens: most tokens for a pair of frames; by default what the model names.
         source: as above.
-        fps, seconds: as above.
+        fps: as above.
+        seconds: as above.
 
     Raises:
-        ConfigError: if that is no even number of frames.
+        ConfigError: if a chunk has no even number of frames.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class Frames:
 
     @property
     def tokens(self) -> int:
-        """Of one chunk's frames; the text around them comes on top."""
+        """Tokens of one chunk's frames; the text around them comes on top."""
         return tokens(*self.size, self.count)
 
     def chunk(self, number: int, viewer: int = 0) -> Chunk:
-        """The chunk ``number`` of a stream, from 0. No two of a stream are the same, nor those of two viewers.
+        """Return chunk ``number`` of a stream, from 0. No two of a stream are the same, nor those of two viewers.
 
         vLLM remembers what its vision tower made of pictures that it has seen before.
         """
@@ -67,7 +69,7 @@ class Frames:
 
 
 def heading(bench: str, config: EngineConfig, block_size: int, frames: Frames) -> dict[str, Any]:
-    """How the report of a bench begins: what ran where, on what frames."""
+    """Return the first part of a bench's report: machine, model, cache and frames."""
     schedule = config.cache.schedule(block_size)
     return {
         "bench": bench,

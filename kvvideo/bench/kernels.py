@@ -1,4 +1,4 @@
-"""How near to the machine's limits scoring and compaction come, kernel by kernel, for one layer."""
+"""Scoring and compaction of one layer against the machine's limits, kernel by kernel."""
 
 import statistics
 import time
@@ -106,12 +106,12 @@ class _Layer:
 
     @property
     def distances(self) -> tuple[int, int]:
-        """Bytes and operations of finding each key's nearest newer one: half of all pairs."""
+        """Return the bytes and operations of finding each key's nearest newer one: half of all pairs."""
         return 4 * self.heads * self.n * self.size, self.size * self.heads * self.n * (self.n - 1)
 
     @property
     def attention(self) -> tuple[int, int]:
-        """Bytes and operations of the attention received: logits twice, for the sums of rows are needed first."""
+        """Return the bytes and operations of the attention received: logits twice, for row sums are needed first."""
         operations = 4 * self.size * self.q_heads * QUERIES * self.n
         return self.heads * self.n * self.size * self.width, operations
 
@@ -128,22 +128,10 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
 
     from kvvideo.compression.kernels import distance, selection
     from kvvideo.compression.policy import attention
-    from kvvideo.plugin.kernels import KernelPages
 
     live, heads, n, size, budget = layer.live, layer.heads, layer.n, layer.size, layer.budget
-    rotary, sink, recent = live.rotary, 32, budget // 10
-    blocks = torch.randperm(n // 16, device=layer.device, generator=layer.random)
-    cache = layer.noise(n // 16, heads, 16, 2 * size)
-    state = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=layer.device)
-    pages, one, scores = KernelPages([cache], [state]), range(1), layer.noise(heads, n).float()
-    kept = selection.choose(scores, budget, sink, recent)
-    moves, rows = torch.full_like(kept, 3), torch.zeros(3, heads, n, dtype=torch.int32, device=layer.device)
-
-    def gather() -> None:
-        index = kept[..., None].expand(-1, -1, size)
-        rotary.turn(live.keys.gather(1, index), rotary.far(moves)).to(layer.dtype)
-        live.values.gather(1, index)
-        rows.gather(2, kept.expand(3, -1, -1))
+    rotary, sink, recent, scores = live.rotary, 32, budget // 10, layer.noise(heads, n).float()
+    read, write = _moving(layer, selection.choose(scores, budget, sink, recent))
 
     def best() -> None:
         fixed = scores.clone()
@@ -151,19 +139,11 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
         fixed[:, n - recent :] = torch.inf
         fixed.topk(budget, dim=-1).indices.sort(dim=-1)
 
-    page = heads * n * 2 * size * layer.width
-    yield Work(
-        "read a layer's pages",
-        lambda: pages.read(one, blocks, n),
-        lambda: cache[blocks].transpose(0, 1).flatten(1, 2).contiguous(),
-        2 * page,
-        0,
-        layer.dtype,
-    )
+    yield read
     yield Work(
         "take rotation off keys",
-        lambda: distance.turned_back(live.keys, live.positions, live.places, rotary.frequencies, rotary.axis),
-        lambda: rotary.turn(live.keys, -rotary.angles(live.positions.expand(3, -1, -1))),
+        lambda: distance.unrotated(live.keys, live.positions, live.places, rotary.frequencies, rotary.axis),
+        lambda: rotary.rotate(live.keys, -rotary.angles(live.positions.expand(3, -1, -1))),
         heads * n * size * (layer.width + 4),
         3 * heads * n * size,
         torch.float32,
@@ -183,14 +163,7 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
         0,
         layer.dtype,
     )
-    yield Work(
-        "gather, rotate and scatter survivors",
-        lambda: pages.write(one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary, 2),
-        gather,
-        4 * heads * budget * size * layer.width,
-        3 * heads * budget * size,
-        torch.float32,
-    )
+    yield write
     yield Work(
         RECEIVED,
         lambda: attention_received(layer.queries, live),
@@ -200,13 +173,51 @@ def _on_gpu(layer: _Layer) -> Iterator[Work]:
     )
 
 
+def _moving(layer: _Layer, kept: Any) -> tuple[Work, Work]:
+    """Return the work of reading a layer's pages, and of writing the tokens ``kept``, ``int64 [heads, budget]``."""
+    import torch
+
+    from kvvideo.plugin.kernels import KernelPages
+
+    live, heads, n, size, budget = layer.live, layer.heads, layer.n, layer.size, layer.budget
+    blocks = torch.randperm(n // 16, device=layer.device, generator=layer.random)
+    cache = layer.noise(n // 16, heads, 16, 2 * size)
+    state = torch.zeros(n // 16, 3, heads, 16, dtype=torch.int32, device=layer.device)
+    pages, one, rotary = KernelPages([cache], [state]), range(1), live.rotary
+    moves, rows = torch.full_like(kept, 3), torch.zeros(3, heads, n, dtype=torch.int32, device=layer.device)
+
+    def gather() -> None:
+        index = kept[..., None].expand(-1, -1, size)
+        rotary.rotate(live.keys.gather(1, index), rotary.angles64(moves)).to(layer.dtype)
+        live.values.gather(1, index)
+        rows.gather(2, kept.expand(3, -1, -1))
+
+    read = Work(
+        "read a layer's pages",
+        lambda: pages.read(one, blocks, n),
+        lambda: cache[blocks].transpose(0, 1).flatten(1, 2).contiguous(),
+        4 * heads * n * size * layer.width,
+        0,
+        layer.dtype,
+    )
+    write = Work(
+        "gather, rotate and scatter survivors",
+        lambda: pages.write(one, blocks[: budget // 16], kept, live.keys, live.values, rows, moves, rotary, 2),
+        gather,
+        4 * heads * budget * size * layer.width,
+        3 * heads * budget * size,
+        torch.float32,
+    )
+    return read, write
+
+
 def name_of(dtype: Any) -> str:
-    """Of a ``torch.dtype``, without torch's own."""
+    """Return the name of a ``torch.dtype`` without ``torch.``."""
     return str(dtype).removeprefix("torch.")
 
 
 def _time(action: Callable[[], object]) -> float:
-    """Median milliseconds of ``action``, on a GPU with its second-level cache emptied before each run."""
+    """Return the median milliseconds of ``action``, on a GPU with its second-level cache emptied before each run."""
     import torch
 
     if torch.cuda.is_available():
@@ -222,7 +233,7 @@ def _time(action: Callable[[], object]) -> float:
 
 
 def _bandwidth(device: Any) -> float:
-    """Bytes a second, read and written, of a large copy."""
+    """Measure the bytes a second, read and written, of a large copy."""
     import torch
 
     count = 1 << (30 if device.type == "cuda" else 27)
@@ -232,13 +243,13 @@ def _bandwidth(device: Any) -> float:
 
 
 def multiplying_rate(device: Any, dtype: Any) -> float:
-    """Operations a second of a large matrix product; of float32 with the tensor cores that kernels use too."""
+    """Measure the operations a second of a large matrix product, of float32 with tensor cores as in kernels."""
     import torch
 
     side = 8192 if device.type == "cuda" else 1024
     if dtype == torch.int8:
         a = torch.randint(-127, 128, (side, side), dtype=dtype, device=device)
-        return 2 * side**3 / (_time(lambda: torch._int_mm(a, a)) / 1000)
+        return 2 * side**3 / (_time(lambda: torch._int_mm(a, a)) / 1000)  # noqa: SLF001  (nothing public multiplies int8)
     a, b = torch.randn(2, side, side, device=device).to(dtype)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""Describe the machine that figures are measured on."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from kvvideo.plugin.compat import installed_version
 
 
 def describe() -> dict[str, Any]:
-    """Processor, accelerator and versions, as a record for a report."""
+    """Return processor, accelerator and versions, as a part of a report."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -23,14 +23,14 @@ def describe() -> dict[str, Any]:
 
 
 def host_bytes() -> int:
-    """Resident memory of this process."""
+    """Return the resident memory of this process in bytes."""
     import psutil  # comes with vLLM
 
     return int(psutil.Process().memory_info().rss)
 
 
 def gpu_mb() -> float | None:
-    """Most memory, in MB, that this process has had in use on the GPU; None without one, or if only ranks use it."""
+    """Return this process's peak memory on the GPU in MB; None without one, or if only ranks use it."""
     import torch
 
     used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

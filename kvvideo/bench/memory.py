@@ -1,8 +1,8 @@
-"""``bench memory``: what each strategy still remembers, by budget and by age.
+"""``bench memory``: what each strategy still remembers, by size of the cache and by age.
 
 Clips of the synthetic world, which no model was trained on, are streamed once for each strategy and
-budget; every letter shown so far is then asked about. A budget is a share of the stream: the cache never
-holds more than that many tokens, so a share of 10 % means a tenth of the full cache's memory at its peak.
+share; every letter shown so far is then asked about. A share is ``max_tokens`` as a part of the stream: at 10 % the
+cache never takes more than a tenth of the full cache's memory. The budget follows from it as everywhere.
 """
 
 import math
@@ -22,7 +22,7 @@ from kvvideo.errors import KvvideoError
 from kvvideo.prompt import chunk_text
 from kvvideo.session import Engine, EngineConfig, open_session
 from kvvideo.session.hub import model_path
-from kvvideo.session.pool import block_bytes, spare_rows
+from kvvideo.session.pool import block_bytes, with_room_for
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.tiny import world
@@ -32,13 +32,13 @@ from kvvideo.video import frame_size, tokens
 FPS = 2.0
 
 AGES = (30.0, 60.0, 120.0, 240.0, 480.0, math.inf)
-"""Upper ends, in seconds, of the classes of age that answers are counted in."""
+"""Upper ends, in seconds, of the classes of age that answers are counted in: our choice."""
 
 MOMENTS = (0.4, 0.7, 1.0)
-"""Parts of a clip after which everything shown so far is asked about."""
+"""Parts of a clip after which everything shown so far is asked about: our choice."""
 
 REAL_TIME = 12
-"""Moments of a clip at which it is asked what is on screen."""
+"""Moments of a clip at which it is asked what is on screen: our choice."""
 
 SEEDS = 700_000
 """First seed of the clips; the bundled model was trained on others."""
@@ -64,14 +64,14 @@ class Clip:
 
 @dataclass
 class Cell:
-    """What one strategy remembered with one budget.
+    """Results of one strategy at one share.
 
     Attributes:
         strategy: its name.
         share: of the stream that the cache may hold at most.
         max_tokens: the same in tokens.
-        right, asked: of questions about the past, by class of age (``AGES``).
-        real_time_right, real_time_asked: of questions about what is on screen.
+        right, asked: counts of questions about the past, by class of age (``AGES``).
+        real_time_right, real_time_asked: counts of questions about what is on screen.
         peak_bytes: of the cache, side state included.
         ms_per_chunk: of ingesting, mean.
         seconds: in all, questions included.
@@ -90,7 +90,7 @@ class Cell:
 
 
 def make_clip(seed: int, slots: int, height: int, width: int) -> Clip:
-    """A clip of ``slots`` chunks with as many of the 26 letters as fit, in pictures of that size."""
+    """Draw a clip of ``slots`` chunks with as many of the 26 letters as fit, in pictures of that size."""
     drawn = world.Clip(seed, slots, density=min(0.6, len(world.LETTERS) / slots))
     count = round(world.SLOT * FPS)
     chunks = []
@@ -123,14 +123,14 @@ def _real_time(clip: world.Clip, now: int) -> Iterable[Probe]:
 
 
 def is_right(said: str, answer: str) -> bool:
-    """Whether ``answer`` stands in what was said, as a word, and no other answer of its kind does."""
+    """Return True if ``answer`` stands in what was said, as a word, and no other answer of its kind does."""
     words = {*world.COLOURS, world.NONE} if answer in world.COLOURS else {answer}
     found = {word for word in words | {answer} if re.search(rf"(?<![\w:]){re.escape(word)}(?![\w:])", said, re.I)}
     return found == {answer}
 
 
 def interval(right: int, asked: int) -> tuple[float, float]:
-    """95 % interval of a share, by Wilson's score."""
+    """Return the 95 % interval of a share by Wilson's score."""
     if not asked:
         return 0.0, 1.0
     z, p = 1.96, right / asked
@@ -150,25 +150,23 @@ def run(
     on_progress: Callable[[str], None] = lambda _: None,
     on_cell: Callable[[Cell], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Stream every clip with every strategy and budget, and ask; returns the report.
+    """Stream every clip with every strategy at every share, and ask; return the report.
 
     Args:
-        config: the model and the cache settings that all strategies share; ``ratio`` says how much of
-            ``max_tokens`` a compaction keeps.
+        config: the model and the cache settings that all strategies share; ``ratio`` sets the budget.
         strategies: names; ``full`` is always run, as the yardstick.
-        shares: budgets, as parts of the stream's tokens.
+        shares: ``max_tokens``, as parts of the stream's tokens.
         minutes: length of a clip.
-        clips: how many.
+        clips: number of clips.
         seed: added to the first clip's seed.
         on_progress: told what is being done.
         on_cell: told each result.
     """
-    slots = max(4, round(minutes * 60 / world.SLOT))
     height, width = frame_size(world.HEIGHT, world.WIDTH, *frame_pixels(config))
     made = []
     for number in range(clips):
         on_progress(f"drawing clip {number + 1} of {clips}")
-        made.append(make_clip(SEEDS + seed + number, slots, height, width))
+        made.append(make_clip(SEEDS + seed + number, max(4, round(minutes * 60 / world.SLOT)), height, width))
     bounded = [name for name in strategies if load(name).bounded]
     skipped = []
     engine = _start(config, bounded, _tokens_at_most(made, height, width))
@@ -203,7 +201,7 @@ def run(
 
 
 def summary(cell: Cell, full: Cell) -> dict[str, Any]:
-    """A cell as the report has it: its counts, and the shares and intervals they amount to."""
+    """Return a cell as the report has it: its counts, with shares and intervals."""
     right, asked = sum(cell.right), sum(cell.asked)
     low, high = interval(right, asked)
     yardstick = sum(full.right) / max(1, sum(full.asked))
@@ -219,16 +217,15 @@ def summary(cell: Cell, full: Cell) -> dict[str, Any]:
 
 
 def _tokens_at_most(clips: Sequence[Clip], height: int, width: int) -> int:
-    """Tokens of the longest clip, generously."""
+    """Return an upper bound of the longest clip's tokens."""
     text = max(len(chunk_text(clip.chunks[-1].start)) for clip in clips)
     return max(sum(tokens(height, width, len(c.frames)) + text for c in clip.chunks) for clip in clips) + 256
 
 
 def _start(config: EngineConfig, strategies: Sequence[str], longest: int) -> Engine:
-    """An engine whose pool holds the longest clip in full, and any strategy's side state."""
-    full = CacheConfig("full")
-    rows = spare_rows(full, [replace(config.cache, strategy=name) for name in strategies])
-    config = replace(config, cache=replace(full, spare_rows=rows), max_model_len=longest + 1024)
+    """Start an engine whose pool holds the longest clip in full, and any strategy's side state."""
+    caches = [replace(config.cache, strategy=name) for name in strategies]
+    config = with_room_for(caches, replace(config, cache=CacheConfig("full"), max_model_len=longest + 1024))
     size = 32
     blocks = (longest + 1024) // size + config.questions * 34 + 2
     return Engine(replace(config, kv_bytes=blocks * block_bytes(model_path(config.model), config, size)))

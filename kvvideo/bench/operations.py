@@ -1,4 +1,4 @@
-"""How many floating-point operations a chunk takes, whoever computes it, and how many a machine does a second."""
+"""Floating-point operations of a chunk, whoever computes it, and a machine's rate of them."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from kvvideo.session.model_config import computed_in, model_config
 
 @dataclass(frozen=True)
 class Operations:
-    """Of matrix products only; all else comes on top.
+    """Operations of matrix products; all else comes on top.
 
     Attributes:
         language: in the language model's layers, attention apart.
@@ -24,16 +24,17 @@ class Operations:
 
     @property
     def all(self) -> int:
+        """Sum of the three."""
         return self.language + self.vision + self.attention
 
 
 def of_chunk(config: EngineConfig, tokens: float, video_tokens: int, live: float) -> Operations:
-    """Of one chunk.
+    """Return the operations of one chunk.
 
     Args:
         config: names the model.
-        tokens: that it becomes, its text included.
-        video_tokens: of them.
+        tokens: tokens of the chunk, its text included.
+        video_tokens: those among them that stand for frames.
         live: tokens that each of them attends to, mean.
     """
     found = model_config(model_path(config.model))
@@ -54,7 +55,7 @@ def of_chunk(config: EngineConfig, tokens: float, video_tokens: int, live: float
 
 
 def rate(config: EngineConfig) -> float:
-    """Operations a second of this machine in a large product, in the dtype the model is computed in, as measured."""
+    """Measure this machine's operations a second in a large product in the dtype of the model."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,5 +63,5 @@ def rate(config: EngineConfig) -> float:
 
 
 def dtype(config: EngineConfig) -> str:
-    """Name of the dtype that the model is computed in."""
+    """Return the name of the dtype that the model is computed in."""
     return name_of(computed_in(model_path(config.model), config))

@@ -6,11 +6,11 @@ from typing import Any
 from kvvideo.errors import ConfigError
 
 AT_SHARE = 0.1
-"""Budget that the plot by age is drawn for; the nearest one measured."""
+"""Share that the plot by age is drawn for; the nearest one measured."""
 
 
 def draw(report: dict[str, Any], directory: Path) -> list[Path]:
-    """Write ``memory-budget.svg`` and ``memory-age.svg`` to ``directory``; returns their paths.
+    """Write ``memory-budget.svg`` and ``memory-age.svg`` to ``directory``; return their paths.
 
     Raises:
         ConfigError: if matplotlib is not installed.

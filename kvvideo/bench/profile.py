@@ -1,4 +1,4 @@
-"""``bench profile``: where every millisecond of one ingest goes."""
+"""``bench profile``: the time of one ingest, part by part."""
 
 import statistics
 import time
@@ -57,11 +57,11 @@ def watch(engine: Engine) -> Spans:
 
 
 LIMIT = 200
-"""Chunks of a cycle at most, for a cache that is never compacted has none."""
+"""Most chunks of a cycle, for a cache that is never compacted has none: our choice."""
 
 
 def ingest_cycle(session: VideoSession, frames: Frames) -> list[float]:
-    """Ingest up to and including the next compaction; returns the seconds that each chunk took."""
+    """Ingest up to and including the next compaction; return the seconds that each chunk took."""
     took: list[float] = []
     before = session.stats().compactions
     while len(took) < LIMIT and session.stats().compactions == before:
@@ -73,7 +73,7 @@ def ingest_cycle(session: VideoSession, frames: Frames) -> list[float]:
 
 
 def _least(config: EngineConfig, frames: Frames, tokens: float, live: float) -> dict[str, float]:
-    """Milliseconds that the matrix products of some parts need at least, by part."""
+    """Return the least milliseconds that the matrix products of some parts need, by part."""
     work = operations.of_chunk(config, tokens, frames.tokens, live)
     rate = operations.rate(config)
     parts = {LANGUAGE: work.language, VISION: work.vision, ATTENTION: work.attention}
@@ -87,7 +87,7 @@ def run(
     chunk_seconds: float = 4.0,
     on_cycle: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Ingest made-up chunks over ``cycles`` compactions, with and without looking; returns the report.
+    """Ingest made-up chunks over ``cycles`` compactions, with and without spans; return the report.
 
     Chunks are watched and left alone by turns of a cycle, from one compaction to the next, so that both are
     the same work. ``parts`` are milliseconds per chunk, mean; ``ms`` is a chunk's time when nothing is watched;

@@ -1,4 +1,4 @@
-"""``bench ingest`` and ``bench ask``: speed against the length of the stream, beside what people would use instead."""
+"""``bench ingest`` and ``bench ask``: speed against the length of the stream, beside alternatives to kvvideo."""
 
 import random
 import statistics
@@ -12,10 +12,11 @@ from kvvideo.bench import operations
 from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.rivals import RIVALS, Kvvideo, Over, Rival, open_rivals
 from kvvideo.session import EngineConfig
+from kvvideo.types import Chunk
 
 QUESTION = "Which letter is on screen now?"
 LAST = 20
-"""Chunks before each length whose median is taken."""
+"""Chunks before each length whose median is taken: our choice."""
 
 TEXT = 32
 """Room for the text around a chunk's frames, in tokens."""
@@ -23,14 +24,14 @@ TEXT = 32
 
 @dataclass(frozen=True)
 class Row:
-    """How one rival did at one length of the stream.
+    """Figures of one rival at one length of the stream.
 
     Attributes:
         rival: its name.
         chunks: length of the stream.
         ms: median milliseconds per chunk of the last ``LAST`` up to there; the very first chunk counts nowhere.
         mean_ms: mean of all since the length before, compactions included.
-        frames_per_second: that ``mean_ms`` comes to.
+        frames_per_second: rate that ``mean_ms`` comes to.
         first_token_ms: median of some questions' times to the first token; None if none was asked.
         tokens: seen so far.
         held_bytes: of keys and values held.
@@ -55,12 +56,12 @@ def run(
     chunk_seconds: float = 4.0,
     on_chunk: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Let ``rivals`` follow one stream side by side, chunk by chunk in an order of chance; returns the report.
+    """Let ``rivals`` follow one stream side by side, chunk by chunk in random order; return the report.
 
-    So what else the machine does hits all of them alike, and ratios inside the run mean something.
+    Other work on the machine so hits all of them alike, and ratios inside the run mean something.
 
     Args:
-        config: of kvvideo's engine.
+        config: settings of kvvideo's engine.
         lengths: in chunks, at which rivals are compared.
         rivals: of ``RIVALS``.
         questions: asked of each at each length.
@@ -79,9 +80,8 @@ def run(
         viewers = {rival: viewer for viewer, rival in enumerate(racing)}
         for number in range(lengths[-1]):
             for rival in chance.sample(racing, len(racing)):
-                chunk = frames.chunk(number, viewers[rival])
                 try:
-                    took[rival].append(_seconds(lambda rival=rival, chunk=chunk: rival.ingest(chunk)))  # type: ignore[misc]
+                    took[rival].append(_ingest(rival, frames.chunk(number, viewers[rival])))
                 except Over as over:
                     ended[rival.name] = f"ended after {number} chunks: {over}"
                     racing.remove(rival)
@@ -89,10 +89,7 @@ def run(
             on_chunk(number + 1)
             if number + 1 not in lengths:
                 continue
-            asked: dict[Rival, list[float]] = {rival: [] for rival in racing}
-            for _ in range(questions):
-                for rival in chance.sample(racing, len(racing)):
-                    asked[rival].append(rival.ask(QUESTION))
+            asked = _ask(racing, questions, chance)
             before = max([length for length in lengths if length <= number], default=1)
             rows += [
                 _row(rival, number + 1, took[rival][1:][-LAST:], took[rival][before:], asked[rival], frames.count)
@@ -112,9 +109,20 @@ def run(
     }
 
 
+def _ask(racing: Sequence[Rival], questions: int, chance: random.Random) -> dict[Rival, list[float]]:
+    """Ask each rival ``questions`` questions, in random order; return the seconds to their first tokens."""
+    asked: dict[Rival, list[float]] = {rival: [] for rival in racing}
+    for _ in range(questions):
+        for rival in chance.sample(racing, len(racing)):
+            asked[rival].append(rival.ask(QUESTION))
+    return asked
+
+
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """How many times as fast kvvideo was: than each rival, where the stream was longest for both; and than vLLM's
-    session was at first, where kvvideo was slowest (``vllm-session at first``)."""
+    """Return the speed of kvvideo as a multiple of each rival's, where the stream was longest for both.
+
+    ``vllm-session at first`` compares vLLM's session at its first length with kvvideo at its slowest.
+    """
     own = {row.chunks: row for row in rows if row.rival == "kvvideo"}
     found: dict[str, float] = {}
     for name in dict.fromkeys(row.rival for row in rows if row.rival != "kvvideo"):
@@ -129,8 +137,10 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
 def _limit(
     config: EngineConfig, rows: Sequence[Row], tokens: float, video_tokens: int, live: Sequence[int]
 ) -> dict[str, Any] | None:
-    """How fast any program could be with the cache that kvvideo had, since the length before the last: milliseconds
-    for the matrix products alone, and how many times as fast as each rival was that is. None without kvvideo."""
+    """Return the least time of a chunk with kvvideo's cache since the length before the last; None without kvvideo.
+
+    That is the milliseconds of the matrix products alone. ``ratios`` are multiples of it that each rival took.
+    """
     if not live:
         return None
     lengths = sorted({row.chunks for row in rows})
@@ -148,9 +158,9 @@ def _limit(
     }
 
 
-def _seconds(action: Callable[[], None]) -> float:
+def _ingest(rival: Rival, chunk: Chunk) -> float:
     began = time.perf_counter()
-    action()
+    rival.ingest(chunk)
     return time.perf_counter() - began
 
 

@@ -1,4 +1,4 @@
-"""What people would use instead of kvvideo to ask about a stream, each as simple and as fast as it comes.
+"""Alternatives to kvvideo for asking about a stream, each as simple and as fast as it comes.
 
 All see the same chunks in the same words, with the same weights, in one process.
 """
@@ -29,7 +29,7 @@ from kvvideo.types import Chunk
 
 
 class Over(KvvideoError):
-    """The stream has become too long for this way of following it."""
+    """The stream has become too long for a rival."""
 
 
 class Rival(ABC):
@@ -52,7 +52,7 @@ class Rival(ABC):
 
     @abstractmethod
     def ask(self, question: str) -> float:
-        """Seconds to the first token of an answer."""
+        """Return the seconds to the first token of an answer."""
 
     @property
     @abstractmethod
@@ -64,6 +64,8 @@ class Rival(ABC):
 
 
 class Kvvideo(Rival):
+    """kvvideo itself."""
+
     name = "kvvideo"
     about = "vLLM with this package's plug-in: a session whose cache is bounded"
 
@@ -73,10 +75,12 @@ class Kvvideo(Rival):
         self.session = VideoSession(self.engine)
 
     def ingest(self, chunk: Chunk) -> None:
+        """See ``chunk``."""
         self.session.ingest(chunk)
         self.seen = self.session.stats().seen
 
     def ask(self, question: str) -> float:
+        """Return the seconds to the first token of an answer."""
         return self.session.ask(question, max_tokens=1).first_token_seconds
 
     @property
@@ -86,15 +90,17 @@ class Kvvideo(Rival):
 
     @property
     def held_bytes(self) -> int:
+        """Bytes of keys and values held, and of their side state."""
         return self.session.stats().bytes
 
     def close(self) -> None:
+        """Give all memory back."""
         self.session.close()
         self.engine.close()
 
 
 def as_video(chunk: Chunk) -> tuple[Any, dict[str, Any]]:
-    """The frames of ``chunk`` in the form vLLM's input processor takes: sampled already, and not to be again."""
+    """Return the frames of ``chunk`` as vLLM's input processor takes them, marked as sampled already."""
     count = len(chunk.frames)
     metadata = {
         "fps": chunk.fps,
@@ -174,16 +180,23 @@ class Uncompressed(Rival):
         self.plain = plain
 
     def check(self, coming: int) -> None:
-        """Raises Over if ``coming`` more tokens are more than the model takes."""
+        """Check that the model takes ``coming`` more tokens.
+
+        Raises:
+            Over: if it does not.
+        """
         if self.seen + coming >= self.plain.limit:
             raise Over(f"{self.plain.limit} tokens are all that the model takes")
 
     @property
     def held_bytes(self) -> int:
+        """Bytes of keys and values held, and of their side state."""
         return self.seen * self.plain.token_bytes
 
 
 class VllmSession(Uncompressed):
+    """vLLM's own streaming session."""
+
     name = "vllm-session"
     about = "vLLM's own streaming session (a resumable request): nothing is ever dropped; a question joins the stream"
 
@@ -192,9 +205,11 @@ class VllmSession(Uncompressed):
         self._id: str | None = None
 
     def ingest(self, chunk: Chunk) -> None:
+        """See ``chunk``."""
         self._append(chunk_text(chunk.start), [chunk])
 
     def ask(self, question: str) -> float:
+        """Return the seconds to the first token of an answer."""
         began = time.perf_counter()
         self._append(question_text(question), [])
         return time.perf_counter() - began
@@ -209,6 +224,8 @@ class VllmSession(Uncompressed):
 
 
 class Resend(Uncompressed):
+    """The whole prompt again for every chunk and question."""
+
     name = "resend"
     about = "the whole prompt again for each chunk and question, to vLLM with prefix caching"
 
@@ -218,11 +235,13 @@ class Resend(Uncompressed):
         self._chunks: list[Chunk] = []
 
     def ingest(self, chunk: Chunk) -> None:
+        """See ``chunk``."""
         self._text += chunk_text(chunk.start)
         self._chunks.append(chunk)
         self.seen = self._send(self._text)
 
     def ask(self, question: str) -> float:
+        """Return the seconds to the first token of an answer."""
         began = time.perf_counter()
         self._send(self._text + question_text(question))
         return time.perf_counter() - began
@@ -234,7 +253,7 @@ class Resend(Uncompressed):
 
 
 SPARE = 1024
-"""Tokens that must be left for a chunk or a question."""
+"""Tokens that must be left for a chunk or a question: our choice."""
 
 
 class Transformers(Rival):
@@ -262,12 +281,11 @@ class Transformers(Rival):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = computed_in(path, config)
         if config.load_format == "dummy":
-            from transformers import AutoConfig
+            from transformers import AutoConfig, AutoModelForImageTextToText
 
             with self.device:
-                self.model = Qwen2_5_VLForConditionalGeneration._from_config(
-                    AutoConfig.from_pretrained(path), dtype=dtype
-                )
+                made = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path), dtype=dtype)
+            self.model = made
         else:
             self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype).to(self.device)
         self.model.eval()
@@ -285,22 +303,25 @@ class Transformers(Rival):
         """M-RoPE position of the next token."""
         nothing = torch.zeros(2, heads, 0, dtype=torch.int32, device=self.device)
         self.notes = [nothing] * self.layers
-        """Of each layer, temporal positions and places of the tokens held, ``[2, heads, n]``."""
+        """By layer, temporal positions and places of the tokens held, ``[2, heads, n]``."""
 
     @property
     def live(self) -> int:
+        """Tokens held."""
         return int(self.notes[0].shape[-1])
 
     def ingest(self, chunk: Chunk) -> None:
+        """See ``chunk``."""
         self._feed(chunk_text(chunk.start) if self.seen else OPENING + chunk_text(chunk.start), chunk)
 
     def ask(self, question: str) -> float:
+        """Return the seconds to the first token of an answer."""
         began = time.perf_counter()
         self._feed(question_text(question), None)
         return time.perf_counter() - began
 
     def _feed(self, text: str, chunk: Chunk | None) -> int:
-        """Compute ``text`` as the next part of the stream, or after it if it is a question; returns the next token."""
+        """Compute ``text`` as the next part of the stream, or after it if it is a question; return the next token."""
         import torch
 
         with torch.inference_mode():
@@ -321,7 +342,7 @@ class Transformers(Rival):
         return token
 
     def _ask(self, embeddings: Any, positions: Any) -> int:
-        """The first token of an answer; the question leaves the cache as it was."""
+        """Return the first token of an answer; the question leaves the cache as it was."""
         live = self.live
         token = self._forward(embeddings, positions)
         for layer in self.cache.layers:
@@ -335,7 +356,7 @@ class Transformers(Rival):
         return int(self.model.lm_head(output.last_hidden_state[0, -1]).argmax())
 
     def _embed(self, text: str, chunk: Chunk | None) -> tuple[Any, Any, Any]:
-        """Embeddings ``[n, hidden]``, M-RoPE positions ``[3, n]`` and places ``[n]``."""
+        """Return embeddings ``[n, hidden]``, M-RoPE positions ``[3, n]`` and places ``[n]``."""
         import torch
 
         ids = self.tokenizer.encode(text, add_special_tokens=False)
@@ -376,9 +397,11 @@ class Transformers(Rival):
 
     @property
     def held_bytes(self) -> int:
+        """Bytes of keys and values held, and of their side state."""
         return sum(part.nbytes for layer in self.cache.layers for part in (layer.keys, layer.values))
 
     def close(self) -> None:
+        """Give all memory back."""
         del self.model, self.cache
 
 
@@ -388,11 +411,11 @@ RIVALS = ("kvvideo", "vllm-session", "resend", "transformers")
 def open_rivals(
     config: EngineConfig, names: Sequence[str], chunks: int, per_chunk: int, closing: ExitStack
 ) -> tuple[list[Rival], list[str]]:
-    """The rivals called ``names``, and a line on each that cannot take part.
+    """Open the rivals called ``names``; return them, and a line on each that cannot take part.
 
     Args:
-        config: of kvvideo's engine; what is not about its cache holds for all.
-        names: of ``RIVALS``.
+        config: settings of kvvideo's engine; those that are not its cache's hold for all.
+        names: some of ``RIVALS``.
         chunks: longest stream there must be room for.
         per_chunk: most tokens of a chunk.
         closing: closes them.

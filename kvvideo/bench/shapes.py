@@ -50,7 +50,7 @@ _VISION = {
 
 @cache
 def directory(shape: str) -> Path:
-    """A directory with a model of that shape, but for weights, and the bundled model's tokenizer.
+    """Return a directory with a model of that shape, without weights, and the bundled model's tokenizer.
 
     It is deleted when the process ends.
 
@@ -78,7 +78,7 @@ def directory(shape: str) -> Path:
 
 
 def shaped(config: EngineConfig, shape: str | None) -> EngineConfig:
-    """``config`` with a made-up model of ``shape``; as it is without one."""
+    """Return ``config`` with a made-up model of ``shape``; unchanged without one."""
     from dataclasses import replace
 
     return config if shape is None else replace(config, model=str(directory(shape)), load_format="dummy")

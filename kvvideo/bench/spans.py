@@ -1,4 +1,4 @@
-"""Where time goes: named functions timed while they run, each without the named ones inside it."""
+"""Time named functions while they run, each without the named ones inside it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,14 +7,14 @@ from typing import Any, Self
 
 
 class Spans:
-    """Times methods of living objects for as long as it is entered; then they are as they were.
+    """Time methods of objects while entered, and leave the objects as they were.
 
-    On a GPU each of them waits for the device before and after, so that launched work counts where it was
-    launched. That keeps host and device from working at the same time: what is timed so takes longer.
+    On a GPU each method waits for the device before and after, so that launched work counts where it was
+    launched. Host and device then never work at the same time, so all takes longer.
 
     Attributes:
         seconds: time in each part, without the parts inside it, by name.
-        calls: how often each ran.
+        calls: number of calls of each.
     """
 
     def __init__(self) -> None:

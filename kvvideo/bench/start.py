@@ -1,4 +1,4 @@
-"""``bench start``: where the time goes between calling kvvideo and its first answer."""
+"""``bench start``: the time between calling kvvideo and its first answer, stage by stage."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from kvvideo.session.config import EngineConfig
 
 
 def run(config: EngineConfig) -> dict[str, object]:
-    """Start an engine, ingest one chunk and ask one question, in a process that has done nothing yet; the report."""
+    """Start an engine, ingest one chunk and ask one question, in a process that has done nothing; return the report."""
     seconds: dict[str, float] = {}
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""``bench stream``: does the time per chunk, or any memory, grow with the length of the stream?"""
+"""``bench stream``: time per chunk, and memory, along one long stream."""
 
 import statistics
 import time
@@ -44,7 +44,7 @@ def run(
     windows: int = 20,
     on_window: Callable[[Window], None] = lambda _: None,
 ) -> dict[str, object]:
-    """Stream ``chunks`` chunks of made-up ``frames`` through one session; returns the report.
+    """Stream ``chunks`` chunks of made-up ``frames`` through one session; return the report.
 
     Ratios compare the last window with the second: the first pays for warming up. ``mean_ms`` is of all
     chunks but the first window's, compactions included, which medians do not show.

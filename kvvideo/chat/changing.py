@@ -45,7 +45,7 @@ def budget(chat: "Chat", arguments: str) -> None:
         cache = playback.engine.config.cache
         if cache.schedule(playback.engine.block_size) is None:
             raise ConfigError(f"budget: strategy {cache.strategy!r} keeps everything; start anew with another")
-        wanted = replace(cache, budget=tokens, max_tokens=max(cache.max_tokens * tokens // cache.kept, tokens + 1))
+        wanted = cache.with_budget(tokens)
         try:
             return playback.restart(wanted, chat.on_chunk(playback, playback.at))
         finally:

@@ -93,10 +93,9 @@ class Opening:
 
     @staticmethod
     def _engine(config: EngineConfig) -> Engine:
-        from kvvideo.session.pool import spare_rows
+        from kvvideo.session.pool import with_room_for
 
-        spare = spare_rows(config.cache, _others(config.cache))
-        return Engine(replace(config, cache=replace(config.cache, spare_rows=spare)))
+        return Engine(with_room_for(_others(config.cache), config))
 
 
 def _others(cache: CacheConfig) -> list[CacheConfig]:

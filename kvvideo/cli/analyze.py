@@ -133,7 +133,8 @@ def _compared(names: str, context: typer.Context) -> list[str]:
     if options.is_typed(context, "strategy"):
         raise ConfigError("compare: it names the strategies itself; leave --strategy out")
     listed = [name.strip() for name in names.split(",")]
-    if twice := sorted({name for name in listed if listed.count(name) > 1}):
+    names_only = [name.partition(":")[0] for name in listed]
+    if twice := sorted({name for name in names_only if names_only.count(name) > 1}):
         raise ConfigError(f"compare: {', '.join(map(repr, twice))} is there more than once")
     return listed
 

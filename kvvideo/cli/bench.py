@@ -70,7 +70,7 @@ def stream(
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
     json_output: Json = False,
 ) -> None:
-    """Time per chunk, and memory, along one long stream of made-up frames."""
+    """Measure time per chunk, and memory, along one long stream of made-up frames."""
     from kvvideo.bench.frames import LARGE, SMALL, Frames
     from kvvideo.bench.stream import run
     from kvvideo.cli import bench_tables, render
@@ -95,7 +95,7 @@ def start(
     dtype: options.Dtype = "auto",
     json_output: Json = False,
 ) -> None:
-    """Where the time goes between the start and the first answer."""
+    """Measure each stage between the start and the first answer."""
     from kvvideo.bench.start import run
     from kvvideo.cli import bench_tables
 
@@ -119,7 +119,7 @@ def checkpoint(
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
     json_output: Json = False,
 ) -> None:
-    """What a checkpoint every minute of video costs, and how large it is."""
+    """Measure the cost of a checkpoint every minute of video, and its size."""
     from kvvideo.bench.checkpoint import run
     from kvvideo.cli import bench_tables, render
 
@@ -150,7 +150,7 @@ def ingest(
     model: Model,
     json_output: Json = False,
 ) -> None:
-    """Speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
+    """Measure speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
     config = model.config(CacheConfig(**vars(budget)))
     _race(config, lengths, against, 0, frame_tokens, chunk, json_output)
 
@@ -167,7 +167,7 @@ def ask(
     model: Model,
     json_output: Json = False,
 ) -> None:
-    """Time to the first token of an answer against the length of the stream, beside the same others."""
+    """Measure the time to the first token of an answer against the length of the stream, beside the same others."""
     config = model.config(CacheConfig(**vars(budget)))
     _race(config, lengths, against, questions, frame_tokens, chunk, json_output)
 
@@ -191,7 +191,7 @@ def compaction(
     model: Model,
     json_output: Json = False,
 ) -> None:
-    """What each strategy costs: a compaction, looking at queries, and their share of a step."""
+    """Measure the cost of each strategy: a compaction, watching queries, and their share of a step."""
     from kvvideo.bench.compaction import Cost, names, run
     from kvvideo.cli import bench_tables, render
 
@@ -218,7 +218,7 @@ def profile(
     model: Model,
     json_output: Json = False,
 ) -> None:
-    """Where every millisecond of ingesting a chunk goes."""
+    """Measure the time of ingesting a chunk, part by part."""
     from kvvideo.bench.profile import run
     from kvvideo.cli import bench_tables, render
 
@@ -244,7 +244,7 @@ def decode(
     model: Model,
     json_output: Json = False,
 ) -> None:
-    """How fast each decoder reads an H.264 clip made on the spot, what memory it takes, and whether an engine waits."""
+    """Measure each decoder's speed and memory on an H.264 clip made on the spot, and whether an engine waits for it."""
     from kvvideo.bench.decode import run
     from kvvideo.cli import bench_tables, render
 
@@ -304,7 +304,7 @@ def _print(report: dict[str, Any], table: Callable[[dict[str, Any]], None], json
 
 
 QUICK = ("streaming,h2o,distinct", "0.05,0.1", 6.0, 2)
-"""What ``--quick`` measures: strategies, shares, minutes and clips."""
+"""Scope of ``--quick``: strategies, shares, minutes and clips."""
 
 
 @app.command("memory")
@@ -319,11 +319,11 @@ def memory(
         ),
     ] = None,
     shares: Annotated[
-        str, typer.Option("--shares", help="Budgets: the most a cache may hold, as parts of the stream.")
+        str, typer.Option("--shares", help="The most a cache may hold (max_tokens), as parts of the stream.")
     ] = "0.02,0.05,0.1,0.2,0.5",
     minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Length of a clip.")] = 10.0,
     clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Three strategies, two budgets, two clips of 6 min.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Three strategies, two shares, two clips of 6 min.")] = False,
     ratio: options.Ratio = options.RATIO,
     sink: options.Sink = options.SINK,
     window: options.Window = None,
@@ -341,7 +341,7 @@ def memory(
         Path | None, typer.Option("--from", help="Print or plot a JSON report made earlier; nothing is measured.")
     ] = None,
 ) -> None:
-    """What each strategy still remembers, by budget and age, on clips no model was trained on."""
+    """Measure what each strategy still remembers, by size of the cache and age, on clips no model was trained on."""
     from kvvideo.cli import bench_tables, render
 
     if report_file is not None:
@@ -379,7 +379,7 @@ def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes:
     from kvvideo.cli import render
 
     # Writing captions takes long, and the bundled model cannot.
-    usual = [name for name in compression.strategies() if name != "summary"]
+    usual = [name for name in compression.load_all()[0] if name != "summary"]
     names = usual if strategies is None else [name.strip() for name in strategies.split(",")]
     for name in names:
         compression.load(name)

@@ -12,7 +12,7 @@ BUSY = 0.9
 
 
 def race(report: dict[str, Any]) -> None:
-    """The report of ``bench ingest`` and ``bench ask``: a row for each rival and length."""
+    """Print the report of ``bench ingest`` and ``bench ask``: a row for each rival and length."""
     asked = report["questions"] > 0
     head = ["chunks", "", "ms/chunk", "mean", "frames/s", "tokens seen", "held"]
     table = Table(*head, *(["first token, ms"] if asked else []), box=None)
@@ -47,7 +47,7 @@ def race(report: dict[str, Any]) -> None:
 
 
 def compaction(report: dict[str, Any]) -> None:
-    """The report of ``bench compaction``: a row for each strategy, and for each kernel."""
+    """Print the report of ``bench compaction``: a row for each strategy, and for each kernel."""
     table = Table("strategy", "ms/chunk", "ms/compaction", "watching", "side state", "share of a step", box=None)
     for cost in report["strategies"]:
         table.add_row(
@@ -85,7 +85,7 @@ def compaction(report: dict[str, Any]) -> None:
 
 
 def profile(report: dict[str, Any]) -> None:
-    """The report of ``bench profile``: a row for each part."""
+    """Print the report of ``bench profile``: a row for each part."""
     table = Table("part", "ms/chunk", "share", "products alone, ms", box=None)
     for name, ms in report["parts"].items():
         least = report["least_ms"].get(name)
@@ -99,7 +99,7 @@ def profile(report: dict[str, Any]) -> None:
 
 
 def decode(report: dict[str, Any]) -> None:
-    """The report of ``bench decode``: a row for each decoder."""
+    """Print the report of ``bench decode``: a row for each decoder."""
     table = Table("decoder", "x real time", "source frames/s", "sampled/s", "first chunk", "peak memory", box=None)
     for row in report["decoders"]:
         table.add_row(
@@ -125,7 +125,7 @@ def decode(report: dict[str, Any]) -> None:
 
 
 def memory(report: dict[str, Any]) -> None:
-    """The report of ``bench memory``: a row for each strategy and budget."""
+    """Print the report of ``bench memory``: a row for each strategy and share."""
     ages = [f"≤{age:g}s" if age else "older" for age in report["ages"]]
     table = Table("strategy", "budget", "tokens", "past", "95 %", "now", *ages, "cache", "ms/chunk", box=None)
     for cell in report["cells"]:
@@ -151,7 +151,7 @@ def memory(report: dict[str, Any]) -> None:
 
 
 def stream(report: dict[str, Any]) -> None:
-    """The report of ``bench stream`` as a table."""
+    """Print the report of ``bench stream`` as a table."""
     table = Table("chunk", "ms/chunk", "tokens seen", "live", "peak", "blocks", "free", "host MB", "GPU MB", box=None)
     for row in report["windows"]:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
@@ -164,7 +164,7 @@ def stream(report: dict[str, Any]) -> None:
 
 
 def checkpoint(report: dict[str, Any]) -> None:
-    """The report of ``bench checkpoint`` as a table."""
+    """Print the report of ``bench checkpoint`` as a table."""
     table = Table("ms per minute of video", "mean", "median", box=None)
     for name, key in (
         ("without", "ms_per_minute"),
@@ -185,7 +185,7 @@ def checkpoint(report: dict[str, Any]) -> None:
 
 
 def start(report: dict[str, Any]) -> None:
-    """The report of ``bench start`` as a table."""
+    """Print the report of ``bench start`` as a table."""
     table = Table("stage", "seconds", box=None)
     for stage, seconds in {**report["seconds"], "in all": report["total"]}.items():
         table.add_row(stage, f"{seconds:.2f}")

@@ -1,4 +1,4 @@
-"""What the Tab key offers for the values of options. None of it loads torch or vLLM, for someone waits at every Tab."""
+"""Completions of the values of options. None of them loads torch or vLLM, for someone waits at every Tab."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Completer = Callable[[str], list[str]]
 
 
 def one_of(*names: str) -> Completer:
-    """Completes to one of ``names``."""
+    """Return a completer to one of ``names``."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -19,26 +19,26 @@ def one_of(*names: str) -> Completer:
 
 
 def strategy(incomplete: str) -> list[str]:
-    """Names of strategies."""
+    """Complete the name of a strategy."""
     return one_of(*compression.strategies())(incomplete)
 
 
 def strategies(incomplete: str) -> list[str]:
-    """Lists of strategies with commas between: completes the last, with one that is not in the list yet."""
+    """Complete the last of a list of strategies with commas between, with one that is not in it yet."""
     before, comma, last = incomplete.rpartition(",")
     taken = before.split(",")
     return [before + comma + name for name in strategy(last) if name not in taken]
 
 
 def decoder(incomplete: str) -> list[str]:
-    """Names of decoders."""
+    """Complete the name of a decoder."""
     from kvvideo.video.decoder import DECODERS
 
     return one_of(*DECODERS)(incomplete)
 
 
 def model(incomplete: str) -> list[str]:
-    """The bundled model, those that were downloaded, and folders with a model in them."""
+    """Complete to the bundled model, those that were downloaded, and folders with a model in them."""
     return one_of("tiny", *_downloaded())(incomplete) + _folders(incomplete)
 
 

@@ -1,4 +1,4 @@
-"""``kvvideo config``: which settings are in force, and where each comes from."""
+"""``kvvideo config``: show the settings in force, and the source of each."""
 
 import json
 import os
@@ -128,7 +128,7 @@ def _place(origin: Origin, short: bool) -> str:
 
 
 def _rows(found: list[Value]) -> Iterator[list[Value]]:
-    """Values that are the same in several commands, together, in the order of options."""
+    """Yield values that are the same in several commands, together, in the order of options."""
     groups: dict[str, dict[Any, list[Value]]] = {}
     for one in found:
         groups.setdefault(one.key, {}).setdefault((repr(one.value), one.origin), []).append(one)
@@ -150,7 +150,7 @@ def _shown(value: Any) -> str:
 
 
 def _example(root: Any) -> Iterator[str]:
-    """The lines of a file that sets nothing yet."""
+    """Yield the lines of a file that sets nothing yet."""
     yield "# What options are when they are not on the command line; take the # away before a setting."
     yield "# KVVIDEO_* variables come before this file, and a command's own table before what is at the top.\n"
     known = commands(root.command)

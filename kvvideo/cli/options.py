@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvvideo.cli import complete
-from kvvideo.compression.config import CHOICES, CacheConfig
+from kvvideo.compression.config import ALWAYS, WAYS, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT, Choice, choose
 from kvvideo.outputs.choice import TEMPLATE, listed
@@ -28,7 +28,7 @@ FPS, CHUNK_SECONDS, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, 128, "60s"
 DEFAULT_MODEL, MAX_MODEL_LEN = EngineConfig.model, EngineConfig.max_model_len
 _CACHE = CacheConfig()
 STRATEGY, MAX_TOKENS, RATIO, SINK = _CACHE.strategy, _CACHE.max_tokens, _CACHE.ratio, _CACHE.sink
-SCORE_NORM, POSITIONS = _CACHE.score_norm, _CACHE.positions
+SCORE_NORM, POSITIONS = ALWAYS["score_norm"], _CACHE.positions
 
 Model = Annotated[
     str,
@@ -74,7 +74,7 @@ ScoreNorm = Annotated[
         "--score-norm",
         help="Attention received (h2o): sum or mean.",
         rich_help_panel=CACHE,
-        autocompletion=complete.one_of(*CHOICES["score_norm"]),
+        autocompletion=complete.one_of("sum", "mean"),
     ),
 ]
 Positions = Annotated[
@@ -83,7 +83,7 @@ Positions = Annotated[
         "--positions",
         help="absolute, or contiguous: close the gaps that eviction leaves.",
         rich_help_panel=CACHE,
-        autocompletion=complete.one_of(*CHOICES["positions"]),
+        autocompletion=complete.one_of(*WAYS),
     ),
 ]
 Dtype = Annotated[
@@ -311,7 +311,8 @@ def cache_config(
     positions: str,
 ) -> CacheConfig:
     """Return the cache's settings that these options describe."""
-    return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, queries, score_norm, positions)
+    own = {"queries": queries, "score_norm": score_norm}
+    return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, positions=positions, options=own.items())
 
 
 def period(every: str) -> float:

@@ -1,4 +1,4 @@
-"""``--dry-run``: what a run will take, without loading the model."""
+"""``--dry-run``: predict a run without loading the model."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from kvvideo.session import EngineConfig
 def prediction(
     video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, asking: Asking | None = None
 ) -> dict[str, Any]:
-    """The record of what streaming ``video`` with these settings will take.
+    """Return the record of what streaming ``video`` with these settings will take.
 
     Raises:
         ConfigError: if the video does not say how long it is, or what is to be seen or asked is after its end.

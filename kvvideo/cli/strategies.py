@@ -1,12 +1,32 @@
-"""``kvvideo strategies``: what can be chosen."""
+"""``kvvideo strategies``: list what can be chosen."""
+
+from typing import Annotated
+
+import typer
 
 from kvvideo import compression
 
 
-def command() -> None:
+def command(json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """List the strategies that decide what the cache keeps."""
     from kvvideo.cli import render
+    from kvvideo.outputs import jsons
+    from kvvideo.outputs.writer import to_stdout
 
-    policies = {name: compression.load(name) for name in compression.strategies()}
+    policies, unusable = compression.load_all()
+    if json_output:
+        listed = [
+            {
+                "strategy": name,
+                "summary": policy.summary,
+                "source": policy.source,
+                "options": [option.as_dict() for option in policy.options().values()],
+            }
+            for name, policy in policies.items()
+        ]
+        to_stdout(jsons.line({"type": "strategies", "schema": 1, "strategies": listed, "unusable": unusable}))
+        return
     rows = [(name, policy.summary, policy.source) for name, policy in policies.items()]
     render.listing(("strategy", "what it does", "source"), rows)
+    for line in unusable:
+        render.err.print(render.clean(line), markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def close_gaps(positions: Tensor, kept: Tensor, slack: int = 0) -> Tensor:
-    """How far each survivor moves towards the present, ``[heads, budget]``, so that no evicted position stays empty.
+    """Return by how many positions each survivor moves towards the present, ``[heads, budget]``, to close all gaps.
 
     Nothing moves in a head whose gaps come to no more than ``slack`` positions: each move rounds the
     keys, and in bfloat16 many small ones would add up.

@@ -1,14 +1,14 @@
-"""Where in the picture a token stands, in one number, and from it its M-RoPE position on all three axes.
+"""A token's place in the picture as one number, and from it its M-RoPE position on all three axes.
 
 A cache keeps one temporal position and one *place* per token. The place of text is 0, for its three
-positions are equal. That of a video token says how far it lies from its chunk's first one: in time, down
-and across, which is also how far its three positions lie from that one's.
+positions are equal. That of a video token is its distance from its chunk's first one in time, down and across,
+which is also the distance of their three positions.
 """
 
 import torch
 from torch import Tensor
 
-_BITS = 10
+_BITS = 10  # for each of row and column; what is left of 31 is for time
 _MASK = (1 << _BITS) - 1
 
 LIMITS = (1 << 11, 1 << _BITS, 1 << _BITS)
@@ -16,22 +16,23 @@ LIMITS = (1 << 11, 1 << _BITS, 1 << _BITS)
 
 
 def encode(offsets: Tensor) -> Tensor:
-    """Places of video tokens ``int64 [n]`` that lie ``offsets`` (``int64 [3, n]``: t, h, w) from their chunk's first.
+    """Return the places ``int64 [n]`` of tokens ``offsets`` (``int64 [3, n]``: t, h, w) from their chunk's first one.
 
     What lies beyond ``LIMITS`` is counted as lying at them.
     """
     t, h, w = (axis.clamp(0, limit - 1) for axis, limit in zip(offsets, LIMITS, strict=True))
     # The last place of all would not fit into 31 bits.
-    return (((t << _BITS | h) << _BITS | w) + 1).clamp(max=(1 << 31) - 1)
+    place: Tensor = ((t << _BITS | h) << _BITS | w) + 1
+    return place.clamp(max=(1 << 31) - 1)
 
 
 def patch(places: Tensor) -> Tensor:
-    """Number of the patch of the picture, the same in every frame of that size; -1 for text."""
+    """Return the number of each place's patch, the same in every frame of that size; -1 for text."""
     return torch.where(places > 0, (places - 1) & (_MASK << _BITS | _MASK), -1)
 
 
 def axes(positions: Tensor, places: Tensor) -> Tensor:
-    """M-RoPE positions ``int64 [3, ...]`` of tokens at temporal ``positions``."""
+    """Return the M-RoPE positions ``int64 [3, ...]`` of tokens at temporal ``positions`` and ``places`` (``[...]``)."""
     t, p = positions.long(), (places.long() - 1).clamp(min=0)
     base = t - (p >> 2 * _BITS)
     return torch.stack([t, base + (p >> _BITS & _MASK), base + (p & _MASK)])

@@ -1,17 +1,18 @@
-"""What a strategy is: given one layer's cache and a budget, the tokens to keep.
+"""``Policy``, the base of all strategies: given one layer's cache and a budget, it returns the tokens to keep.
 
 Pure torch. A strategy sees one layer of one request and knows nothing of blocks, batches or vLLM.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.kernels import usable
+from kvvideo.compression.options import Option
 from kvvideo.compression.rotary import Rotary
 
 
@@ -49,10 +50,21 @@ class LiveCache:
 
 
 class Policy(ABC):
-    """Base of all strategies; a subclass lives in a module of ``strategies`` of the same name."""
+    """Base of all strategies. A strategy is one module: a subclass, its constants and its options.
+
+    Ours are modules of ``kvvideo.compression.strategies``, each named as its class; those of another package are
+    entry points of the group ``kvvideo.strategies``. An option is an attribute of the class::
+
+        class Mine(ScorePolicy):
+            power = Option(0.5, "Exponent of the score.", source="our choice")  # self.power
+
+    Args:
+        config: settings of the cache, with the values of the options.
+        budget: tokens to keep, a whole number of blocks.
+    """
 
     summary: ClassVar[str]
-    """One honest line on what it keeps."""
+    """One line that says what it keeps."""
     source: ClassVar[str]
     """Paper or project the method comes from."""
     bounded: ClassVar[bool] = True
@@ -61,7 +73,7 @@ class Policy(ABC):
     """Names of per-token side state to carry: one float32 per KV head and token each."""
 
     heads_alike: ClassVar[bool] = False
-    """Whether ``select`` chooses for each KV head by itself, and looks at neither ``layer`` nor ``stream``. Then heads
+    """True if ``select`` chooses for each KV head by itself, and looks at neither ``layer`` nor ``stream``. Then heads
     of several layers may be shown to it as those of one, which on a GPU takes little longer than one layer alone."""
 
     def __init__(self, config: CacheConfig, budget: int) -> None:
@@ -70,7 +82,7 @@ class Policy(ABC):
 
     @abstractmethod
     def select(self, live: LiveCache) -> Tensor:
-        """Indices of the tokens to keep, ``int64 [kv_heads, budget]``, ascending in each row."""
+        """Return the indices of the tokens to keep, ``int64 [kv_heads, budget]``, ascending in each row."""
 
     def observe(self, queries: Tensor, live: LiveCache) -> None:  # noqa: B027  (optional)
         """See the queries of a step, ``[q, q_heads, head_dim]``, and update ``live.state`` in place.
@@ -80,42 +92,51 @@ class Policy(ABC):
         """
 
     def watches(self, left: int) -> bool:
-        """Whether ``observe`` should see the queries of a step that ends ``left`` tokens before a compaction."""
-        return True
+        """Return True if ``observe`` should see the queries of a step that ends ``left`` tokens before a compaction."""
+        return left >= 0
 
     @classmethod
     def observes(cls) -> bool:
-        """Whether this strategy wants to see queries."""
+        """Return True if this strategy wants to see queries."""
         return cls.observe is not Policy.observe
 
     @classmethod
     def stream_bytes(cls, q_heads: int, head_dim: int) -> int:
-        """Bytes that ``LiveCache.stream`` takes in one layer."""
+        """Return the bytes that ``LiveCache.stream`` takes in one layer."""
+        del q_heads, head_dim
         return 0
+
+    @classmethod
+    def options(cls) -> dict[str, Option[Any]]:
+        """Return the options that the strategy declares, by name."""
+        declared = {name: one for base in reversed(cls.__mro__) for name, one in vars(base).items()}
+        return {name: one for name, one in declared.items() if isinstance(one, Option)}
 
 
 class ScorePolicy(Policy):
-    """Keeps sinks, the most recent tokens, and the best-scored of the rest, per KV head."""
+    """Base of strategies that keep sinks, the most recent tokens, and the best-scored of the rest, per KV head."""
 
     recent_share: ClassVar[float] = 0.25
-    """Part of the budget that goes to the most recent tokens unless ``window`` says how many."""
+    """Part of the budget that goes to the most recent tokens unless ``window`` gives it in tokens. A quarter is
+    InfiniPot-V's (arXiv 2506.15745: the last 25 % of frames), and for other strategies our choice."""
 
     @abstractmethod
     def score(self, live: LiveCache) -> Tensor:
-        """A score for each live token, ``[kv_heads, n]``; higher is kept."""
+        """Return a score for each live token, ``[kv_heads, n]``; higher is kept."""
 
     @property
     def recent(self) -> int:
-        """How many of the last tokens are kept whatever their score."""
+        """Last tokens that are kept whatever their score."""
         window = self.config.window
         return min(int(self.budget * self.recent_share) if window is None else window, self.budget)
 
     @property
     def sink(self) -> int:
-        """How many of the first tokens are kept whatever their score."""
+        """First tokens that are kept whatever their score."""
         return min(self.config.sink, self.budget - self.recent)
 
     def select(self, live: LiveCache) -> Tensor:
+        """Return sinks, recent and best-scored tokens, ``int64 [kv_heads, budget]``, ascending in each row."""
         scores = self.score(live)
         if usable(scores):
             from kvvideo.compression.kernels import selection
@@ -129,21 +150,30 @@ class ScorePolicy(Policy):
 
 
 def keep_all_heads(live: LiveCache, index: Tensor) -> Tensor:
-    """The same selection ``int64 [budget]`` for every KV head, as ``[kv_heads, budget]``."""
+    """Return the same selection ``int64 [budget]`` for every KV head, as ``[kv_heads, budget]``."""
     return index.to(live.keys.device).expand(live.keys.shape[0], -1)
 
 
-def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
-    """Causal attention of the last ``q`` tokens' queries, ``float32 [kv_heads, group, q, n]``.
+def lengths(x: Tensor) -> Tensor:
+    """Return the Euclidean length of each vector of ``x`` (``[..., d]``), ``float32 [...]``."""
+    found: Tensor = x.norm(dim=-1, dtype=torch.float32)
+    return found
 
-    ``queries`` (``[q, q_heads, head_dim]``) may be any number of the last ones, or of those before the
-    ``following`` last; a query sees no later token.
+
+def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
+    """Return the causal attention of the last ``q`` tokens' queries, ``float32 [kv_heads, group, q, n]``.
+
+    Args:
+        queries: ``[q, q_heads, head_dim]``, of the last ``q`` tokens before the ``following`` last ones.
+        live: the tokens; a query sees no later one than its own.
+        following: tokens after those of ``queries``.
     """
     heads, n = live.keys.shape[:2]
     count = len(queries)
-    grouped = (queries.float() * live.scale).to(live.keys.dtype).unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
+    scaled = (queries.float() * live.scale).to(live.keys.dtype)
+    grouped = torch.unflatten(scaled, 1, (heads, -1)).permute(1, 2, 0, 3)
     # One product a KV head: keys are not repeated for the heads of a group.
-    logits = (grouped.flatten(1, 2) @ live.keys.mT).float().unflatten(1, grouped.shape[1:3])
+    logits = torch.unflatten((grouped.flatten(1, 2) @ live.keys.mT).float(), 1, grouped.shape[1:3])
     first = n - following - count
     future = torch.ones(count, n - first, dtype=torch.bool, device=logits.device).triu(1)
     logits[..., first:].masked_fill_(future, -torch.inf)
@@ -151,14 +181,14 @@ def attention(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
 
 
 def attention_received(queries: Tensor, live: LiveCache, following: int = 0) -> Tensor:
-    """What ``attention`` gives each token, summed over queries and their heads, ``float32 [kv_heads, n]``."""
+    """Return what ``attention`` gives each token, summed over queries and their heads, ``float32 [kv_heads, n]``."""
     if usable(live.keys):
         from kvvideo.compression.kernels.attention import attention_received as received
 
         return received(queries, live.keys, live.scale, following)
     total = torch.zeros(live.keys.shape[:2], device=live.keys.device)
     # A few queries at a time: all of a long step against all tokens would take more memory than the cache.
-    for block in queries.split(64):
+    for block in torch.split(queries, 64):
         following -= len(block)
         total += attention(block, live, following + len(queries)).sum(dim=(1, 2))
     return total

@@ -1,4 +1,4 @@
-"""Rotary embedding as Qwen2.5-VL applies it, to take it off keys and queries or to move them."""
+"""M-RoPE as Qwen2.5-VL applies it (arXiv 2409.12191), to take it off keys and queries or to move them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rotary:
-    """How far each pair of a head's dimensions turns per position. Dimension ``i`` is paired with ``i + d / 2``.
+    """Angle by which each pair of a head's dimensions is rotated per position. ``i`` is paired with ``i + d / 2``.
 
     Attributes:
         frequencies: ``float32 [head_dim / 2]``, radians per position.
@@ -21,52 +21,56 @@ class Rotary:
 
     @classmethod
     def of(cls, head_dim: int, theta: float, sections: list[int] | None = None) -> "Rotary":
-        """From a model's configuration: ``sections`` pairs follow each axis (arXiv 2409.12191)."""
+        """Return a model's rotation: base ``theta``; ``sections`` pairs follow each axis, by default all the first."""
         frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
         counts = torch.tensor(sections or [head_dim // 2])
         return cls(frequencies.float(), torch.repeat_interleave(torch.arange(len(counts)), counts))
 
     def to(self, device: torch.device) -> "Rotary":
+        """Return the same on ``device``."""
         return Rotary(self.frequencies.to(device), self.axis.to(device))
 
     def angles(self, axes: Tensor) -> Tensor:
-        """Angles ``float32 [..., head_dim / 2]`` at positions ``[3, ...]``."""
+        """Return the angles ``float32 [..., head_dim / 2]``, in radians, at positions ``[3, ...]``."""
         # Each pair's own axis, by a product with 0 for the others: it takes a third of the time that indexing does, and
         # in float64 it is the rounded product of two float32 numbers on every device, whatever is allowed it there.
         own = self.axis == torch.arange(len(axes), device=self.axis.device)[:, None]
         return (axes.movedim(0, -1).double() @ (own * self.frequencies.double())).float()
 
-    def back(self, x: Tensor, axes: Tensor) -> Tensor:
-        """``x`` (``[..., head_dim]``) at positions ``[3, ...]`` with its rotation taken off, in float32.
+    def unrotate(self, x: Tensor, axes: Tensor) -> Tensor:
+        """Return ``x`` (``[..., head_dim]``), rotated at positions ``[3, ...]``, without its rotation, in float32.
 
-        As ``turn`` by ``-angles(axes)``, to the last bit. Many tokens share few positions, so on a CPU each position's
-        sines are taken once; elsewhere the host would have to wait to know how many there are.
+        As ``rotate`` by ``-angles(axes)``, to the last bit. Many tokens share few positions, so on a CPU each
+        position's sines are taken once; elsewhere the host would have to wait to know how many there are.
         """
         if x.device.type != "cpu":
-            return self.turn(x, -self.angles(axes))
-        there, index = axes.int().unique(return_inverse=True)
-        parts = self.frequencies.split(torch.bincount(self.axis, minlength=len(axes)).tolist())
+            return self.rotate(x, -self.angles(axes))
+        there, index = torch.unique(axes.int(), return_inverse=True)
+        parts = torch.split(self.frequencies, torch.bincount(self.axis, minlength=len(axes)).tolist())
         cos, sin = [], []
         for part, own in zip(parts, index.flatten(1), strict=True):
             angles = there.float()[:, None] * part
             cos.append(angles.cos().index_select(0, own))
             sin.append(angles.sin().index_select(0, own))
         shape = (*axes.shape[1:], -1)
-        return _turned(x, torch.cat(cos, dim=-1).view(shape), torch.cat(sin, dim=-1).neg_().view(shape))
+        return _rotated(x, torch.cat(cos, dim=-1).view(shape), torch.cat(sin, dim=-1).neg_().view(shape))
 
-    def far(self, moves: Tensor) -> Tensor:
-        """Angles ``float64 [..., head_dim / 2]`` of moves by many positions, for which float32 has too few digits."""
+    def angles64(self, moves: Tensor) -> Tensor:
+        """Return the angles ``float64 [..., head_dim / 2]`` of moves by many positions (``[...]``).
+
+        float32 has too few digits for them. All pairs move, whatever their axis.
+        """
         return moves.double()[..., None] * self.frequencies.double()
 
-    def turn(self, x: Tensor, angles: Tensor) -> Tensor:
-        """``x`` (``[..., head_dim]``) turned by ``angles``, in float32."""
-        return _turned(x, angles.cos().float(), angles.sin().float())
+    def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
+        """Return ``x`` (``[..., head_dim]``) rotated by ``angles`` (``[..., head_dim / 2]``), in float32."""
+        return _rotated(x, angles.cos().float(), angles.sin().float())
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     low, high = x.float().chunk(2, dim=-1)
-    turned = torch.empty(x.shape, device=x.device)  # torch.broadcast_shapes takes longer than all that is computed here
-    first, second = turned.chunk(2, dim=-1)
+    rotated = torch.empty(x.shape, device=x.device)  # broadcast_shapes takes longer than all that is computed here
+    first, second = rotated.chunk(2, dim=-1)
     torch.mul(low, cos, out=first).addcmul_(high, sin, value=-1)
     torch.mul(high, cos, out=second).addcmul_(low, sin)
-    return turned
+    return rotated

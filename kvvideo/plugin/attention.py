@@ -26,7 +26,7 @@ from kvvideo.compression.rows import ROWS, own_rows, state_rows
 from kvvideo.errors import KvvideoError
 from kvvideo.plugin.layout import lay_out
 from kvvideo.plugin.pages import Pages, PlainPages, put_rows, side_state, slots_of
-from kvvideo.plugin.settings import cache_config
+from kvvideo.plugin.settings import cache_config, spare_rows
 from kvvideo.plugin.spec import BoundedSpec
 
 
@@ -207,6 +207,8 @@ class BoundedImpl(ABC):
 
     settings: ClassVar[CacheConfig | None] = None
     """Settings of the engine that is starting: vLLM calls ``customize_spec`` without any."""
+    spare_rows: ClassVar[int] = 0
+    """Rows of side state that its pages have beyond those in use."""
 
     scale: float
     head_size: int
@@ -215,6 +217,7 @@ class BoundedImpl(ABC):
         super().__init__(*args, **kwargs)
         vllm_config = get_current_vllm_config()
         BoundedImpl.settings = cache_config(vllm_config)
+        BoundedImpl.spare_rows = 0 if BoundedImpl.settings is None else spare_rows(vllm_config)
         self.configure(BoundedImpl.settings)
         self.rotary = None if self.config is None else _rotary(vllm_config.model_config.hf_text_config, self.head_size)
 
@@ -410,7 +413,7 @@ class BoundedImpl(ABC):
             self.read_blocks(layer, kv_cache, blocks, side)[:, :length].transpose(0, 1).contiguous() for side in (0, 1)
         )
         rotary = self._rotary_on(keys.device)
-        keys = rotary.turn(keys, rotary.far(torch.tensor(by, device=keys.device))).to(keys.dtype)
+        keys = rotary.rotate(keys, rotary.angles64(torch.tensor(by, device=keys.device))).to(keys.dtype)
         self.write_slots(layer, kv_cache, slots_of(blocks, spec.block_size)[:length], keys, values)
         side_state(kv_cache, spec)[blocks, 0] += by
 
@@ -449,4 +452,4 @@ class BoundedBackend:
         config = BoundedImpl.settings
         if config is None or type(spec) is not FullAttentionSpec:
             return spec
-        return BoundedSpec.extend(spec, config.schedule(spec.block_size), state_rows(config))
+        return BoundedSpec.extend(spec, config.schedule(spec.block_size), state_rows(config) + BoundedImpl.spare_rows)

@@ -182,7 +182,7 @@ class PlainPages(Pages):
         slots = slots_of(blocks, self._slots)
         parts = [part.reshape(-1, size).index_select(0, index).view(-1, whole, size) for part in (keys, values)]
         if moves is not None:
-            parts[0] = rotary.turn(parts[0], rotary.far(moves.T)).to(keys.dtype)
+            parts[0] = rotary.rotate(parts[0], rotary.angles64(moves.T)).to(keys.dtype)
         for number, heads in zip(layers, range(0, whole, self._heads), strict=True):
             layer = self._layers[number]
             own = (part[:, heads : heads + self._heads].contiguous() for part in parts)

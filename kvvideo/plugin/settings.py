@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvvideo.compression.config import KEY, CacheConfig
+from kvvideo.compression.config import KEY, SPARE, CacheConfig
 from kvvideo.errors import ConfigError
 
 SCHEDULER = "kvvideo.plugin.scheduler.SessionScheduler"
@@ -26,6 +26,11 @@ def cache_config(vllm_config: Any) -> CacheConfig | None:
     if config.positions == "contiguous" and not rotates_plainly(vllm_config.model_config.hf_text_config):
         raise ConfigError("positions: the model's rotary embedding is scaled, so keys cannot be moved; use absolute")
     return config
+
+
+def spare_rows(vllm_config: Any) -> int:
+    """Return the rows of side state to keep ready beside those of the cache; see ``EngineConfig.spare_rows``."""
+    return int(vllm_config.additional_config[KEY].get(SPARE, 0))
 
 
 def rotates_plainly(text_config: Any) -> bool:

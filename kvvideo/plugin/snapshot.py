@@ -37,7 +37,7 @@ def read(worker: Any, block_ids: list[int], length: int) -> dict[str, torch.Tens
     """
     spec = worker.model_runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec
     layers = list(bounded_layers(worker))
-    rows = state_rows(layers[0].impl.config, spare=False)
+    rows = state_rows(layers[0].impl.config)
     shape = (len(layers), spec.num_kv_heads, length, spec.head_size)
     tensors = {
         # Zeroed, for the page faults of fresh memory would make a copy from a GPU several times as slow.
@@ -99,7 +99,7 @@ def write(worker: Any, block_ids: list[int], tensors: dict[str, torch.Tensor]) -
     keys, state = tensors["keys"], tensors["state"]
     length, kv_heads = keys.shape[2], worker.model_config.get_total_num_kv_heads()
     wanted = (len(layers), kv_heads, length, spec.head_size)
-    rows = (len(layers), state_rows(layers[0].impl.config, spare=False), kv_heads, length)
+    rows = (len(layers), state_rows(layers[0].impl.config), kv_heads, length)
     dtype = layers[0].kv_cache.dtype
     if keys.shape != wanted or tensors["values"].shape != wanted or state.shape != rows or keys.dtype != dtype:
         raise ConfigError(

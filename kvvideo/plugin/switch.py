@@ -15,7 +15,7 @@ def switched(spec: BoundedSpec, config: CacheConfig) -> BoundedSpec:
     Raises:
         ConfigError: if they have too few rows for the strategy's side state.
     """
-    needed = state_rows(config, spare=False)
+    needed = state_rows(config)
     if needed > spec.state_rows:
         raise ConfigError(
             f"strategy: {config.strategy!r} needs {needed} rows of side state and the cache was made with "

@@ -284,7 +284,7 @@ def is_made(output: Path, source: Source, config: EngineConfig) -> bool:
         memory = file.memory()
     wanted = {**source.as_dict(), "fingerprint": source.fingerprint(), "path": memory.source.get("path")}
     made = {name: memory.source.get(name) for name in wanted}
-    same = (made, memory.cache, memory.model) == (wanted, replace(config.cache, spare_rows=0), config.model)
+    same = (made, memory.cache, memory.model) == (wanted, config.cache, config.model)
     # Where a dialogue was remembered, somebody has talked with it since.
     return same and not memory.source.get("events")
 
@@ -292,8 +292,7 @@ def is_made(output: Path, source: Source, config: EngineConfig) -> bool:
 def memory_bytes(config: EngineConfig, tokens: int) -> int:
     """Return the bytes of a memory of ``tokens`` tokens in a file, but for its head and what its strategy adds."""
     size = 32
-    cache = replace(config.cache, spare_rows=0)
-    return tokens * block_bytes(model_path(config.model), replace(config, cache=cache), size) // size
+    return tokens * block_bytes(model_path(config.model), replace(config, spare_rows=0), size) // size
 
 
 def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.runs.events import caches_of
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.memory import Memory
-from kvvideo.session.pool import spare_rows
+from kvvideo.session.pool import with_room_for
 from kvvideo.video import Source
 
 
@@ -19,8 +19,8 @@ def engine_for(
     There is room for the strategies that it had on its way, which its checkpoints may have.
     """
     own = str(memory.tensors["keys"].dtype).removeprefix("torch.")
-    cache = replace(memory.cache, spare_rows=spare_rows(memory.cache, caches_of(memory)))
-    return replace(config, model=model or memory.model, dtype=dtype or own, cache=cache)
+    config = replace(config, model=model or memory.model, dtype=dtype or own, cache=memory.cache)
+    return with_room_for(caches_of(memory), config)
 
 
 def video_of(memory: Memory, file: Path, given: str | None = None) -> tuple[Source | None, str]:

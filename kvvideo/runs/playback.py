@@ -97,7 +97,7 @@ class Playback:
         _check_keeps(cache)
         self.engine, self.source = engine, source
         self.memories, self._every = Memories(checkpoints, saved), every
-        self._first, self._events = replace(cache, spare_rows=0), list[Event]()
+        self._first, self._events = cache, list[Event]()
         self._about: dict[str, Any] = {}
         if memory is not None:
             self._about = memory.source
@@ -362,7 +362,7 @@ class Playback:
 
     def _open(self, memory: Memory | None) -> VideoSession:
         cache = self._first if memory is None else memory.cache
-        if replace(self.engine.config.cache, spare_rows=0) != cache:
+        if self.engine.config.cache != cache:
             self.engine.use(cache)
         return VideoSession(self.engine) if memory is None else VideoSession.load(self.engine, memory)
 
@@ -374,7 +374,7 @@ class Playback:
     def _leave(self) -> _Place:
         place = _Place(
             self.session.save() if self.session.chunks else None,
-            replace(self.engine.config.cache, spare_rows=0),
+            self.engine.config.cache,
             self._events,
             self._reader,
             self._pending,

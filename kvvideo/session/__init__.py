@@ -1,4 +1,4 @@
-"""Streaming a video into vLLM and asking about it."""
+"""Sessions: stream a video into vLLM and ask about it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from kvvideo.session.arguments import engine_args
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import Engine
-from kvvideo.session.pool import spare_rows
+from kvvideo.session.pool import with_room_for
 from kvvideo.session.recent import RecentSession
 from kvvideo.session.session import VideoSession
 from kvvideo.session.summary import SummarySession
@@ -34,19 +34,19 @@ BASELINES: dict[str, type[Session]] = {"recent": RecentSession, "summary": Summa
 
 
 def open_session(engine: Engine) -> Session:
-    """A session that remembers by the engine's strategy."""
+    """Open a session that remembers by the engine's strategy."""
     return BASELINES.get(engine.config.cache.strategy, VideoSession)(engine)
 
 
 def open_engine(config: EngineConfig, caches: Sequence[CacheConfig]) -> Engine:
-    """An engine that can be switched to any of ``caches``; each is tried, so that one that cannot be is known at once.
+    """Start an engine that can be switched to any of ``caches``; each is tried, so that a wrong one is known at once.
 
     Raises:
         ConfigError: if one of them cannot be used; and what ``Engine`` raises.
     """
     unbounded = next((cache for cache in caches if not load(cache.strategy).bounded), None)
     largest = unbounded or max(caches, key=lambda cache: cache.max_tokens)
-    engine = Engine(replace(config, cache=replace(largest, spare_rows=spare_rows(largest, caches))))
+    engine = Engine(with_room_for(caches, replace(config, cache=largest)))
     for cache in caches:
         engine.use(cache)
         open_session(engine).close()

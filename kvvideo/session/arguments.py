@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from kvvideo.compression.config import KEY, CacheConfig
+from kvvideo.compression.config import KEY, SPARE, CacheConfig
 from kvvideo.plugin.platform import is_cpu
 from kvvideo.plugin.settings import SCHEDULER
 from kvvideo.session.config import EngineConfig
@@ -20,14 +20,14 @@ def engine_args(**settings: Any) -> dict[str, Any]:
     >>> vllm.LLM("Qwen/Qwen2.5-VL-3B-Instruct", **kvvideo.engine_args(strategy="streaming", max_tokens=4096))
 
     Args:
-        settings: fields of ``CacheConfig``.
+        settings: fields of ``CacheConfig``, and ``spare_rows``, see ``EngineConfig``.
 
     Raises:
         ConfigError: naming the field and what is allowed.
     """
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     return {
-        "additional_config": {KEY: CacheConfig.from_dict(settings).as_dict()},
+        "additional_config": {KEY: {**CacheConfig.from_dict(settings).as_dict(), SPARE: settings.get(SPARE, 0)}},
         "scheduler_cls": SCHEDULER,
         "enable_prefix_caching": False,
         "async_scheduling": False,

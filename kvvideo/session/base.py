@@ -1,4 +1,4 @@
-"""What every session offers, however it remembers: analyze, the bench and the CLI take any of them."""
+"""``Session``, the interface of all sessions, however they remember. All commands take any of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -13,7 +13,7 @@ from kvvideo.types import CacheStats, Chunk
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one question.
+    """The model's answer to one question.
 
     Attributes:
         question: as it was asked.
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of video, ``start`` to ``end`` seconds, and the share of its tokens still held."""
+    """A stretch of video, ``start`` to ``end`` in seconds, and the share of its tokens still held, 0 to 1."""
 
     start: float
     end: float
@@ -89,11 +89,11 @@ class Session(ABC):
     @property
     @abstractmethod
     def alive(self) -> bool:
-        """Whether the session can go on: it was neither closed nor ended by vLLM."""
+        """True if the session can go on: it was neither closed nor ended by vLLM."""
 
     @abstractmethod
     def stats(self) -> CacheStats:
-        """What the cache holds now.
+        """Return what the cache holds now, in tokens, blocks and bytes.
 
         Raises:
             EngineError: if the session has ended.
@@ -101,7 +101,7 @@ class Session(ABC):
 
     @abstractmethod
     def timeline(self) -> list[Span]:
-        """For each chunk ingested, the share of its tokens still held."""
+        """Return, for each chunk ingested, the share of its tokens still held."""
 
     @abstractmethod
     def close(self) -> None:
@@ -132,7 +132,7 @@ class Session(ABC):
             max_tokens: longest answer.
             temperature: 0 is greedy.
             seed: of the sampling.
-            logprobs: whether answers carry the log probability of each token.
+            logprobs: True for answers with the log probability of each token.
 
         Raises:
             EngineError: if nothing was ingested, or vLLM ended the session or a question.
@@ -170,7 +170,7 @@ class Session(ABC):
         return self.engine.driven(self.asking(questions, **options))
 
     def held(self) -> list[tuple[float, float]]:
-        """Stretches of the source, in seconds, of which any token is still held by any layer or head."""
+        """Return the stretches of the source, in seconds, of which any layer or head still holds a token."""
         spans: list[tuple[float, float]] = []
         for span in self.timeline():
             if span.share <= 0:

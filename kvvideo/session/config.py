@@ -1,13 +1,14 @@
-"""``EngineConfig``: how to run the model."""
+"""``EngineConfig``: the settings of an engine."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from kvvideo.compression.config import CacheConfig
+from kvvideo.compression.options import check_whole
 from kvvideo.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Types of numbers that a model is computed in."""
+"""Dtypes that a model can be computed in; ``auto`` is its own."""
 
 QUESTION_TOKENS = 1024
 """Room in tokens for a question: its text, last frames and answer."""
@@ -15,27 +16,29 @@ QUESTION_TOKENS = 1024
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How to run the model.
+    """Settings of an engine: the model, its cache, and what it must hold at once.
 
     Attributes:
         model: hub name, directory, or ``tiny``.
         cache: how each session's cache is bounded.
-        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
+        dtype: one of ``DTYPES``.
         max_model_len: longest request in vLLM's sense. A session is folded at every chunk, so this
             limits the live cache plus one chunk and one answer, never the length of the video.
         sessions: sessions that the KV pool must hold at once.
         questions: questions that may be asked at once.
         question_tokens: tokens that the KV pool has room for beside each session's, for every question: its text, the
             last frames and the answer.
-        kv_bytes: size of the KV pool, on each GPU; by default what the sessions need, or, for ``full``, what
+        kv_bytes: size of the KV pool in bytes, on each GPU; by default what the sessions need, or, for ``full``, what
             vLLM finds.
         seed: seed of everything random.
         load_format: vLLM's; ``dummy`` makes weights up, for measuring at a model's true shape.
         step_tokens: most tokens computed in one step; also bounds the frames of one chunk.
         options: further ``EngineArgs`` of vLLM.
+        spare_rows: rows of side state that the cache's pages have beyond those of its strategy, so that a running
+            engine can switch to one with more (``Engine.use``).
 
     Raises:
-        ConfigError: if there is no such dtype.
+        ConfigError: if there is no such dtype, or ``spare_rows`` is not a number of rows.
     """
 
     model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -50,7 +53,9 @@ class EngineConfig:
     load_format: str = "auto"
     step_tokens: int = 8192
     options: dict[str, Any] = field(default_factory=dict)
+    spare_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype: no {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        check_whole("spare_rows", self.spare_rows, 0)

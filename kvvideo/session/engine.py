@@ -3,12 +3,11 @@
 import gc
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvvideo.compression.config import CacheConfig
+from kvvideo.compression.config import SPARE, CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, first_line
 from kvvideo.plugin import surface
 from kvvideo.plugin.platform import is_cpu
@@ -19,7 +18,7 @@ from kvvideo.session.config import EngineConfig
 from kvvideo.session.environment import set_environment
 from kvvideo.session.hub import model_path
 from kvvideo.session.model_config import text_config
-from kvvideo.session.pool import other_blocks, pool_bytes, session_blocks
+from kvvideo.session.pool import moved_to, other_blocks, pool_bytes, session_blocks
 from kvvideo.types import Chunk
 
 Item = TypeVar("Item")
@@ -117,7 +116,7 @@ class Engine:
 
         Raises:
             ConfigError: if a session is open, the pool is too small for one, or its pages have no room
-                for the strategy's side state (``CacheConfig.spare_rows``).
+                for the strategy's side state (``EngineConfig.spare_rows``).
         """
         from kvvideo.plugin.switch import switch_scheduler, switch_worker
 
@@ -129,7 +128,7 @@ class Engine:
             )
         switch_scheduler(self.scheduler, cache)
         self.on_workers(switch_worker, cache.as_dict())
-        self.config = replace(self.config, cache=cache)
+        self.config = moved_to(self.config, cache)
 
     def new_id(self, kind: str) -> str:
         """Return a request id that was not used before."""
@@ -299,7 +298,7 @@ def _arguments(config: EngineConfig) -> dict[str, Any]:
         **common_arguments(config),
         "limit_mm_per_prompt": {"video": 1, "image": 0},
         "mm_processor_cache_gb": 0,
-        **engine_args(**config.cache.as_dict()),
+        **engine_args(**{**config.cache.as_dict(), SPARE: config.spare_rows}),
         **config.options,
         # Frames are handed over as bytes.
         "mm_device_do_normalize": True,

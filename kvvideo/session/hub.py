@@ -1,8 +1,8 @@
-"""Where the files of a model lie: in a directory, in the cache of what was downloaded, or on the hub.
+"""Find the files of a model: in a directory, in the cache of downloads, or on the hub.
 
-What is here is taken without asking anybody. What is not is asked for once, briefly: a network that is not there is
-said in one line, where the libraries that load models try for half a minute. A file that was not downloaded to its
-end is gone on with, which ``huggingface_hub`` does only as long as its process lives.
+Files that are here are taken without any request. For others the hub is asked once, briefly: if there is no network,
+one line says so, where the libraries that load models try for half a minute. A download that broke off is resumed,
+which ``huggingface_hub`` does only as long as its process lives.
 """
 
 import fcntl
@@ -25,19 +25,19 @@ TINY = "tiny"
 """Name of the bundled model."""
 
 ATTEMPT_SECONDS = 6.0
-"""How long the hub may take to say what there is of a model."""
+"""Seconds that the hub may take to list a model's files: our choice."""
 
 _WEIGHTS = (".safetensors", ".bin", ".pt")
-"""Endings of files of weights, the better first."""
+"""Suffixes of files of weights, the better first."""
 _SMALL = (".json", ".txt", ".jinja", ".model")
-"""Endings of the files that are needed besides."""
+"""Suffixes of the files that are needed besides."""
 _WAYS_OUT = "name its directory with --model, or try --model tiny"
 
 logger = logging.getLogger("kvvideo.hub")
 
 
 def named(name: str) -> str:
-    """Directory or hub name that ``--model name`` stands for; ``tiny`` is the bundled model."""
+    """Return the directory or hub name that ``--model name`` stands for; ``tiny`` is the bundled model."""
     if name != TINY:
         return name
     from kvvideo import tiny
@@ -46,10 +46,11 @@ def named(name: str) -> str:
 
 
 def model_path(name: str, weights: bool = False) -> str:
-    """Directory with the files of the model called ``name``, downloaded if they are not here.
+    """Return the directory with the files of the model called ``name``; download those that are not here.
 
     Args:
-        weights: whether they are needed, too; all else is small.
+        name: directory, hub name, or ``tiny``.
+        weights: True if the weights are needed, too; all else is small.
 
     Raises:
         ConfigError: if there is no such model, it is neither here nor can be reached, or its files are damaged.
@@ -59,20 +60,22 @@ def model_path(name: str, weights: bool = False) -> str:
 
 
 def is_here(name: str) -> bool:
-    """Whether the model called ``name`` can be loaded without a network."""
+    """Return True if the model called ``name`` can be loaded without a network."""
     return os.path.isdir(named(name)) or _lacks(name, weights=True) is None
 
 
 @cache
 def _downloaded(name: str, weights: bool) -> str:
-    """As ``model_path``, for a name that is no directory; what was found once is not looked for again."""
+    """Return the same as ``model_path``, for a name that is no directory, and remember it."""
     return str(fetch(name, weights))
 
 
 def fetch(name: str, weights: bool = True, tell: Callable[[str], None] = logger.info) -> Path:
-    """Download what is not here of the model called ``name``; returns its directory.
+    """Download what is not here of the model called ``name``; return its directory.
 
     Args:
+        name: directory, hub name, or ``tiny``.
+        weights: True if the weights are needed, too.
         tell: takes a line about a download that takes long.
 
     Raises:
@@ -103,7 +106,7 @@ def fetch(name: str, weights: bool = True, tell: Callable[[str], None] = logger.
 
 
 def _cached(name: str) -> Path | None:
-    """The directory of what was downloaded of a model."""
+    """Return the directory with what was downloaded of a model; None if nothing was."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -118,7 +121,7 @@ def _cached(name: str) -> Path | None:
 
 
 def _lacks(name: str, weights: bool) -> str | None:
-    """What keeps a model that was downloaded from being loaded; None if nothing does."""
+    """Return the reason why a downloaded model cannot be loaded; None if it can."""
     folder = _cached(name)
     if folder is None:
         return "it was never downloaded"
@@ -130,7 +133,7 @@ def _lacks(name: str, weights: bool) -> str | None:
 
 
 def _files(name: str, weights: bool) -> tuple[list[str], int]:
-    """The files that the hub has of a model, as far as they are needed, and their bytes in all."""
+    """Return the names of the hub's files of a model that are needed, and their bytes in all."""
     from huggingface_hub import HfApi, is_offline_mode
 
     missing = f"{name!r} is not on this machine ({_cache()})"
@@ -161,7 +164,7 @@ def _files(name: str, weights: bool) -> tuple[list[str], int]:
 
 
 def _go_on(name: str, file: str, tell: Callable[[str], None]) -> None:
-    """Download one large file to where ``huggingface_hub`` looks for it, from where an earlier download ended."""
+    """Download one large file to where ``huggingface_hub`` looks for it; resume an earlier download."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import http_get, repo_folder_name
@@ -209,7 +212,7 @@ def _cache() -> str:
 
 @contextmanager
 def _told(name: str, missing: str = "", broken_off: bool = False) -> Iterator[None]:
-    """Say in one line what the hub answers, or that it does not."""
+    """Turn an error of the hub or the network into one line."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -242,7 +245,7 @@ def _told(name: str, missing: str = "", broken_off: bool = False) -> Iterator[No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library from telling of each attempt: in the end there is one line."""
+    """Silence the library's line about each attempt; there is one line in the end."""
     from huggingface_hub.utils import logging as its
 
     before = its.get_verbosity()

@@ -1,4 +1,4 @@
-"""What a session is outside of the engine: everything needed to go on from where it stood."""
+"""``Memory``: a session outside of the engine, with everything that is needed to resume it."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Memory:
-    """All that is held of a video at one moment of it, in host memory.
+    """A session's live cache at one moment of the video, in host memory.
 
     It does not depend on blocks or on how a backend packs them, so what one machine saved another can load.
 
@@ -51,11 +51,11 @@ class Memory:
 
     @property
     def bytes(self) -> int:
-        """Size of the tensors."""
+        """Bytes of the tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def under(self, cache: CacheConfig) -> "Memory":
-        """The same tokens for another strategy, whose own scores and knowledge of the stream begin at nothing.
+        """Return the same tokens for another strategy, whose side state and statistics of the stream begin at zero.
 
         Raises:
             ConfigError: if ``cache`` holds another number of tokens, or treats positions differently.
@@ -68,15 +68,15 @@ class Memory:
             raise ConfigError(
                 "strategy: 'full' has no bound, and a cache with one cannot lose it on the way; start anew"
             )
-        if (cache.kept, cache.max_tokens) != (self.cache.kept, self.cache.max_tokens):
+        if (cache.budget_tokens, cache.max_tokens) != (self.cache.budget_tokens, self.cache.max_tokens):
             raise ConfigError(
-                f"strategy: {cache.strategy!r} would keep {cache.kept} of {cache.max_tokens} tokens, and this cache "
-                f"was made for {self.cache.kept} of {self.cache.max_tokens}; start anew for that"
+                f"strategy: {cache.strategy!r} would keep {cache.budget_tokens} of {cache.max_tokens} tokens, and this "
+                f"cache was made for {self.cache.budget_tokens} of {self.cache.max_tokens}; start anew for that"
             )
         if cache.positions != self.cache.positions:
             raise ConfigError("positions: they stay as the stream began with them; start anew to change them")
         state = self.tensors["state"]
-        rows = torch.zeros((len(state), state_rows(cache, spare=False), *state.shape[2:]), dtype=state.dtype)
+        rows = torch.zeros((len(state), state_rows(cache), *state.shape[2:]), dtype=state.dtype)
         rows[:, : own_rows(cache)] = state[:, : own_rows(cache)]
         kept = {name: self.tensors[name] for name in ("keys", "values", "log")}
-        return replace(self, cache=replace(cache, spare_rows=0), tensors={**kept, "state": rows})
+        return replace(self, cache=cache, tensors={**kept, "state": rows})

@@ -11,7 +11,7 @@ _ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
 @cache
 def text_config(path: str) -> Any:
-    """The language model's part of the configuration at ``path``.
+    """Return the language model's part of the configuration at ``path``.
 
     Raises:
         ConfigError: if there is no model there, or not one of the Qwen2.5-VL kind.
@@ -26,7 +26,11 @@ def text_config(path: str) -> Any:
 
 @cache
 def model_config(path: str) -> Any:
-    """The configuration at ``path``, a directory or hub name."""
+    """Return the configuration at ``path``, a directory or hub name.
+
+    Raises:
+        ConfigError: if there is none that transformers can read.
+    """
     compat.prepare()
     from transformers import AutoConfig
 
@@ -38,7 +42,7 @@ def model_config(path: str) -> Any:
 
 
 def computed_in(path: str, config: Any) -> Any:
-    """The ``torch.dtype`` that ``config.dtype`` means for the model at ``path``.
+    """Return the ``torch.dtype`` that ``config.dtype`` means for the model at ``path``.
 
     Raises:
         ConfigError: if it is none.

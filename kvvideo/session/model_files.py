@@ -1,7 +1,7 @@
-"""Check the files of a model before anything loads them, and tell one model from another; only heads are read.
+"""Check the files of a model before anything loads them, and fingerprint a model. Of weights only headers are read.
 
-What loads them says little of what is wrong: a cut file is "incomplete metadata", and a missing tokenizer
-nothing at all.
+Libraries that load them say little of what is wrong: a truncated file is "incomplete metadata", and a missing
+tokenizer nothing at all.
 """
 
 import hashlib
@@ -19,14 +19,15 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _HASHED = (".safetensors", ".bin")
 _INDEX = "model.safetensors.index.json"
 _LONGEST_HEAD = 100 << 20
-"""Bytes of the head of a safetensors file; the library that reads them has the same limit."""
+"""Bytes of the longest header of a safetensors file: the limit of the safetensors library."""
 
 
 def check(directory: Path | str, weights: bool = True) -> None:
-    """Look over a model's folder.
+    """Check that a model's folder is complete and its files are not truncated.
 
     Args:
-        weights: whether they are needed, too.
+        directory: the folder.
+        weights: True if the weights are needed, too.
 
     Raises:
         ConfigError: naming the first file that is missing or damaged.
@@ -47,7 +48,7 @@ def check(directory: Path | str, weights: bool = True) -> None:
 
 
 def of_model(directory: Path | str, extra: str = "") -> str:
-    """Identity of a model: of its ``config.json``, of the files of its weights as ``of_file`` sees them, and ``extra``.
+    """Return a model's fingerprint: a hash of its ``config.json``, samples of its files of weights, and ``extra``.
 
     Raises:
         ConfigError: if it is no model, or cannot be read.
@@ -81,7 +82,7 @@ def _check_weights(folder: Path, names: set[str]) -> None:
 
 
 def _check_tensors(path: Path) -> None:
-    """That a safetensors file has a head, and all the bytes that it tells of."""
+    """Check that the header is valid and the file is not truncated."""
     size = path.stat().st_size
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

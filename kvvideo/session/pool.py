@@ -1,6 +1,7 @@
-"""How many bytes a KV cache takes, from a model's configuration alone."""
+"""Bytes and blocks of a KV cache, from a model's configuration alone."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from kvvideo.compression.config import CacheConfig
@@ -12,21 +13,28 @@ from kvvideo.session.model_config import computed_in, text_config
 
 
 def block_bytes(path: str, config: Any, block_size: int, ranks: int = 1) -> int:
-    """Bytes of one block over all layers: keys, values and side state, each page padded as in the pool. Of several
-    ``ranks`` of tensor parallelism, on each of them."""
-    text, rows = text_config(path), state_rows(config.cache)
+    """Return the bytes of a block of ``block_size`` tokens over all layers: keys, values and side state.
+
+    Each page is padded as in the pool. With several ``ranks`` of tensor parallelism, the bytes on each of them.
+    """
+    text, rows = text_config(path), state_rows(config.cache) + config.spare_rows
     page = page_bytes(text, block_size, computed_in(path, config).itemsize, rows, ranks)
     return page * int(text.num_hidden_layers)
 
 
-def spare_rows(cache: CacheConfig, others: Iterable[CacheConfig]) -> int:
-    """Rows of side state to keep ready beside those of ``cache``, so that an engine can be switched to ``others``."""
-    most = max((state_rows(other, spare=False) for other in others), default=0)
-    return max(0, most - state_rows(cache, spare=False))
+def with_room_for(caches: Iterable[CacheConfig], config: EngineConfig) -> EngineConfig:
+    """Return ``config`` with the rows of side state that an engine needs to be switched to any of ``caches``."""
+    most = max((state_rows(cache) for cache in caches), default=0)
+    return replace(config, spare_rows=max(0, most - state_rows(config.cache)))
+
+
+def moved_to(config: EngineConfig, cache: CacheConfig) -> EngineConfig:
+    """Return ``config`` with another cache in pages of the same size."""
+    return replace(config, cache=cache, spare_rows=config.spare_rows + state_rows(config.cache) - state_rows(cache))
 
 
 def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int, ranks: int = 1) -> int:
-    """Bytes of one layer's page of ``block_size`` tokens on each of ``ranks``, which share the KV heads out."""
+    """Return the bytes of one layer's page of ``block_size`` tokens on each of ``ranks``, which share the KV heads."""
     heads = max(1, int(text.num_key_value_heads) // ranks)
     head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     size = heads * block_size * (2 * head_dim * itemsize + 4 * state_rows)
@@ -34,9 +42,9 @@ def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int, ranks
 
 
 def pool_bytes(config: EngineConfig, size: int = 32) -> int | None:
-    """Bytes of a KV pool that just holds the sessions and their questions, in blocks of ``size`` tokens: of each GPU's.
+    """Return the bytes, on each GPU, of a pool that just holds the sessions and their questions; None without a bound.
 
-    None for a cache without bound.
+    ``size`` is the tokens of a block.
     """
     schedule = config.cache.schedule(size)
     if schedule is None:
@@ -47,12 +55,12 @@ def pool_bytes(config: EngineConfig, size: int = 32) -> int | None:
 
 
 def ranks_of(config: EngineConfig) -> int:
-    """GPUs that share the model out, each with its own pool (tensor parallelism)."""
+    """Return the number of ranks of tensor parallelism, each a GPU with a pool of its own."""
     return int(config.options.get("tensor_parallel_size", 1))
 
 
 def sessions_in(kv_bytes: int, config: EngineConfig, size: int = 32) -> int:
-    """Sessions that a KV pool of ``kv_bytes`` surely holds, in blocks of ``size`` tokens, with all questions open."""
+    """Return the sessions that a pool of ``kv_bytes`` holds in blocks of ``size`` tokens with all questions open."""
     schedule = config.cache.schedule(size)
     if schedule is None:
         return 1
@@ -61,10 +69,10 @@ def sessions_in(kv_bytes: int, config: EngineConfig, size: int = 32) -> int:
 
 
 def session_blocks(schedule: Schedule, size: int) -> int:
-    """Blocks of ``size`` tokens that a session has at most."""
+    """Return the most blocks of ``size`` tokens that a session has."""
     return schedule.max_tokens // size + 1
 
 
 def other_blocks(config: EngineConfig, size: int) -> int:
-    """Blocks of ``size`` tokens of a pool that no session uses: one that is never used, and those for questions."""
+    """Return the blocks of ``size`` tokens that no session uses: those for questions, and one that nothing uses."""
     return config.questions * (-(-config.question_tokens // size) + 2) + 1

@@ -1,4 +1,4 @@
-"""What a run will take, before any model is loaded."""
+"""Predict the tokens and memory of a run before any model is loaded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from kvvideo.video.geometry import FACTOR
 from kvvideo.video.plan import Plan
 
 FRAME_TOKENS = 128
-"""Most tokens for a pair of frames, where the model does not say what it was trained with."""
+"""Most tokens for a pair of frames, where the model does not say what it was trained with: our choice."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Prediction:
         tokens: computed in all, the text between the frames included.
         compactions: times the cache will be compacted.
         peak_tokens: most tokens held at once.
-        bytes: of the cache at its largest.
-        full_bytes: what it would take without compression.
+        bytes: size of the cache at its largest.
+        full_bytes: size that it would reach without compression.
         last_position: M-RoPE position the stream reaches.
         trained_positions: the model's trained range of positions.
     """
@@ -41,7 +41,7 @@ class Prediction:
 
 
 def frame_pixels(config: EngineConfig, frame_tokens: int | None = None) -> tuple[int, int]:
-    """Smallest and largest area, in pixels, to resize frames to, for at most ``frame_tokens`` a pair."""
+    """Return the smallest and largest area of a frame, in pixels, for at most ``frame_tokens`` tokens a pair."""
     if frame_tokens is None:
         own = getattr(model_config(model_path(config.model)), "kvvideo_frame_tokens", None)
         frame_tokens = FRAME_TOKENS if own is None else int(own)
@@ -49,7 +49,7 @@ def frame_pixels(config: EngineConfig, frame_tokens: int | None = None) -> tuple
 
 
 def predict(config: EngineConfig, planned: Plan, chunk_seconds: float, fps: float, start: float) -> Prediction:
-    """What streaming ``planned`` in chunks of ``chunk_seconds`` at ``fps`` from ``start`` seconds will take.
+    """Return what streaming ``planned`` in chunks of ``chunk_seconds`` at ``fps`` from ``start`` seconds will take.
 
     Raises:
         ConfigError: if the model cannot be used, or the video's length is unknown.
@@ -85,7 +85,7 @@ def predict(config: EngineConfig, planned: Plan, chunk_seconds: float, fps: floa
 
 
 def _span(settings: Any, planned: Plan, frames: int, fps: float) -> int:
-    """M-RoPE positions that ``frames`` frames take up: the longest of their three axes."""
+    """Return the M-RoPE positions that ``frames`` frames take up: the longest of their three axes."""
     seconds_per_grid = settings.vision_config.temporal_patch_size / fps
     last = int((frames // 2 - 1) * seconds_per_grid * settings.vision_config.tokens_per_second)
     return max(last + 1, planned.height // FACTOR, planned.width // FACTOR)

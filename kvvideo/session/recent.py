@@ -34,6 +34,7 @@ class RecentSession(Session):
         self._closed = False
 
     def ingest(self, chunk: Chunk) -> None:
+        """Hold the pixels of ``chunk``, and drop those of the oldest that no longer fit."""
         size = self._size(chunk)
         self._held.append((chunk, size))
         while self._reserved + sum(size for _, size in self._held) >= self._max_tokens:
@@ -59,9 +60,15 @@ class RecentSession(Session):
 
     @property
     def alive(self) -> bool:
+        """True if neither the session nor the engine was closed."""
         return not self._closed and not self.engine.closed
 
     def stats(self) -> CacheStats:
+        """Return what the session that a question would open now holds.
+
+        Raises:
+            EngineError: if the session has ended.
+        """
         if not self.alive:
             raise EngineError("the session was ended and holds nothing")
         if not self.chunks:
@@ -71,22 +78,24 @@ class RecentSession(Session):
         return CacheStats(self._seen, live, self._seen - live, blocks, 0, blocks * self.engine.scheduler.block_bytes)
 
     def timeline(self) -> list[Span]:
+        """Return each chunk, with a share of 1 if its pixels are held and 0 if not."""
         gone = self.chunks - len(self._held)
         return [Span(*times, float(index >= gone)) for index, times in enumerate(self._log)]
 
     def close(self) -> None:
+        """Drop all pixels."""
         self._closed = True
         self._held.clear()
 
     def _opening(self) -> str:
-        """What stands before the chunks, at most ``_reserved`` tokens."""
+        """Return the text before the chunks, at most ``_reserved`` tokens."""
         return OPENING
 
     def _count(self, text: str) -> int:
         return len(self.engine.tokenizer(text).input_ids)
 
     def _size(self, chunk: Chunk) -> int:
-        """Tokens of ``chunk`` after others.
+        """Return the tokens of ``chunk`` after others.
 
         Raises:
             EngineError: if the session was closed, or not even this chunk alone would fit.
@@ -106,6 +115,6 @@ class RecentSession(Session):
 
 
 def _later(answer: Answer, seconds: float) -> Answer:
-    """``answer`` with the reading counted in its times: whoever asked has waited for it too."""
+    """Return ``answer`` with the reading counted in its times: whoever asked has waited for it too."""
     first, last = answer.first_token_seconds + seconds, answer.seconds + seconds
     return replace(answer, first_token_seconds=first, seconds=last)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -218,7 +217,7 @@ class VideoSession(Session):
         return Memory(
             model=engine.config.model,
             fingerprint=engine.fingerprint,
-            cache=replace(engine.config.cache, spare_rows=0),
+            cache=engine.config.cache,
             opening=self._opening,
             position=past.position,
             live=stats.live,
@@ -326,8 +325,8 @@ def _check_memory(engine: Engine, memory: Memory) -> None:
             f"{engine.config.model!r} is loaded; a memory means nothing to another model"
         )
     made, used = memory.cache.as_dict(), engine.config.cache.as_dict()
-    if other := [name for name in made if made[name] != used[name] and name != "spare_rows"]:
-        differences = ", ".join(f"{name}={made[name]!r} instead of {used[name]!r}" for name in other)
+    if other := [name for name in {**made, **used} if made.get(name) != used.get(name)]:
+        differences = ", ".join(f"{name}={made.get(name)!r} instead of {used.get(name)!r}" for name in other)
         raise ConfigError(f"the memory was made with other settings: {differences}; use those")
     schedule = engine.config.cache.schedule(engine.block_size)
     if schedule is not None and memory.live >= schedule.max_tokens:

@@ -10,15 +10,15 @@ from kvvideo.session.session import VideoSession
 from kvvideo.types import Chunk
 
 LINE_TOKENS = 96
-"""Longest line of the notes, its clock time included."""
+"""Tokens of the longest line of the notes, its clock time included: our choice."""
 
 LEAST_LINE = 32
-"""Shortest limit of a line that leaves words beside the clock time."""
+"""Tokens of the shortest limit of a line that leaves words beside the clock time: our choice."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the notes: the stretch of video it is about, its text, and how many tokens that is."""
+    """One line of the notes: the stretch of video it is about, its text, and the number of its tokens."""
 
     start: float
     end: float
@@ -53,10 +53,11 @@ class SummarySession(RecentSession):
 
     @property
     def notes(self) -> str:
-        """What is remembered in words, oldest first."""
+        """All lines of the notes, oldest first."""
         return "".join(line.text for line in self._lines)
 
     def ingest(self, chunk: Chunk) -> None:
+        """Add a caption of ``chunk`` to the notes, and hold its pixels."""
         self._size(chunk)
         with VideoSession(self.engine) as alone:
             alone.ingest(chunk)
@@ -79,7 +80,7 @@ class SummarySession(RecentSession):
         return lines
 
     def _line(self, start: float, end: float, words: str) -> Line:
-        """A line of at most ``_line_limit`` tokens; ``words`` are cut where they go beyond."""
+        """Return a line of at most ``_line_limit`` tokens; ``words`` are cut where they go beyond."""
         tokenizer = self.engine.tokenizer
         ids = tokenizer(words).input_ids
         text = note(start, end, words)

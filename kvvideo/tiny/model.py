@@ -25,10 +25,10 @@ SPECIALS = (
 )
 
 PATCH, MERGE, PAIR = 14, 2, 2
-"""Pixels a patch is wide, patches merged per side, and frames merged in time."""
+"""Side of a patch in pixels, patches merged per side, and frames merged in time, as in Qwen2.5-VL."""
 
 FRAME_WIDTH, FRAME_HEIGHT = 140, 84
-"""What the processor makes of a 16:9 picture: 5 x 3 tokens."""
+"""Size that the processor resizes a 16:9 picture to: 5 x 3 tokens."""
 
 ROWS, COLUMNS = FRAME_HEIGHT // (PATCH * MERGE), FRAME_WIDTH // (PATCH * MERGE)
 
@@ -69,7 +69,7 @@ CHAT_TEMPLATE = (
 
 
 def config() -> Any:
-    """The architecture, as a ``Qwen2_5_VLConfig``."""
+    """Return the architecture, as a ``Qwen2_5_VLConfig``."""
     from transformers import Qwen2_5_VLConfig
 
     first = VOCABULARY - len(SPECIALS)
@@ -119,7 +119,7 @@ def config() -> Any:
 
 
 def _texts() -> list[str]:
-    """What the tokenizer learns its words from, the commonest most often."""
+    """Return the texts that the tokenizer is learnt from, the commonest most often."""
     texts = []
     for ways in world.PHRASES.values():
         for way in ways:
@@ -135,7 +135,7 @@ def _texts() -> list[str]:
 
 
 def tokenizer() -> Any:
-    """A byte-level BPE ``tokenizers.Tokenizer`` in Qwen2's manner, learnt from the world's strings."""
+    """Return a byte-level BPE ``tokenizers.Tokenizer`` in Qwen2's manner, learnt from the world's strings."""
     from tokenizers import (
         AddedToken,
         Regex,

@@ -28,14 +28,15 @@ def make(
 
     Args:
         out: the mp4 to write.
-        seed: what the clip, and its questions, are drawn from.
-        minutes: how long it is, rounded to whole slots.
+        seed: random seed of the clip and its questions.
+        minutes: length, rounded to whole slots.
         truth: a JSON Lines file that gets one more line for this video, if any.
         fps: frames per second of the video.
-        questions: how many questions are drawn; half of them are asked at the end.
+        questions: number of questions; half of them are asked at the end.
         density: part of the slots that show a letter; drawn from the seed if None.
-        width, height: of the video, in pixels.
-        on_frame: told after each frame how many seconds there are, and will be.
+        width: of the video, in pixels.
+        height: of the video, in pixels.
+        on_frame: called after each frame with the seconds written and the seconds in all.
 
     Raises:
         OSError: if it cannot be written; what was at ``out`` is still there then, as it is until the clip is complete.

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from kvvideo.times import format_time
 
 SLOT = 4.0
-"""Seconds a slot lasts."""
+"""Length of a slot in seconds."""
 
 WIDTH, HEIGHT = 256, 144
 
@@ -60,12 +60,12 @@ PHRASES: dict[Kind, tuple[str, ...]] = {
         "Which colour is the letter on screen?",
     ),
 }
-"""The ways of asking each kind of question; the first is the usual one."""
+"""Wordings of each kind of question; the first is the usual one."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one slot shows: ``start`` in seconds, and a letter with its colour, or None for both."""
+    """One slot: its ``start`` in seconds, and the letter it shows with its colour, or None for both."""
 
     start: float
     letter: str | None
@@ -73,18 +73,19 @@ class Slot:
 
     @property
     def end(self) -> float:
+        """Seconds at which it ends."""
         return self.start + SLOT
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, when it is asked, and its one right answer.
+    """A question, the moment it is asked at, and its one right answer.
 
     Attributes:
-        t: seconds when it is asked, with every frame shown up to then seen; None for the end.
+        t: seconds at which it is asked, after every frame shown up to then; None for the end.
         q: the question.
-        answer: exactly what a model should say.
-        kind: which of the four kinds it is.
+        answer: the exact answer of a right model.
+        kind: one of the four kinds.
         age: seconds between the end of the slot it is about and the asking; 0 for a slot that still
             shows; None where the answer is "not seen".
     """
@@ -97,7 +98,7 @@ class Question:
 
 
 def phrase(kind: Kind, rng: np.random.Generator, letter: str = "") -> str:
-    """One way of asking about ``letter``, the usual one half of the time."""
+    """Draw a wording of a question about ``letter``, the usual one half of the time."""
     ways = PHRASES[kind]
     way = ways[0] if rng.random() < 0.5 else ways[rng.integers(len(ways))]
     return way.format(letter=letter)
@@ -130,7 +131,7 @@ class _Shot:
 
 @dataclass(frozen=True)
 class _Look:
-    """How one slot draws its letter; sizes and places are fractions of the picture."""
+    """Style of one slot's letter; sizes and places are fractions of the picture."""
 
     size: float
     stretch: float
@@ -149,10 +150,11 @@ class Clip:
     """A clip that can be drawn at any time; equal arguments give equal pictures.
 
     Args:
-        seed: what this clip is drawn from.
-        slots: how many slots it has.
+        seed: random seed.
+        slots: number of slots.
         density: part of the slots that show a letter, up to 26 letters; drawn from the seed if None.
-        width, height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
     """
 
     def __init__(
@@ -180,15 +182,15 @@ class Clip:
 
     @property
     def duration(self) -> float:
-        """Seconds the clip lasts."""
+        """Length in seconds."""
         return len(self.slots) * SLOT
 
     def slot_index(self, t: float) -> int:
-        """Index of the slot that shows at ``t`` seconds; the last one from the end on."""
+        """Return the index of the slot that shows at ``t`` seconds; the last one from the end on."""
         return min(int(t / SLOT + 1e-6), len(self.slots) - 1)
 
     def frame(self, t: float) -> npt.NDArray[np.uint8]:
-        """The picture at ``t`` seconds: ``uint8 [height, width, 3]``, RGB."""
+        """Return the picture at ``t`` seconds: ``uint8 [height, width, 3]``, RGB."""
         picture = self._background(t)
         index = self.slot_index(t)
         slot = self.slots[index]
@@ -210,13 +212,13 @@ class Clip:
     def questions(
         self, rng: np.random.Generator, count: int, kinds: tuple[Kind, ...] = tuple(PHRASES), end: bool = True
     ) -> list[Question]:
-        """``count`` questions asked along the clip, in order of time; the last at its end if ``end``."""
+        """Draw ``count`` questions along the clip, in order of time; the last at its end if ``end``."""
         whole = [i * SLOT + s for i in range(len(self.slots)) for s in (1, 2, 3)]
         times: list[float | None] = [*sorted(float(t) for t in rng.choice(whole, count - end))]
         return [self.question(t, kinds[rng.integers(len(kinds))], rng) for t in times + [None] * bool(count and end)]
 
     def question(self, t: float | None, kind: Kind, rng: np.random.Generator) -> Question:
-        """A question of ``kind`` asked at ``t`` seconds (None: at the end) and its answer."""
+        """Draw a question of ``kind`` asked at ``t`` seconds (None: at the end), with its answer."""
         now = self.duration if t is None else t
         current = self.slot_index(now)
         shown = self.slots[: current + 1]
@@ -267,13 +269,13 @@ class Clip:
 
 @functools.lru_cache(maxsize=1)
 def _grid() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Coordinates of the coarse grid that gradients are computed on, 0 to 1."""
+    """Return the coordinates of the coarse grid that gradients are computed on, 0 to 1."""
     y, x = np.mgrid[0:1:18j, 0:1:32j].astype(np.float32)
     return x, y
 
 
 def _muted(rng: np.random.Generator) -> tuple[int, int, int]:
-    """A dull colour, well apart from the letters' colours."""
+    """Draw a dull colour, well apart from the letters' colours."""
     grey = rng.uniform(25, 125)
     red, green, blue = (int(c) for c in np.clip(grey + rng.uniform(-24, 24, 3), 8, 150))
     return red, green, blue
@@ -325,7 +327,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _draw_glyph(letter: str, look: _Look, height: int) -> tuple[Image.Image, Image.Image | None]:
-    """The letter as a mask and, if it has one, its dark outline as a mask of the same size."""
+    """Return the letter as a mask and, if it has one, its dark outline as a mask of the same size."""
     tall = round(look.size * height)
     # Capitals are about 0.7 of the font's size; drawn at twice the size, then turned and shrunk.
     font = _font(2 * round(tall / 0.7 / 4) * 4)

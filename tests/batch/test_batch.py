@@ -56,7 +56,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     """One for all batches of this module: it stays open when they close it."""
-    engine = Engine(replace(CONFIG, cache=replace(CACHE, spare_rows=2)))
+    engine = Engine(replace(CONFIG, cache=CACHE, spare_rows=2))
     close = engine.close
     engine.close = lambda: None  # type: ignore[method-assign]
     yield engine

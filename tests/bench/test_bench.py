@@ -1,4 +1,4 @@
-"""What the benches of speed measure: that rivals do the same work, and that reports are whole."""
+"""Benches of speed: rivals do the same work, and reports are whole."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What ``bench memory`` counts, and that the default strategy remembers what it says it does."""
+"""``bench memory`` counts right, and the default strategy remembers what it says it does."""
 
 import json
 import math

@@ -114,7 +114,7 @@ Start = Callable[..., Driven]
 def start(engine_for: EngineFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts chats on one engine, which has room for other strategies and goes on afterwards."""
     monkeypatch.chdir(tmp_path)
-    engine: Engine = engine_for("full", cache={"spare_rows": 3})
+    engine: Engine = engine_for("full", spare_rows=3)
     engine.use(bounded("streaming"))
     monkeypatch.setattr(engine, "close", lambda: None)
     begun: list[Driven] = []
@@ -130,7 +130,7 @@ def start(engine_for: EngineFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for driven in begun:
         driven.player.close()
     monkeypatch.undo()
-    engine.use(bounded("full", spare_rows=3))
+    engine.use(bounded("full"))
 
 
 def remembered(chat: Chat) -> list[tuple[str, bool]]:

@@ -68,10 +68,10 @@ def test_drift_of_keys_turned_many_times(dtype: torch.dtype, turns: int, least: 
     generator = torch.Generator().manual_seed(0)
     keys = torch.randn(200, 64, generator=generator)
     steps = torch.randint(least, least + 60, (turns, 200), generator=generator)
-    once = rotary.turn(keys, rotary.far(steps.sum(dim=0)))
+    once = rotary.rotate(keys, rotary.angles64(steps.sum(dim=0)))
     turned = keys.to(dtype)
     for step in steps:
-        turned = rotary.turn(turned, rotary.far(step)).to(dtype)
+        turned = rotary.rotate(turned, rotary.angles64(step)).to(dtype)
     error = float((turned.float() - once).norm() / once.norm())
     print(f"{dtype}: {error:.5f} of a key's length after {turns} turns of {least} positions or more")
     assert low <= error < high
@@ -88,4 +88,4 @@ def test_taking_rotation_off_is_turning_back(seed: int, sections: list[int], hea
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randn(*head, 50, 64, generator=generator).bfloat16()
     axes = torch.randint(0, [40, 128000][seed % 2], (len(sections), *head, 50), generator=generator)
-    assert torch.equal(rotary.back(keys, axes), rotary.turn(keys, -rotary.angles(axes)))
+    assert torch.equal(rotary.unrotate(keys, axes), rotary.rotate(keys, -rotary.angles(axes)))

@@ -52,7 +52,7 @@ def test_distance_to_the_nearest_newer_key(n: int) -> None:
     assert torch.equal(distance.nearest_newer(steps), distance_to_newer(steps))
 
 
-def test_keys_are_turned_back() -> None:
+def test_keys_are_unrotated() -> None:
     heads, n, size = 2, 70, 32
     keys, rotary = random(heads, n, size), Rotary.of(size, 1e6, [4, 6, 6])
     offsets = torch.stack([torch.arange(n) // 8, torch.arange(n) % 8 // 4, torch.arange(n) % 4])
@@ -61,8 +61,8 @@ def test_keys_are_turned_back() -> None:
     positions = (5000 + torch.arange(n)).int().expand(heads, -1).contiguous().to(DEVICE)
     where = where.int().expand(heads, -1).contiguous().to(DEVICE)
     rotary = rotary.to(torch.device(DEVICE))
-    wanted = rotary.turn(keys, -rotary.angles(places.axes(positions, where)))
-    near(distance.turned_back(keys, positions, where, rotary.frequencies, rotary.axis), wanted, 1e-3)
+    wanted = rotary.rotate(keys, -rotary.angles(places.axes(positions, where)))
+    near(distance.unrotated(keys, positions, where, rotary.frequencies, rotary.axis), wanted, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_survivors_are_gathered_turned_and_written(closing: bool, layers: range)
     wanted_keys, wanted_values = keys.gather(1, places_kept), values.gather(1, places_kept)
     wanted_rows = rows.gather(2, kept.expand(3, -1, -1)).clone()
     if moves is not None:
-        wanted_keys = rotary.turn(wanted_keys, rotary.far(moves))
+        wanted_keys = rotary.rotate(wanted_keys, rotary.angles64(moves))
         wanted_rows[ROWS] += moves.int()
     found_keys, found_values, found_rows = made.read(layers, blocks, budget)
     near(found_keys, wanted_keys, 1e-5 if closing else 0.0)

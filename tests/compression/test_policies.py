@@ -1,4 +1,4 @@
-"""What each strategy keeps of one layer's tokens."""
+"""Each strategy keeps the tokens of one layer that it should."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""When the cache is compacted, and where its live tokens stand: arithmetic that both sides of vLLM rely on."""
+"""Compactions and live tokens are a function of the token count, on which both sides of vLLM rely."""
 
 import pytest
 from hypothesis import given

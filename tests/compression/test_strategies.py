@@ -89,7 +89,7 @@ def made(seed: int, length: int = 150) -> Made:
 
 
 def steps_of(sizes: Sequence[int], length: int) -> Iterator[tuple[int, int, bool]]:
-    """Where steps begin and end, and whether a compaction follows: ``sizes`` in turn, cut at compactions."""
+    """Yield the bounds of each step and True if a compaction follows: ``sizes`` in turn, cut at compactions."""
     at, live, turn = 0, 0, 0
     while at < length:
         size = min(sizes[turn % len(sizes)], MAX_TOKENS - live, length - at)
@@ -104,7 +104,7 @@ def config_of(strategy: str, options: dict[str, Any]) -> CacheConfig:
 
 
 def kept_by(strategy: str, stream: Made, sizes: Sequence[int], **options: Any) -> list[list[list[int]]]:
-    """What the strategy keeps at each compaction, head by head: numbers of tokens in the stream."""
+    """Return what the strategy keeps at each compaction, head by head: numbers of tokens in the stream."""
     policy = compression.load(strategy)(config_of(strategy, options), BUDGET)
     rotary = Rotary.of(DIM, THETA, SECTIONS)
 
@@ -494,7 +494,7 @@ def test_expected_attention_knows_queries_without_their_positions():
     policy, live = live_cache("expected-attention", 40, video=False)
     plain = torch.randn(HEADS * GROUP, DIM)
     angles = live.rotary.angles(torch.arange(40).expand(3, -1))
-    queries = live.rotary.turn(plain.expand(40, -1, -1), angles[:, None])
+    queries = live.rotary.rotate(plain.expand(40, -1, -1), angles[:, None])
     for start in range(0, 40, 10):
         part = LiveCache(
             live.keys[:, : start + 10],

@@ -4,7 +4,6 @@ A program of its own, for vLLM starts the ranks as new processes, which run this
 """
 
 import sys
-from dataclasses import replace
 from typing import Any
 
 from kvvideo.plugin import compat
@@ -48,17 +47,17 @@ def main(path: str, ranks: int, strategies: list[str]) -> None:
 
     from kvvideo.compression.config import CacheConfig
     from kvvideo.session import Engine, EngineConfig, VideoSession
-    from kvvideo.session.pool import spare_rows
+    from kvvideo.session.pool import with_room_for
     from tests.helpers import engines
 
     caches = [CacheConfig(strategy=name, max_tokens=MAX_TOKENS, sink=SINK) for name in strategies]
-    first = replace(caches[0], spare_rows=spare_rows(caches[0], caches[1:]))
     options = {**(engines.GPU_OPTIONS if engines.ON_GPU else {}), "tensor_parallel_size": ranks}
-    engine = Engine(EngineConfig("tiny", first, "float32", max_model_len=2048, questions=2, options=options))
+    config = EngineConfig("tiny", caches[0], "float32", max_model_len=2048, questions=2, options=options)
+    engine = Engine(with_room_for(caches, config))
     engine.llm.collective_rpc(count, args=(True,))
     found: dict[str, Any] = {"blocks": engine.blocks}
     for cache in caches:
-        engine.use(replace(cache, spare_rows=spare_rows(cache, [first])))
+        engine.use(cache)
         with VideoSession(engine) as session:
             chunks = engines.clips(14)
             for chunk in chunks[:-1]:

@@ -1,4 +1,4 @@
-"""What the engine must compute, worked out a second time: plain transformers, one token stream, no blocks.
+"""The engine's work done a second time: plain transformers, one token stream, no blocks.
 
 Nothing here comes from kvvideo. The rule is restated: whenever a stream holds ``max_tokens`` tokens, each KV
 head of each layer keeps ``budget`` of them, and all later tokens attend to nothing else.
@@ -22,7 +22,7 @@ Frames = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Held:
-    """What one layer of a stream holds, and has seen.
+    """Tokens that one layer of a stream holds, and has seen.
 
     Attributes:
         keys, values: ``[heads, n, dim]``.
@@ -46,7 +46,7 @@ class Held:
 
 
 Keep = Callable[[Held, int], Tensor]
-"""What is held and the budget, to the indices kept, ``[heads, budget]``, ascending."""
+"""A strategy: from the tokens held and the budget to the indices kept, ``[heads, budget]``, ascending."""
 
 NOTES = ("mass", "late", "window", "last", "patch")
 
@@ -75,7 +75,7 @@ class Model:
         self.config = self.hf.config
         self.queries: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
-        """Of each layer, the queries and keys computed last, before rotation, ``[1, n, heads * dim]``."""
+        """The queries and keys of each layer computed last, before rotation, ``[1, n, heads * dim]``."""
         for index, layer in enumerate(self.hf.model.language_model.layers):
             for found, part in ((self.queries, layer.self_attn.q_proj), (self.keys, layer.self_attn.k_proj)):
                 part.register_forward_hook(
@@ -138,11 +138,11 @@ class Stream:
         self.seen = 0
         self.compactions = 0
         self.positions = [torch.zeros(self.heads, 0, dtype=torch.int64) for _ in range(self.layers)]
-        """Of each layer, the temporal positions of the tokens held, ``[heads, n]``."""
+        """Temporal positions, by layer, of the tokens held, ``[heads, n]``."""
         self.notes = [{name: torch.zeros(self.heads, 0) for name in NOTES} for _ in range(self.layers)]
         self.queries: list[list[Tensor]] = [[] for _ in range(self.layers)]
         self.plain = [torch.zeros(self.heads, 0, 0) for _ in range(self.layers)]
-        """Of each layer, ``notes``, ``queries`` and ``plain`` as ``Held`` has them; queries still in pieces."""
+        """By layer, ``notes``, ``queries`` and ``plain`` as ``Held`` has them; queries still in pieces."""
         self.last: Tensor | None = None
         """Log probabilities of the token to come."""
 
@@ -249,7 +249,7 @@ class Contiguous(Stream):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.axes = [torch.zeros(self.heads, 0, 3, dtype=torch.int64) for _ in range(self.layers)]
-        """Of each layer, the positions that the keys held are rotated to, ``[heads, n, 3]``."""
+        """Return, by layer, the positions that the keys held are rotated to, ``[heads, n, 3]``."""
 
     def _forward(self, embeddings: Tensor, positions: Tensor, patches: Tensor) -> Tensor:
         fresh = positions.T.expand(self.heads, -1, -1)
@@ -386,7 +386,7 @@ def neighbourhood(recent: int) -> Callable[[Held], Tensor]:
 
 
 def expected_attention(held: Held) -> Tensor:
-    """What normally distributed queries with this stream's moments would attend to over the next 512 positions."""
+    """Return what normally distributed queries with this stream's moments would attend to over the next 512 positions."""
     heads, n, dim = held.keys.shape
     half = dim // 2
     frequencies = held.theta ** -(torch.arange(half, dtype=torch.float64) / half)

@@ -34,9 +34,9 @@ def watch(engine: Engine) -> list[Any]:
 
 @pytest.fixture
 def switched(engine_for: EngineFor) -> Iterator[Engine]:
-    engine = engine_for("full", cache={"spare_rows": 3})
+    engine = engine_for("full", spare_rows=3)
     yield engine
-    engine.use(bounded("full", spare_rows=3))
+    engine.use(bounded("full"))
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "distinct", "heavy", "full"])

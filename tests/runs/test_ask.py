@@ -38,7 +38,7 @@ def saved(engine: Engine, folder: Path) -> Path:
 
 def test_what_happened_on_the_way_has_happened_for_later_questions_only(engine_for: EngineFor, tmp_path: Path):
     """Each moment answers as one visited alone does, with the video and without."""
-    engine = engine_for("full", cache={"spare_rows": 3})
+    engine = engine_for("full", spare_rows=3)
     engine.use(bounded("streaming"))
     path = saved(engine, tmp_path)
     questions = [Question("What is it?", at) for at in reversed(MOMENTS)] + [Question("And now?")]
@@ -62,18 +62,18 @@ def test_what_happened_on_the_way_has_happened_for_later_questions_only(engine_f
                 assert alone.logprobs == pytest.approx(one.answer.logprobs, abs=1e-4)
                 assert playback.session.stats() == one.cache
                 playback.close()
-    engine.use(bounded("full", spare_rows=3))
+    engine.use(bounded("full"))
 
 
 def test_the_engine_has_room_for_every_strategy_on_the_way(engine_for: EngineFor, tmp_path: Path):
-    engine = engine_for("full", cache={"spare_rows": 3})
+    engine = engine_for("full", spare_rows=3)
     engine.use(bounded("h2o"))
     with MemoryFile(saved(engine, tmp_path)) as file:
         memory: Memory = file.memory()
-    engine.use(bounded("full", spare_rows=3))
+    engine.use(bounded("full"))
     config = origin.engine_for(memory, EngineConfig(seed=7), model="elsewhere")
     assert (config.model, config.dtype, config.seed) == ("elsewhere", "float32", 7)
     assert config.cache == memory.cache == bounded("h2o")
     stream = {**memory.source, "first": bounded("expected-attention").as_dict()}
     streaming = Memory(**{**vars(memory), "cache": bounded("streaming"), "source": stream})
-    assert origin.engine_for(streaming, EngineConfig()).cache.spare_rows > 0
+    assert origin.engine_for(streaming, EngineConfig()).spare_rows > 0

@@ -315,7 +315,7 @@ def bounded(strategy: str, **options: Any) -> CacheConfig:
 
 
 def test_strategies_are_switched_on_the_way(engine_for: EngineFor, play: Open):
-    engine = engine_for("full", cache={"spare_rows": 3})
+    engine = engine_for("full", spare_rows=3)
     engine.use(bounded("streaming"))
     playback = play(engine)
     run(playback, 6)
@@ -341,12 +341,10 @@ def test_strategies_are_switched_on_the_way(engine_for: EngineFor, play: Open):
         (bounded("full"), "has no bound"),
         (bounded("streaming", budget=96), "start anew"),
         (bounded("streaming", positions="contiguous"), "positions"),
-        (bounded("h2o", spare_rows=9), None),
     ]:
-        if says is not None:
-            with pytest.raises(ConfigError, match=says):
-                playback.switch(wrong)
-            same(now(playback), switched)
+        with pytest.raises(ConfigError, match=says):
+            playback.switch(wrong)
+        same(now(playback), switched)
     playback.switch(bounded("h2o"))
     assert now(playback)[1].live == switched[1].live
     playback.undo()
@@ -359,11 +357,11 @@ def test_strategies_are_switched_on_the_way(engine_for: EngineFor, play: Open):
     playback.restart(bounded("distinct", max_tokens=96, budget=64))
     same(now(playback), fresh(engine, 52.0))
     playback.close()
-    engine.use(bounded("full", spare_rows=3))
+    engine.use(bounded("full"))
 
 
 def test_a_strategy_without_a_cache_is_refused(engine_for: EngineFor, play: Open):
-    engine = engine_for("full", cache={"spare_rows": 3})
+    engine = engine_for("full", spare_rows=3)
     engine.use(bounded("streaming"))
     playback = play(engine)
     run(playback, 3)
@@ -376,4 +374,4 @@ def test_a_strategy_without_a_cache_is_refused(engine_for: EngineFor, play: Open
     engine.use(bounded("recent"))
     with pytest.raises(ConfigError, match="keeps no cache"):
         Playback(engine, None)
-    engine.use(bounded("full", spare_rows=3))
+    engine.use(bounded("full"))

@@ -24,7 +24,7 @@ ASK = ("analyze", VIDEO, "--to", 4, "--max-tokens", 512, "-f", "jsonl", "-q", "N
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where models are downloaded to; nothing is there."""
+    """An empty folder that models are downloaded to."""
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
@@ -116,7 +116,7 @@ def test_types_that_there_are_not_are_refused_before_anything_is_looked_at(home:
 
 
 def test_a_download_can_be_interrupted_and_gone_on_with(home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is small comes first; the weights go on from where they were, and then nobody is asked any more."""
+    """Small files come first; the weights go on from where they were, and then nobody is asked any more."""
     hub.stop_at = 11_000_000
     arguments = ["-m", "kvvideo", *map(str, ASK), "--model", SOME]
     terminal = pexpect.spawn(sys.executable, arguments, encoding="utf-8", dimensions=(24, 100), timeout=120)

@@ -24,7 +24,7 @@ JOBS = [json.loads(line) for line in (SAMPLES / "jobs.jsonl").read_text().splitl
 
 
 def answers(engine: Engine, job: dict, config: EngineConfig) -> tuple[list[str], list[str]]:
-    """What the model says to each question of ``job``, and what it should say, in the order of asking."""
+    """Return the model's answer to each question of ``job`` and the right one, in the order of asking."""
     asked = [Question(q["q"], None if q["t"] is None else parse_time(q["t"])) for q in job["questions"]]
     wanted = sorted(job["questions"], key=lambda q: float("inf") if q["t"] is None else parse_time(q["t"]))
     low, high = frame_pixels(config)

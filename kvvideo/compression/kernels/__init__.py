@@ -1,4 +1,4 @@
-"""What strategies compute, as Triton kernels for GPUs. Each has a reference in torch, which all else runs.
+"""Triton kernels for what strategies compute on GPUs. Each has a reference in torch, which all else runs.
 
 One idea holds for all of them: a launch costs more than most of this work, so one kernel does what
 would be a dozen.
@@ -8,5 +8,5 @@ from torch import Tensor
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether kernels can work on ``tensor``: it lies on an NVIDIA or AMD GPU."""
+    """Return True if kernels can work on ``tensor``: it lies on an NVIDIA or AMD GPU."""
     return bool(tensor.is_cuda)

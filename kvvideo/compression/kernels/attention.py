@@ -1,4 +1,4 @@
-"""How much attention each token receives, without ever holding a row of it: from the log-sum-exp of each query."""
+"""The attention each token receives, from the log-sum-exp of each query, so that no row of it is ever held."""
 
 import torch
 import triton
@@ -25,7 +25,10 @@ def _logits(
     size: tl.constexpr,
     exact: tl.constexpr,
 ):
-    """Of rows (a query head of the group and a query each) to columns (keys); -inf where none or in the future."""
+    """Return the logits of rows (a query head of the group and a query each) to columns (keys).
+
+    They are -inf where there is none, or the key is in the future.
+    """
     dim = tl.arange(0, size)
     query, member = row % count, row // count
     inside = row < count * group
@@ -140,13 +143,13 @@ def _received(
 
 
 def attention_received(queries: Tensor, keys: Tensor, scale: float, following: int = 0) -> Tensor:
-    """Attention that each token receives from ``queries``, summed over them and their heads, ``float32 [heads, n]``.
+    """Return the attention each token receives from ``queries``, summed over all heads, ``float32 [heads, n]``.
 
     Args:
         queries: ``[q, q_heads, d]``, of the last ``q`` tokens before the ``following`` last ones.
         keys: ``[heads, n, d]``; ``d`` is a power of two of at least 16.
         scale: of the logits.
-        following: as above.
+        following: tokens after those of ``queries``.
     """
     (heads, n, size), count = keys.shape, len(queries)
     group = queries.shape[1] // heads

@@ -1,4 +1,4 @@
-"""How far each key is from the nearest newer one, without ever holding more than a tile of the distances."""
+"""The distance of each key to the nearest newer one, a tile at a time, so that no row of distances is ever held."""
 
 import torch
 import triton
@@ -11,7 +11,7 @@ _MASK = tl.constexpr((1 << 10) - 1)
 
 
 @triton.jit
-def _turn_back(
+def _unrotate(
     keys,
     positions,
     places,
@@ -46,17 +46,20 @@ def _turn_back(
     tl.store(target + half, high * cos - low * sin, mask=inside[:, None])
 
 
-def turned_back(keys: Tensor, positions: Tensor, places: Tensor, frequencies: Tensor, axis: Tensor) -> Tensor:
-    """``keys`` (``[heads, n, d]``) with the rotary embedding taken off, ``float32``.
+def unrotated(keys: Tensor, positions: Tensor, places: Tensor, frequencies: Tensor, axis: Tensor) -> Tensor:
+    """Return ``keys`` without the rotary embedding, ``float32 [heads, n, d]``.
 
     Args:
-        keys: of tokens at temporal ``positions`` and ``places``, each ``int32 [heads, n]``.
-        frequencies, axis: as a ``Rotary`` has them; ``d / 2`` is a power of two.
+        keys: ``[heads, n, d]``; ``d / 2`` is a power of two.
+        positions: temporal positions, ``int32 [heads, n]``.
+        places: ``int32 [heads, n]``.
+        frequencies: as a ``Rotary`` has them, ``float32 [d / 2]``.
+        axis: as a ``Rotary`` has them, ``int64 [d / 2]``.
     """
     heads, n, size = keys.shape
     plain = torch.empty(heads, n, size, dtype=torch.float32, device=keys.device)
     rows = 32
-    _turn_back[(triton.cdiv(n, rows), heads)](
+    _unrotate[(triton.cdiv(n, rows), heads)](
         keys,
         positions,
         places,
@@ -96,9 +99,9 @@ def _nearest(steps, nearest, n, size: tl.constexpr, rows: tl.constexpr, columns:
 
 
 def nearest_newer(steps: Tensor) -> Tensor:
-    """Squared distance of each vector of ``int8 [heads, n, d]`` to the nearest later one, ``float32 [heads, n]``.
+    """Return the squared distance of each vector of ``int8 [heads, n, d]`` to the nearest later one.
 
-    Exact for up to 256 dimensions; infinite for the last.
+    The distances are ``float32 [heads, n]``. Exact for up to 256 dimensions; infinite for the last.
     """
     heads, n, size = steps.shape
     steps = steps.contiguous()

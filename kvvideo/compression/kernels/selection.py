@@ -32,13 +32,15 @@ def _choose(scores, kept, n, budget, sink, recent, stride, size: tl.constexpr):
 
 
 def choose(scores: Tensor, budget: int, sink: int, recent: int) -> Tensor:
-    """The first ``sink``, the last ``recent`` and the best-scored others, ``int64 [heads, budget]``, ascending.
+    """Return the first ``sink``, the last ``recent`` and the best-scored other tokens, ``int64 [heads, budget]``.
 
-    Of equal scores the older ones are taken.
+    Indices are ascending. Of equal scores the older ones are taken.
 
     Args:
         scores: ``[heads, n]``; ``n`` up to ``LIMIT``.
-        budget, sink, recent: in tokens.
+        budget: tokens to keep.
+        sink: first tokens to keep, and
+        recent: last tokens to keep, whatever their score.
     """
     (heads, n), scores = scores.shape, scores.contiguous()
     kept = torch.empty(heads, budget, dtype=torch.int64, device=scores.device)

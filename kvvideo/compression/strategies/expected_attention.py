@@ -4,18 +4,21 @@ import torch
 from torch import Tensor
 
 from kvvideo.compression import places
-from kvvideo.compression.policy import LiveCache, ScorePolicy
+from kvvideo.compression.policy import LiveCache, ScorePolicy, lengths
 
 HORIZON = 512
-"""Positions to come, over which the rotation of future queries is averaged."""
+"""Positions to come, over which the rotation of future queries is averaged: kvpress's default."""
 
 
 class ExpectedAttention(ScorePolicy):
-    """Takes un-rotated queries for normal, with the mean and covariance of all the stream's so far.
+    """Score ``s_t = ||v_t|| * sum_heads softmax(z)_t`` with ``z_t = m k_t / sqrt(d) + k_t S k_t / 2d``.
+
+    arXiv 2510.00636. ``m`` and ``S`` are the mean and covariance of queries to come. Those so far are taken for
+    normally distributed before rotation, and the rotation is averaged over the next ``HORIZON`` positions. Covariances
+    between two rotary pairs are taken for zero, other than in the paper.
 
     ``live.stream`` has, per query head, their ``mean`` (``[q_heads, head_dim]``) and ``spread``
-    (``[q_heads, 3 * head_dim / 2]``: the (co)variances aa, ab, bb of each rotary pair (a, b); those between
-    pairs are taken for zero, other than in the paper), of ``count`` queries.
+    (``[q_heads, 3 * head_dim / 2]``: the (co)variances aa, ab, bb of each rotary pair (a, b)), of ``count`` queries.
     """
 
     summary = "keeps sinks, recent, and what queries are likely to seek"
@@ -23,12 +26,14 @@ class ExpectedAttention(ScorePolicy):
 
     @classmethod
     def stream_bytes(cls, q_heads: int, head_dim: int) -> int:
+        """Return the bytes of ``count``, ``mean`` and ``spread`` in one layer."""
         return 4 * (1 + q_heads * (head_dim + 3 * head_dim // 2))
 
     def observe(self, queries: Tensor, live: LiveCache) -> None:
+        """Add ``queries`` (``[q, q_heads, head_dim]``) to the mean and covariance of the stream."""
         own = slice(len(live) - len(queries), None)
         angles = live.rotary.angles(places.axes(live.positions[0, own], live.places[0, own]))
-        plain = live.rotary.turn(queries, -angles[:, None])
+        plain = live.rotary.rotate(queries, -angles[:, None])
         mean = plain.mean(dim=0)
         spread = _products(plain - mean).mean(dim=0)
         old = live.stream
@@ -42,22 +47,23 @@ class ExpectedAttention(ScorePolicy):
         old["spread"] = torch.lerp(old["spread"], spread, share) + share * (1 - share) * _products(moved)
 
     def score(self, live: LiveCache) -> Tensor:
+        """Return the logarithm of ``s_t``, ``float32 [kv_heads, n]``."""
         coming = live.positions[0, -1] + torch.arange(1, HORIZON + 1, device=live.positions.device)
         angles = live.rotary.angles(coming.expand(3, -1))
         cos, sin = angles.cos().mean(dim=0), angles.sin().mean(dim=0)
         # The mean rotation of queries, moved over to the keys.
         low, high = live.keys.float().chunk(2, dim=-1)
         keys = torch.cat([low * cos + high * sin, high * cos - low * sin], dim=-1)
-        mean, spread = (live.stream[name].unflatten(0, (len(keys), -1)).mT for name in ("mean", "spread"))
+        mean, spread = (torch.unflatten(live.stream[name], 0, (len(keys), -1)).mT for name in ("mean", "spread"))
         quadratic = _products(keys)
         quadratic[..., keys.shape[-1] // 2 : keys.shape[-1]] *= 2
         logits = live.scale * (keys @ mean) + live.scale**2 / 2 * (quadratic @ spread)
         # In logarithms, for most probabilities may be too small to tell apart.
         expected = logits.log_softmax(dim=1).logsumexp(dim=-1)
-        return expected + live.values.norm(dim=-1, dtype=torch.float32).log()
+        return expected + lengths(live.values).log()
 
 
 def _products(x: Tensor) -> Tensor:
-    """``aa``, ``ab`` and ``bb`` of each rotary pair (a, b) of ``x``: ``[..., 3 * head_dim / 2]``."""
+    """Return ``aa``, ``ab`` and ``bb`` of each rotary pair (a, b) of ``x``, ``[..., 3 * head_dim / 2]``."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * a, a * b, b * b], dim=-1)

@@ -5,15 +5,20 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from kvvideo.compression import places
-from kvvideo.compression.policy import LiveCache, ScorePolicy
+from kvvideo.compression.policy import LiveCache, ScorePolicy, lengths
 
 
 class InfinipotV(ScorePolicy):
-    """Half of what sinks and recent tokens leave of the budget goes to each of the paper's two scores.
+    """Two scores (arXiv 2506.15745), each for half of the budget that sinks and recent tokens leave.
+
+    TaR: ``s_t = -mean over recent u of the same patch of cos(k_t, k_u)``. VaN: ``s_t = ||v_t||``. Recent is the last
+    quarter of the budget, as the paper's last 25 % of frames.
 
     Temporal redundancy (TaR) chooses first, value norm (VaN) among the others, so none counts twice.
     Text has no patch: VaN alone decides on it. A patch that no recent token shows is not redundant at
     all; should there be too many of these, the longest values go first.
+
+    Reads ``keys`` and ``values`` (``[kv_heads, n, head_dim]``) and ``places`` (``[kv_heads, n]``).
     """
 
     summary = "keeps sinks, recent, half by change, half by value length"
@@ -21,7 +26,8 @@ class InfinipotV(ScorePolicy):
     heads_alike = True
 
     def score(self, live: LiveCache) -> Tensor:
-        norms = live.values.norm(dim=-1, dtype=torch.float32)
+        """Return the value norms, infinite for what TaR chose, ``float32 [kv_heads, n]``."""
+        norms = lengths(live.values)
         novelty = self._novelty(live, norms)
         novelty[:, : self.sink] = -torch.inf
         novelty[:, len(live) - self.recent :] = -torch.inf
@@ -30,7 +36,7 @@ class InfinipotV(ScorePolicy):
         return norms.scatter(1, best.indices, chosen)
 
     def _novelty(self, live: LiveCache, norms: Tensor) -> Tensor:
-        """Minus the mean cosine to the recent keys of the same patch, ``[kv_heads, n]``; -inf for text."""
+        """Return minus the mean cosine to the recent keys of the same patch, ``[kv_heads, n]``; -inf for text."""
         units, patches = normalize(live.keys.float(), dim=-1), places.patch(live.places)
         start = len(live) - self.recent
         recent, order = patches[:, start:].sort(dim=-1)

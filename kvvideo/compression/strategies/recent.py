@@ -7,5 +7,7 @@ from kvvideo.compression.strategies.window import Window
 
 
 class Recent(Window):
+    """The sliding window, where no session reads the last chunks anew."""
+
     summary = "keeps no cache: each question reads the last chunks anew"
     source = "last frames only: SimpleStream, arXiv 2604.02317"

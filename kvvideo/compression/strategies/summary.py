@@ -7,5 +7,7 @@ from kvvideo.compression.strategies.window import Window
 
 
 class Summary(Window):
+    """The sliding window, where no session writes captions."""
+
     summary = "keeps captions and the last chunks; 'tiny' cannot write any"
     source = "captions: rLiVS, arXiv 2510.17364; recursive summaries: arXiv 2109.10862"

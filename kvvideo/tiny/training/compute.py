@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from kvvideo.tiny import model
 from kvvideo.tiny.training.packing import Batch
@@ -20,13 +20,13 @@ _ROWS, _COLUMNS = model.FRAME_HEIGHT // model.PATCH, model.FRAME_WIDTH // model.
 
 
 def load(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """``array`` on ``device``; pinned on its way, so that the host need not wait for the device's queue."""
+    """Return ``array`` on ``device``; pinned on its way, so that the host need not wait for the device's queue."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def patchify(frames: torch.Tensor) -> torch.Tensor:
-    """Frame pairs ``uint8 or float [n, 2, 84, 140, 3]`` of 0..255 as normalised patches ``[n, 60, 1176]``."""
+    """Return frame pairs ``uint8 or float [n, 2, 84, 140, 3]`` of 0..255 as normalised patches ``[n, 60, 1176]``."""
     mean = torch.tensor(model.MEAN, device=frames.device) * 255
     std = torch.tensor(model.STD, device=frames.device) * 255
     x = (frames.float() - mean) / std
@@ -59,7 +59,7 @@ class Vision:
         self._cos, self._sin = angles.cos(), angles.sin()
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """Tokens ``[n, TOKENS, hidden]`` of frame pairs ``[n, 2, 84, 140, 3]``."""
+        """Return the tokens ``[n, TOKENS, hidden]`` of frame pairs ``[n, 2, 84, 140, 3]``."""
         visual = self._visual
         patches = patchify(frames)
         weight = visual.patch_embed.proj.weight
@@ -73,7 +73,7 @@ class Vision:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             x = x + block.attn.proj(out.transpose(1, 2).reshape(count, length, width))
             x = x + block.mlp(block.norm2(x))
-        merged = visual.merger(x.reshape(count * length, width))
+        merged: torch.Tensor = visual.merger(x.reshape(count * length, width))
         return merged.view(count, model.TOKENS, -1).float()
 
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:
@@ -82,10 +82,10 @@ class Vision:
 
 
 class PackedMask:
-    """Who sees whom in a batch, as what is added to attention's scores.
+    """Attention mask of a batch, as a bias that is added to attention's scores.
 
     Attributes:
-        stream: tokens of a stream; the forks' come after them.
+        stream: number of tokens of a stream; the forks' come after them.
         within: ``[B, 1, S, S]`` for the stream, or None if it is plainly causal.
         forks: ``[B, 1, F, S + F]`` for the forks.
     """
@@ -133,17 +133,19 @@ def _attend(
 
 
 def use_packed_attention(whole: Any) -> None:
-    """Let ``whole``, a Qwen2.5-VL, read packed streams: its language model's mask is a PackedMask then."""
+    """Let ``whole``, a Qwen2.5-VL, read packed streams; its language model then takes a PackedMask."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, _attend)
-    whole.model.language_model.config._attn_implementation = ATTENTION
+    whole.model.language_model.config._attn_implementation = ATTENTION  # noqa: SLF001  (nothing public takes one part)
 
 
 def answer_logits(whole: Any, batch: Batch, bank: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits ``[N, vocabulary]`` at the batch's ``where``.
+    """Return the logits ``[N, vocabulary]`` at the batch's ``where``.
 
     Args:
+        whole: the model, after ``use_packed_attention``.
+        batch: packed streams.
         bank: ``[cells, hidden]`` embeddings of the bank's video tokens.
         shift: ``[B]`` added to each stream's cells, to take another version of the same pictures.
     """

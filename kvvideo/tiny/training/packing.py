@@ -24,7 +24,7 @@ VISION_START, VISION_END = prompt.VIDEO.split("<|video_pad|>")
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """A chunk of a stream: where it starts, in seconds, and which stored grids show its frames.
+    """A chunk of a stream: its start in seconds, and the stored grids that show its frames.
 
     ``grids`` are indices of frame pairs in a bank; ``spacing`` is the distance of two frame pairs in
     M-RoPE's temporal positions, tokens per second x seconds per pair.
@@ -61,8 +61,8 @@ class Packed:
         cells: ``[S + F]`` index of a video token's embedding in the bank, ``grid * TOKENS + cell``; -1
             for text.
         until: ``[S]`` stream index from which on a token is no longer seen.
-        limit: ``[F]`` how many of the stream's tokens a fork's token may see.
-        fork: ``[F]`` which fork a token belongs to.
+        limit: ``[F]`` number of the stream's tokens that a fork's token may see.
+        fork: ``[F]`` the fork that a token belongs to.
         labels: ``[F]`` the token that should follow; -1 where that is not asked for.
         asks: the questions, by fork.
         chunk_starts: ``[chunks + 1]`` stream index of each chunk's first token, and the stream's end.
@@ -91,6 +91,7 @@ class Encoder:
         self._known: dict[str, Ints] = {}
 
     def __call__(self, text: str) -> Ints:
+        """Return the token ids of ``text``."""
         found = self._known.get(text)
         if found is None:
             found = self._known[text] = np.array(self._encode(text), np.int64)
@@ -98,7 +99,7 @@ class Encoder:
 
 
 def grid_positions(grids: int, spacing: float) -> Ints:
-    """M-RoPE positions ``[3, grids * TOKENS]`` of a chunk's video tokens, relative to its first."""
+    """Return the M-RoPE positions ``[3, grids * TOKENS]`` of a chunk's video tokens, relative to its first."""
     index = np.indices((grids, model.ROWS, model.COLUMNS)).reshape(3, -1)
     index[0] = (index[0] * spacing).astype(np.int64)
     return index
@@ -172,7 +173,7 @@ class Batch:
         question: ``[N]`` the question each belongs to, counted over the batch.
         kinds, ages, sizes, letters: ``[Q]`` of each question: its kind, its age in seconds (-1: not
             seen), the chunks of its stream, and the letter it names (-1: none).
-        clean: ``[Q]`` whether its stream kept all its tokens.
+        clean: ``[Q]`` True if its stream kept all its tokens.
     """
 
     ids: Ints
@@ -252,5 +253,5 @@ def _text_positions(start: int, length: int) -> Ints:
 
 
 def _span(grids: int, spacing: float) -> int:
-    """Positions that ``grids`` frame pairs take up: the text after them begins that much later."""
+    """Return the positions that ``grids`` frame pairs take up: the text after them begins that much later."""
     return max(int((grids - 1) * spacing), model.ROWS - 1, model.COLUMNS - 1) + 1

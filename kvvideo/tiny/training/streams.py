@@ -29,25 +29,25 @@ EMPTY = len(world.LETTERS)
 
 @dataclass(frozen=True)
 class Labels:
-    """What the bank's slots show: ``letters [slots]`` (EMPTY: none) and ``colours [slots]``."""
+    """Labels of the bank's slots: ``letters [slots]`` (EMPTY: none) and ``colours [slots]``."""
 
     letters: npt.NDArray[np.int64]
     colours: npt.NDArray[np.int64]
 
     def by_letter(self) -> list[Ints]:
-        """For each letter, then for none, the slots that show it."""
+        """Return, for each letter and then for none, the slots that show it."""
         return [np.flatnonzero(self.letters == i) for i in range(EMPTY + 1)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stream is drawn.
+    """Settings of a stream to draw.
 
     Attributes:
-        chunks: how many chunks of four seconds it has.
-        asks: how many questions it is asked.
-        varied: whether it may have chunks of other lengths and shifted positions.
-        lossy: whether it loses tokens, if its chunks are of the usual length.
+        chunks: number of chunks of four seconds.
+        asks: number of questions.
+        varied: True if it may have chunks of other lengths and shifted positions.
+        lossy: True if it loses tokens, where its chunks are of the usual length.
         start: seconds its first chunk begins at; drawn if None.
         latest: the last moment a stream may begin at if drawn, in seconds.
     """
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass
 class _Loss:
-    """When and how slots are lost: by slot, ``at`` the slot after which it is, and what is kept of it."""
+    """Loss of slots: for each, ``at`` is the slot after which it is lost, ``keep`` and ``text`` what is kept of it."""
 
     at: Ints
     keep: Times
@@ -74,7 +74,7 @@ class _Loss:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A stream's slots: of the bank, their times and letters; ``width`` is how many a chunk has."""
+    """A stream's slots in the bank, their times and letters; ``width`` is the slots of a chunk."""
 
     slots: Ints
     times: Times
@@ -93,7 +93,7 @@ class Source:
         self._colours = list(world.COLOURS)
 
     def draw(self, rng: np.random.Generator, plan: Plan) -> Packed:
-        """One stream with its questions, packed."""
+        """Draw one stream with its questions, packed."""
         count = plan.chunks
         start = _first_time(rng, plan)
         share = rng.uniform(0.1, 0.6) if count > 8 else rng.uniform(0.4, 1.0)
@@ -125,7 +125,7 @@ class Source:
         return int(pool[rng.integers(len(pool))])
 
     def _ask(self, rng: np.random.Generator, drawn: _Drawn) -> Ask:
-        """A question at a random moment of the stream."""
+        """Draw a question at a random moment of the stream."""
         now = int(rng.integers(len(drawn.slots)))
         shown = GRIDS if rng.random() < 0.7 else int(rng.integers(1, GRIDS))
         chunk, seen = now, shown
@@ -151,7 +151,7 @@ class Source:
 
 
 def _subject(rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int) -> tuple[int | None, str]:
-    """The slot a question of ``kind`` is about (None: one not seen yet), with the letter to name."""
+    """Draw the slot a question of ``kind`` is about (None: one not seen yet), and the letter to name."""
     if kind in {"now", "now colour"}:
         return now, ""
     letters = drawn.letters[: now + 1]
@@ -181,7 +181,7 @@ def _first_time(rng: np.random.Generator, plan: Plan) -> float:
 
 
 def _split(slots: Ints, times: Times) -> list[ChunkPlan]:
-    """Chunks of two seconds, two a slot."""
+    """Return chunks of two seconds, two a slot."""
     half = np.arange(GRIDS // 2)
     return [
         ChunkPlan(float(t) + 2 * part, s * GRIDS + part * GRIDS // 2 + half)
@@ -191,13 +191,13 @@ def _split(slots: Ints, times: Times) -> list[ChunkPlan]:
 
 
 def _merge(slots: Ints, times: Times) -> list[ChunkPlan]:
-    """Chunks of eight seconds, of two slots each."""
+    """Return chunks of eight seconds, of two slots each."""
     grids = (slots[:, None] * GRIDS + np.arange(GRIDS)).reshape(-1)
     return [ChunkPlan(float(t), grids[i * 2 * GRIDS : (i + 1) * 2 * GRIDS]) for i, t in enumerate(times[::2])]
 
 
 def _draw_loss(rng: np.random.Generator, count: int) -> _Loss:
-    """One way of losing slots: a span, all but the last few, thinned, or some of them."""
+    """Draw a loss of slots: a span, all but the last few, all thinned, or some of them."""
     at, keep, text = np.full(count, NEVER), np.ones(count), np.ones(count, bool)
     way = rng.integers(4)
     window = int(rng.integers(1, max(2, count // 2)))

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image
+from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from kvvideo.tiny import model, world
 from kvvideo.tiny.training import compute, packing
@@ -46,21 +46,21 @@ no other way (it stayed at 0.80 for as long as it was kept there).
 """
 
 PASS = (0.80, 0.90, 0.92, 0.93, 0.94, 0.95)
-"""Part of the questions that must be answered right to leave each level."""
+"""Part of the questions that must be answered right to leave each level: our choice."""
 
 HINT_LAYERS = 3
-"""Layers of the language model by whose end tokens should carry what the hints ask for."""
+"""First layers of the language model, after which tokens should carry what the hints ask for: our choice."""
 
 HINT_SHARE = 0.2
-"""Weight of that in the loss."""
+"""Weight of the hints in the loss: our choice."""
 
 FOUND = 0.85
-"""Part of the letters' colours that shows that the model looks letters up, and does not guess."""
+"""Part of the letters' colours that shows that the model looks letters up, and does not guess: our choice."""
 
 EVAL_CHUNKS = (16, 32, 60, 120, 150)
 AGES = (0, 16, 64, 256, 600)
 
-TOKENIZER = Path(__file__).parent / "weights" / "tokenizer.json"
+TOKENIZER = Path(model.__file__).parent / "weights" / "tokenizer.json"
 
 CLIP_SLOTS = 24
 """Slots of a clip drawn for the bank."""
@@ -68,7 +68,7 @@ CLIP_SLOTS = 24
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done at once, by device."""
+    """Sizes of a device: slots and streams at once, workers, and ``report``, the seconds between lines of the log."""
 
     slots: int
     held_out: int
@@ -88,24 +88,26 @@ SCALES = {
 
 
 class Log:
-    """Prints and keeps lines, with the seconds since the start."""
+    """Lines that are printed and kept in a file, with the seconds since the start."""
 
     def __init__(self, path: Path) -> None:
         self.start = time.time()
         self._file = path.open("a")
 
     def __call__(self, text: str) -> None:
+        """Print and keep ``text``."""
         line = f"{self.elapsed():6.1f}s {text}"
         print(line, flush=True)
         self._file.write(line + "\n")
         self._file.flush()
 
     def elapsed(self) -> float:
+        """Return the seconds since the start."""
         return time.time() - self.start
 
 
 def draw_clip(seed: int) -> tuple[npt.NDArray[np.uint8], list[int], list[int]]:
-    """A clip's slots as the model gets them: ``[slots, 2 * GRIDS, 84, 140, 3]``, letters and colours.
+    """Draw a clip's slots as the model gets them: ``[slots, 2 * GRIDS, 84, 140, 3]``, letters and colours.
 
     Half of the slots are sampled off the beat, resized in different ways, and some go through JPEG,
     which does to colours and edges what video codecs do.
@@ -168,7 +170,11 @@ class Bank:
             self._error = error
 
     def wait(self, slots: int | None = None) -> None:
-        """Wait until the first ``slots`` slots are there, or all."""
+        """Wait until the first ``slots`` slots are there, or all.
+
+        Raises:
+            RuntimeError: if drawing them failed.
+        """
         wanted = len(self.letters) if slots is None else slots
         while self.filled < wanted:
             if self._error is not None:
@@ -176,11 +182,12 @@ class Bank:
             time.sleep(0.05)
 
     def labels(self) -> Labels:
+        """Return the labels of the slots."""
         return Labels(self.letters, self.colours)
 
 
 def augment(frames: torch.Tensor) -> torch.Tensor:
-    """Pairs ``uint8 [n, 2, 84, 140, 3]`` with other light, colour casts and noise, as floats of 0..255."""
+    """Return pairs ``uint8 [n, 2, 84, 140, 3]`` with other light, colour casts and noise, as floats of 0..255."""
     x = frames.float()
     n, device = len(x), x.device
 
@@ -194,7 +201,7 @@ def augment(frames: torch.Tensor) -> torch.Tensor:
 
 
 def optimizer(parameters: list[tuple[str, Any]], rate: float, device: torch.device) -> torch.optim.AdamW:
-    """AdamW that decays matrices only, and lets embeddings, which the pictures were taught, move slowly."""
+    """Return AdamW that decays matrices only, and lets embeddings, which the pictures were taught, move slowly."""
     words = [p for name, p in parameters if "embed_tokens" in name]
     matrices = [p for name, p in parameters if p.ndim >= 2 and "embed_tokens" not in name]
     others = [p for name, p in parameters if p.ndim < 2 and "embed_tokens" not in name]
@@ -208,12 +215,13 @@ def optimizer(parameters: list[tuple[str, Any]], rate: float, device: torch.devi
 
 
 def set_rate(adam: torch.optim.AdamW, rate: float) -> None:
+    """Set the learning rate of each group to its share of ``rate``."""
     for group in adam.param_groups:
         group["lr"] = rate * group["share"]
 
 
 def rate_at(step: int, done: float, warmup: int, hold: float) -> float:
-    """Part of the peak learning rate: a warmup, then level until ``hold`` of the time, then a cosine."""
+    """Return the part of the peak learning rate: a warmup, then level until ``hold`` of the time, then a cosine."""
     warm = min(1.0, (step + 1) / warmup)
     if done < hold:
         return warm
@@ -221,6 +229,7 @@ def rate_at(step: int, done: float, warmup: int, hold: float) -> float:
 
 
 def mixed(device: torch.device) -> Any:
+    """Return a context that computes in bfloat16 on a GPU."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
@@ -254,7 +263,7 @@ def train_vision(whole: Any, vision: compute.Vision, bank: Bank, *, scale: Scale
         colour_logits = sharpness[1] * pooled @ colour_words.T
         loss = F.cross_entropy(letter_logits, letters) + 0.5 * F.cross_entropy(colour_logits, colours)
         adam.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
         adam.step()
         step += 1
@@ -281,7 +290,7 @@ def train_vision(whole: Any, vision: compute.Vision, bank: Bank, *, scale: Scale
 
 
 def words(embeddings: torch.Tensor, encode: Encoder) -> tuple[torch.Tensor, torch.Tensor]:
-    """What letters ``[27, hidden]`` and colours ``[9, hidden]`` should look like, as unit vectors; none is last.
+    """Return the targets of letters ``[27, hidden]`` and colours ``[9, hidden]``, unit vectors; none is last.
 
     A letter is one token in a question and another one in an answer: pictures are taught their sum.
     """
@@ -295,21 +304,21 @@ def words(embeddings: torch.Tensor, encode: Encoder) -> tuple[torch.Tensor, torc
     return F.normalize(torch.cat([letters, none]), dim=1), F.normalize(torch.cat([colours, none]), dim=1)
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def embed(vision: compute.Vision, bank: Bank, versions: int, dtype: torch.dtype) -> torch.Tensor:
-    """The bank's video tokens ``[versions x cells, hidden]``: once as they are, then augmented."""
+    """Return the bank's video tokens ``[versions x cells, hidden]``: once as they are, then augmented."""
     bank.wait()
     frames = bank.frames.flatten(0, 1)
     parts = []
     with mixed(frames.device):
         for version in range(versions):
-            for some in frames.split(1024):
+            for some in torch.split(frames, 1024):
                 parts.append(vision(augment(some) if version else some.float()).flatten(0, 1).to(dtype))
     return torch.cat(parts)
 
 
 def draw_batch(source: Source, rng: np.random.Generator, level: int, scale: Scale) -> Batch:
-    """A batch of streams of about one length, mostly near the longest of ``level``."""
+    """Draw a batch of streams of about one length, mostly near the longest of ``level``."""
     longest = LEVELS[level]
     low = max(1.0, longest / 3) if rng.random() < 0.75 else 1.0
     chunks = round(math.exp(rng.uniform(math.log(low), math.log(longest))))
@@ -358,6 +367,11 @@ class Producer:
             self._box.put(labels)
 
     def next(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            RuntimeError: if a worker failed.
+        """
         got = self._queue.get(timeout=120)
         if isinstance(got, str):
             raise RuntimeError(f"a worker failed:\n{got}")
@@ -365,12 +379,13 @@ class Producer:
         return got
 
     def close(self) -> None:
+        """End the workers."""
         for worker in self._workers:
             worker.terminate()
 
 
 def score(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Which questions are answered exactly right: ``bool [Q]``."""
+    """Return True for each question that is answered exactly right, ``bool [Q]``."""
     targets = compute.load(batch.targets, logits.device)
     question = compute.load(batch.question, logits.device)
     wrong = (logits.argmax(dim=1) != targets).float()
@@ -400,13 +415,13 @@ class Hints(torch.nn.Module):
         self._states = output[0] if isinstance(output, tuple) else output
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Of the latest forward pass, which was of ``batch``: for the time plus for the letter."""
+        """Return the loss of the latest forward pass, which was of ``batch``: for the time plus for the letter."""
         assert self._states is not None
         states, self._states = self.norm(self._states), None
         device, width = states.device, batch.times.shape[1]
         video = compute.load(batch.cells[:, :width], device) >= 0
         times = compute.load(batch.times, device)[video]
-        logits = self.clock(states[:, :width][video]).float().split(self.SIZES, dim=1)
+        logits = torch.split(self.clock(states[:, :width][video]).float(), [*self.SIZES], dim=1)
         targets = ((times // 3600).clamp(max=9), times // 60 % 60, times % 60)
         clock = torch.stack([F.cross_entropy(x, y) for x, y in zip(logits, targets, strict=True)]).sum()
         asked = compute.load(batch.letters, device)[compute.load(batch.question, device)] % self.LETTERS
@@ -415,15 +430,16 @@ class Hints(torch.nn.Module):
 
 
 class Tally:
-    """What happened since the last line of the log."""
+    """Losses and right answers since the last line of the log."""
 
     def __init__(self, device: torch.device) -> None:
         self._counts = torch.zeros((2, 2 * len(KINDS)), device=device)
         self._losses = torch.zeros(2, device=device)
         self._steps = self._chunks = 0
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def add(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor, hint: torch.Tensor) -> None:
+        """Count one step."""
         right = score(logits, batch).float()
         group = compute.load(batch.kinds + np.where(batch.clean, 0, len(KINDS)), logits.device)
         self._counts[0].index_add_(0, group, right)
@@ -433,7 +449,7 @@ class Tally:
         self._chunks += int(batch.sizes[0])
 
     def take(self) -> tuple[float, float, str]:
-        """Right answers of all and of the letters' colours, on whole streams, and a line; begins anew."""
+        """Return the part of right answers, that of the letters' colours, and a line; begin anew."""
         right, asked = self._counts.cpu().numpy()
         loss, hint = (self._losses / self._steps).tolist()
         each = right / np.maximum(1, asked)
@@ -460,7 +476,7 @@ def train_language(
     log: Log,
     save: Callable[[int], None],
 ) -> int:
-    """Teach the language model until ``until`` seconds; returns the level it reached."""
+    """Teach the language model until ``until`` seconds; return the level it reached."""
     device = tokens.device
     text = whole.model.language_model
     hints = Hints(text, whole.config.text_config.hidden_size).to(device)
@@ -480,7 +496,7 @@ def train_language(
             hint = hints.loss(batch)
         loss = F.cross_entropy(logits, compute.load(batch.targets, device))
         adam.zero_grad(set_to_none=True)
-        (loss + HINT_SHARE * hint).backward()
+        torch.autograd.backward(loss + HINT_SHARE * hint)
         torch.nn.utils.clip_grad_norm_([*text.parameters(), *hints.parameters()], 1.0)
         adam.step()
         step, level_step = step + 1, level_step + 1
@@ -502,11 +518,11 @@ def train_language(
     return int(producer.level.value)
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def evaluate(
     whole: Any, vision: compute.Vision, bank: Bank, encode: Encoder, *, until: float, log: Log
 ) -> dict[str, Any]:
-    """Exact answers on slots never trained on: by length, kind and age, as a tree of fractions."""
+    """Return the part of exact answers on slots never trained on, by length, kind and age."""
     device = bank.frames.device
     tokens = embed(vision, bank, 1, torch.float32)
     source = Source(bank.labels(), encode)
@@ -569,7 +585,7 @@ def load_weights(whole: Any, directory: Path) -> None:
 
 
 def encoder() -> Encoder:
-    """The shipped tokenizer's encoding."""
+    """Return the encoder of the shipped tokenizer."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
@@ -586,7 +602,7 @@ def prepare_imports() -> None:
 
 
 def build(resume: Path | None) -> tuple[Any, dict[str, Any]]:
-    """The model as drawn, or as an earlier run left it in ``resume``, and how far it got."""
+    """Return the model as drawn, or as an earlier run left it in ``resume``, and how far it got."""
     prepare_imports()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -600,8 +616,7 @@ def build(resume: Path | None) -> tuple[Any, dict[str, Any]]:
 
 
 def train(args: argparse.Namespace) -> None:
-    from kvvideo.tiny.training.compute import Vision, use_packed_attention
-
+    """Train both parts and evaluate, with the options of the command line."""
     args.out.mkdir(parents=True, exist_ok=True)
     log = Log(args.out / "log.txt")
     device, scale = torch.device(args.device), SCALES[args.device]
@@ -618,8 +633,8 @@ def train(args: argparse.Namespace) -> None:
 
     whole, state = build(args.resume)
     whole = whole.to(device)
-    use_packed_attention(whole)
-    vision = Vision(whole.model.visual, whole.config.vision_config, device)
+    compute.use_packed_attention(whole)
+    vision = compute.Vision(whole.model.visual, whole.config.vision_config, device)
     size = sum(p.numel() for p in whole.parameters()) / 1e6
     log(f"{size:.2f} M parameters on {device}, {cores} cores, torch {torch.__version__}, {args}")
     reserve = min(20.0, 0.08 * total) if args.device == "cuda" else min(240.0, 0.15 * total)
@@ -640,17 +655,8 @@ def train(args: argparse.Namespace) -> None:
     cells = scale.slots * GRIDS * model.TOKENS
     log(f"bank of {scale.slots} slots embedded; {tokens.numel() * tokens.element_size() / 2**20:.0f} MiB")
     producer.begin(bank.labels(), state["level"])
-    level = train_language(
-        whole,
-        tokens,
-        cells,
-        producer,
-        scale=scale,
-        until=total - reserve,
-        peak=args.rate,
-        log=log,
-        save=save,
-    )
+    end = total - reserve
+    level = train_language(whole, tokens, cells, producer, scale=scale, until=end, peak=args.rate, log=log, save=save)
     producer.close()
     save(level)
     with torch.no_grad():
@@ -664,6 +670,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Train as the command line says."""
     parser = argparse.ArgumentParser(description="Train kvvideo's tiny model.")
     parser.add_argument("--out", type=Path, required=True, help="directory for the weights, log and evaluation")
     parser.add_argument("--minutes", type=float, default=9.0, help="wall clock, evaluation included")
