@@ -1,0 +1,1 @@
+"""The README, the pages beside it, and what they say."""
