@@ -62,7 +62,7 @@ class CacheStats:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a stream has come, and what its cache holds there.
+    """Position of a stream, and the contents of its cache there.
 
     Attributes:
         position: moment stood at, in seconds of the source.

@@ -8,6 +8,7 @@ schema; the other two are not needed and are declared absent. Machines whose bui
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +27,8 @@ _libraries: list[Any] = []  # a schema lives as long as the Library object that 
 
 @cache
 def prepare() -> None:
-    """Try the three imports and mend those that fail. Call before importing vLLM or transformers."""
+    """Try the three imports and mend those that fail. Call before importing torch, vLLM or transformers."""
+    _let_threads_sleep()
     for name in ("torchaudio", "torchcodec"):
         if error := import_error(name):
             logger.debug("%s cannot load (%s): treated as absent", name, error)
@@ -36,6 +38,17 @@ def prepare() -> None:
         _define_operators()
         if error := import_error("torchvision"):
             logger.debug("torchvision still cannot load: %s", error)
+
+
+def _let_threads_sleep() -> None:
+    """Have OpenMP's threads wait for work by spinning briefly, then asleep; a person's own settings win.
+
+    By default they spin for milliseconds, and on cores that others use too (a virtual machine's always are) hold up
+    the very threads that they wait for. 1000 is chosen by measurement: docs/profile.md. OpenMP reads this when it is
+    loaded, with torch: after that it has no effect.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def import_error(name: str) -> str | None:
