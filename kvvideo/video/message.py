@@ -1,16 +1,16 @@
 """Read a message in the form of qwen-vl-utils, ``{"type": "video", "video": "film.mp4", "fps": 2.0}``, as a ``Source``.
 
-Fields mean what ``process_vision_info`` of qwen-vl-utils 0.0.14 makes of them, and a frame gets the same size. Its
-frames are other ones, though, wherever it does not take every frame, and ours are those that were asked for:
+A field means what it means to ``process_vision_info`` of qwen-vl-utils 0.0.14, and frames get the size that it gives
+them. Where it takes every frame of a video, ours are the same. Elsewhere ours are those that were asked for:
 
-- It takes ``n`` frames at even steps of the *index*, from the first frame to the last. Its steps are therefore longer
-  than ``1 / fps``, the step that it tells the model, and in video of variable rate they are no steps of time at all.
-  Here frame ``k`` is the one shown at ``video_start + k / fps``.
-- It rounds ``n`` down to an even number. Here the last frame is shown twice instead, and none is lost.
-- It takes 4 to 768 frames, at a lower rate where there would be more, and makes them smaller the more there are. Here
-  neither depends on the length, which of a stream nobody knows; the budget of the cache bounds the memory.
-- It takes the frame at ``video_end`` as well. Here two parts that meet share no frame.
-- A rate above the video's own it limits to that. Here a frame is then shown again, as on a screen.
+- Moments. It takes ``n`` frames evenly by index, from the first to the last. They lie further apart than ``1 / fps``,
+  which it tells the model; at variable rate they are not even in time. Here frame ``k`` is the one that is shown at
+  ``video_start + k / fps``.
+- Odd numbers. It leaves one frame out. Here the last is shown twice.
+- Length. It takes 4 to 768 frames: of a long video fewer a second, and smaller ones. Here rate and size stay, for the
+  length of a stream is not known; the budget of the cache bounds the memory.
+- The end. It takes the frame at ``video_end``. Here that one belongs to the part after it.
+- High rates. It takes no frame twice. Here a frame is shown again where ``fps`` is above the rate of the video.
 
 qwen_vl_utils itself is not imported, for that loads torch and torchvision. Its arithmetic of sizes is ``frame_size``,
 and the tests hold sizes and frames against the original.

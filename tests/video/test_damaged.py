@@ -16,6 +16,7 @@ import pytest
 
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.video import Live, VideoReader, awake, frame_at, plan, probe
+from kvvideo.video.process import WorkerProcess
 from kvvideo.video.worker import MEMORY_BYTES
 from tests.helpers import damage
 from tests.helpers.clips import H264, MS, Clip, clip, drain, expected, made, numbers
@@ -51,23 +52,23 @@ def test_the_script_finds_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "x.mp4"
     path.write_bytes(clip("plain.mp4").read_bytes())
     assert damaged.examine(damage.Damaged("sound", path)).fault == ""
-    start = damaged.VideoReader._ask
+    start = WorkerProcess.ask
 
     def with_signal(number: signal.Signals) -> Callable[..., None]:
-        def ask(reader: VideoReader, request: dict[str, object]) -> None:
-            os.kill(reader.pid, number)
-            start(reader, request)
+        def ask(worker: WorkerProcess, request: dict[str, object]) -> None:
+            os.kill(worker.pid, number)
+            start(worker, request)
 
         return ask
 
     with monkeypatch.context() as patch:
         patch.setattr(damaged, "STALL_SECONDS", 0.5)
         patch.setattr(awake, "is_stopped", lambda _: False)  # else it is waited for
-        patch.setattr(VideoReader, "_ask", with_signal(signal.SIGSTOP))
+        patch.setattr(WorkerProcess, "ask", with_signal(signal.SIGSTOP))
         assert "it hung" in damaged.examine(damage.Damaged("hangs", path)).fault
-    monkeypatch.setattr(VideoReader, "_ask", with_signal(signal.SIGSEGV))
+    monkeypatch.setattr(WorkerProcess, "ask", with_signal(signal.SIGSEGV))
     assert "it crashed" in damaged.examine(damage.Damaged("crashes", path)).fault
-    monkeypatch.setattr(VideoReader, "_ask", lambda reader, request: start(reader, {**request, "grid": {}}))
+    monkeypatch.setattr(WorkerProcess, "ask", lambda worker, request: start(worker, {**request, "grid": {}}))
     assert "nobody thought of" in damaged.examine(damage.Damaged("fails", path)).fault
 
 
