@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import fields, replace
 from typing import Any
 
+from kvvideo.compression import find_option
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.runs import streaming
@@ -43,8 +44,9 @@ def analyze(
         model: directory or hub name; ``tiny`` is the bundled one.
         every: if given, the questions without a moment are asked every so many seconds of video instead.
         max_answer_tokens: longest answer.
-        settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …), ``Source`` (``fps``, ``start`` …) and
-            ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default as large as the model knows.
+        settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …, options of the strategy), ``Source``
+            (``fps``, ``start`` …) and ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default
+            as large as the model knows.
 
     Raises:
         ConfigError: a setting, a question or the model cannot be used.
@@ -78,18 +80,25 @@ def _answers(source: Source, config: EngineConfig, asking: Asking) -> Generator[
 
 def _settled(video: Video, model: str, settings: dict[str, Any]) -> tuple[EngineConfig, Source]:
     """Return the engine's configuration and the source that these settings describe."""
-    own = {kind: {f.name: settings[f.name] for f in fields(kind) if f.name in settings} for kind in _KINDS}
-    if unknown := sorted(settings.keys() - {name for found in own.values() for name in found}):
-        allowed = ", ".join(f.name for kind in _KINDS for f in fields(kind))
-        raise ConfigError(f"{unknown[0]}: not a setting; allowed are {allowed}")
-    config = EngineConfig(**{"cache": CacheConfig(**own[CacheConfig]), **own[EngineConfig]}, model=model)
+    # The engine's come first: it has ``options`` as well as the cache.
+    of_engine, of_source, of_cache = (_taken(settings, kind) for kind in (EngineConfig, Source, CacheConfig))
+    # What is left may be an option of the strategy.
+    strategy = str(of_cache.get("strategy", CacheConfig.strategy)).partition(":")[0]
+    if unknown := [name for name in settings if find_option(strategy, name) is None]:
+        allowed = [f.name for kind in (CacheConfig, Source, EngineConfig) for f in fields(kind)]
+        raise ConfigError(f"{unknown[0]}: not a setting; allowed are {', '.join(allowed)}, and those of strategies")
+    if "cache" in of_engine and (both := [*of_cache, *settings]):
+        raise ConfigError(f"{both[0]}: the cache that is given has that too; leave one out")
+    config = EngineConfig(**{"cache": CacheConfig(**of_cache, **settings), **of_engine}, model=model)
     if isinstance(video, Source):
-        source = replace(video, **own[Source])
+        source = replace(video, **of_source)
     else:
         low, high = frame_pixels(config)
         path = {"path": os.fsdecode(video)} if isinstance(video, str | os.PathLike) else reading_of(video)
-        source = Source(**{"min_pixels": low, "max_pixels": high, **path, **own[Source]})
+        source = Source(**{"min_pixels": low, "max_pixels": high, **path, **of_source})
     return config, Source.from_dict(source.as_dict())
 
 
-_KINDS: tuple[Any, ...] = (CacheConfig, Source, EngineConfig)
+def _taken(settings: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Take those that ``kind`` has as fields out of ``settings``."""
+    return {field.name: settings.pop(field.name) for field in fields(kind) if field.name in settings}

@@ -143,7 +143,7 @@ BAD = [
     ({**GOOD, "video": {"video": "a.mp4", "nframes": 8}}, "video: nframes of a message cannot be honoured"),
     ({**GOOD, "video": {"video": "a.mp4", "fps": "2"}}, "video: fps of a message must be a number"),
     ({**GOOD, "video": {"video": "rtsp://camera/1"}}, "is an address; a batch reads files"),
-    ({**GOOD, "video": {"video": " "}}, 'video: " " is no text'),
+    ({**GOOD, "video": {"video": " "}}, 'video: " " must be a non-empty string'),
     ({**GOOD, "video": {"video": ["1.jpg", "2.jpg"]}}, "video: video of a message must be a path"),
     ({**GOOD, "video": {"content": [{"video": "a.mp4"}]}}, "video: content: give the element of the video alone"),
     ({**GOOD, "video": {"video": "a", "fps": 1}, "fps": 2}, "fps: the message under 'video' says that too"),
