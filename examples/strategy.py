@@ -7,6 +7,9 @@ from torch import Tensor
 import kvvideo
 from kvvideo.compression.policy import LiveCache, ScorePolicy
 
+VIDEO = Path(__file__).parents[1] / "samples" / "letters-1m.mp4"
+QUESTION = "What colour was the letter D?"
+
 
 class Reservoir(ScorePolicy):
     """Keeps the tokens with the highest lots. A token's lot never changes."""
@@ -20,11 +23,6 @@ class Reservoir(ScorePolicy):
 
 
 kvvideo.compression.register("reservoir", Reservoir)
-engine = kvvideo.Engine(kvvideo.EngineConfig(model="tiny", cache=kvvideo.CacheConfig("reservoir", max_tokens=256)))
 for name in ("reservoir", "distinct"):
-    engine.use(kvvideo.CacheConfig(name, max_tokens=256))
-    video = Path(__file__).parents[1] / "samples" / "letters-1m.mp4"
-    with kvvideo.VideoReader(video, max_pixels=16 * 28 * 28) as chunks, kvvideo.open_session(engine) as session:
-        for chunk in chunks:
-            session.ingest(chunk)
-        print(name, session.ask("What colour was the letter D?").text, session.stats().live, session.held())
+    for answer in kvvideo.analyze(VIDEO, QUESTION, model="tiny", strategy=name, max_tokens=256):
+        print(name, answer.text, answer.cache.live, answer.held)

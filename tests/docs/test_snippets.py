@@ -15,6 +15,7 @@ from vllm.engine.arg_utils import EngineArgs
 from kvvideo.batch.jobs import parse_job
 from kvvideo.cli import app, settings
 from kvvideo.cli.command import commands
+from kvvideo.session.engine import Engine
 from tests.helpers import ROOT, documents
 from tests.helpers import commands as cli
 
@@ -40,6 +41,8 @@ def test_python_runs(
     completions = SimpleNamespace(create=lambda **request: sent.append(request) or answer)
     monkeypatch.setattr(vllm, "LLM", lambda model, **options: made.append({"model": model, **options}))
     monkeypatch.setattr(openai, "OpenAI", lambda **_: SimpleNamespace(chat=SimpleNamespace(completions=completions)))
+    # The engine is also that of other tests.
+    monkeypatch.setattr(Engine, "close", lambda self: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     if "movie.kvv" in snippet.text:
