@@ -43,12 +43,12 @@ class LocalEngine:
         # vLLM's own finalizer would tear down what all engines of this process share.
         client._finalizer.detach()  # noqa: SLF001
         _open.add(id(self.core))
-        self._finalizer = weakref.finalize(self, _shut_down, self.core)
+        self._end = weakref.finalize(self, _shut_down, self.core)
 
     @property
     def closed(self) -> bool:
         """True once ``close`` was called."""
-        return not self._finalizer.alive
+        return not self._end.alive
 
     @property
     def hf_config(self) -> Any:
@@ -133,8 +133,8 @@ class LocalEngine:
 
     def close(self) -> None:
         """Give the model's memory back. Other engines in this process go on."""
-        if self._finalizer.alive:
-            self._finalizer()
+        if self._end.alive:
+            self._end()
             del self.llm, self.core, self.scheduler
 
 
