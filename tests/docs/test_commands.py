@@ -79,7 +79,12 @@ def plain(command: Command) -> str:
 
 
 def which(way: str) -> list[Any]:
-    return [pytest.param(one, id=f"{one.where} {one}") for one in BLOCKS if treated(one) == [way]]
+    """Return the commands that are treated this way; those of other pages than the README are for the slow tests."""
+    return [
+        pytest.param(one, id=f"{one.where} {one}", marks=[] if one.where.startswith("README") else pytest.mark.slow)
+        for one in BLOCKS
+        if treated(one) == [way]
+    ]
 
 
 @pytest.mark.parametrize("command", [pytest.param(one, id=f"{one.where} {one}") for one in BLOCKS])

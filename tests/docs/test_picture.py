@@ -4,6 +4,7 @@ import html
 import re
 
 import pyte
+import pytest
 
 from tests.helpers import ROOT, documents, picture
 
@@ -46,6 +47,7 @@ def test_a_screen_is_drawn_as_it_is() -> None:
     assert [line.strip() for line in shown(svg)] == ["a < b & c", "d"]
 
 
+@pytest.mark.slow
 def test_the_program_makes_it_anew() -> None:
     """In a shell, in a terminal, with the bundled model; what it answers is what the README says."""
     check(picture.svg(picture.run()))

@@ -24,7 +24,16 @@ LANGUAGES = {"sh", "python", "toml", "json", ""}
 
 
 def of(language: str) -> list[Any]:
-    return [pytest.param(block, id=block.where) for block in SNIPPETS.values() if block.language == language]
+    """Return the snippets of a language; Python of other pages than the README is for the slow tests."""
+    return [
+        pytest.param(
+            block,
+            id=block.where,
+            marks=pytest.mark.slow if language == "python" and block.page.name != "README.md" else [],
+        )
+        for block in SNIPPETS.values()
+        if block.language == language
+    ]
 
 
 def test_every_snippet_says_its_language() -> None:

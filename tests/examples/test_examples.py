@@ -26,7 +26,9 @@ def test_all_examples_are_here_and_short() -> None:
     assert all(len(path.read_text().splitlines()) <= 30 for path in programs.values())
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize(
+    "name", [name if name == "ask.py" else pytest.param(name, marks=pytest.mark.slow) for name in SAID]
+)
 def test_it_runs_and_says_what_it_should(name: str, tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
