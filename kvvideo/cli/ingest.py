@@ -65,8 +65,10 @@ def command(
     from kvvideo.runs.ingest import Part, is_made, part_of
     from kvvideo.session import BASELINES
 
-    if cache.strategy in BASELINES:
-        raise ConfigError(f"strategy: {cache.strategy!r} keeps no cache that could be written down; choose another")
+    if config.cache.strategy in BASELINES:
+        raise ConfigError(
+            f"strategy: {config.cache.strategy!r} keeps no cache that could be written down; choose another"
+        )
     source = watching.source(video, reading)
     path = Path(Path(video).stem + ".kvv") if output is None else output
     if resume and not source.replayable:

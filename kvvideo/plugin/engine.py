@@ -99,8 +99,13 @@ class LocalEngine:
         """Send ``request``; return the name under which ``step`` gives its outputs."""
         self.llm.input_processor.assign_request_id(request)
         self.llm.output_processor.add_request(request, None, None, 0)
-        self.append(request)
-        return str(request.external_req_id)
+        name = str(request.external_req_id)
+        try:
+            self.append(request)
+        except BaseException:
+            self.abort_questions([name])
+            raise
+        return name
 
     def is_computing(self, request_id: str) -> bool:
         """Return True until ``request_id`` has computed all it was given, be it a session's part or a whole request."""

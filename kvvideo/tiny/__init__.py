@@ -3,7 +3,9 @@
 world.py    clips that show letters, and the questions one can ask of them
 samples.py  a clip as an mp4 with a truth file
 model.py    the architecture, the tokenizer and the files around the weights
-streams.py  random streams of chunks with questions asked along the way
-packing.py  one stream and all its questions as one sequence
-train.py    the training script
+training/   how it was trained:
+  streams.py  random streams of chunks with questions asked along the way
+  packing.py  one stream and all its questions as one sequence
+  compute.py  the model's parts, computed faster than transformers does
+  train.py    the training script
 """

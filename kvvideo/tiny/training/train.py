@@ -597,7 +597,7 @@ def prepare_imports() -> None:
     try:
         importlib.import_module("kvvideo.plugin.compat").prepare()
     except ModuleNotFoundError as error:
-        if error.name != "kvvideo.plugin.compat":
+        if error.name not in ("kvvideo.plugin", "kvvideo.plugin.compat"):
             raise
 
 
