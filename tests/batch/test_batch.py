@@ -274,6 +274,7 @@ def test_one_ingest_answers_several_jobs(clips: Path, tmp_path: Path, kvvideo: C
     assert summary["strategies"]["streaming"] == {"scored": 0, "right": 0, "accuracy": None}
 
 
+@pytest.mark.slow
 def test_failures_stop_nobody_else(clips: Path, tmp_path: Path, kvvideo: Callable[..., Any]):
     path = write(
         clips / "bad.jsonl",
@@ -326,6 +327,7 @@ def test_failures_stop_nobody_else(clips: Path, tmp_path: Path, kvvideo: Callabl
     assert {("gone", 0), ("gone", 1)} <= {(r["id"], r["index"]) for r in lines(tmp_path / "results.jsonl")}
 
 
+@pytest.mark.slow
 def test_fail_fast_stops_at_the_first_failure(clips: Path, tmp_path: Path, kvvideo: Callable[..., Any]):
     path = write(clips / "fast.jsonl", job("none", "none.mp4", NOW), *(job(f"j{n}", f"{n}.mp4", NOW) for n in range(4)))
     code, out, err = kvvideo("batch", path, "-o", tmp_path, *WORDS, "--json", "--fail-fast")
@@ -337,6 +339,7 @@ def test_fail_fast_stops_at_the_first_failure(clips: Path, tmp_path: Path, kvvid
     assert (code, json.loads(out)["answered"], json.loads(out)["left"]) == (1, 4, 0)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch(four: Path, tmp_path: Path, kvvideo: Callable[..., Any]):
     code, out, _ = kvvideo("batch", four, "-o", tmp_path, *WORDS, "--json", "--limit", "1")
     assert (code, json.loads(out)["questions"]) == (0, 3)
@@ -420,6 +423,7 @@ def test_two_do_not_write_to_one_place(four: Path, tmp_path: Path, kvvideo: Call
     assert "cannot be used: " in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_written(
     four: Path, tmp_path: Path, kvvideo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
@@ -448,6 +452,7 @@ def test_a_full_disk_keeps_what_was_written(
     assert len(lines(results)) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code"), [(RuntimeError("CUDA out of memory. Tried to"), 4), (RuntimeError("kernel died"), 5)]
 )
@@ -483,6 +488,7 @@ def test_an_engine_that_fails_ends_the_batch_and_fails_no_video(
     assert (ended, json.loads(out)["answered"]) == (0, 12)
 
 
+@pytest.mark.slow
 def test_a_session_that_is_lost_is_tried_again(four: Path, tmp_path: Path, engine: Engine, kvvideo: Callable[..., Any]):
     """vLLM ends it in the middle; the others go on, and what it had answered is not asked again."""
     lost: list[str] = []
@@ -573,6 +579,7 @@ def test_what_cannot_be_run_is_said_at_once(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_progress_is_told_as_it_is_made(engine: Engine, four: Path):
     engine.use(CACHE)
     events = streamed(engine, tasks(four)[:2])

@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import pexpect
+import pytest
 
 from tests.batch.test_batch import lines, untimed
 from tests.helpers.commands import command
 from tests.helpers.killed_batches import WORDS, make_jobs
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KVVIDEO_TEST_BATCH_KILLS", "50"))
 

@@ -149,6 +149,7 @@ def undisturbed(jobs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[An
     return records(directory)
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_comes_to_the_same(
     jobs: Path, tmp_path: Path, undisturbed: dict[Any, dict[str, Any]], ray: Any
 ):
@@ -249,6 +250,7 @@ main()
 """``kvvideo``, with engines that come to no end."""
 
 
+@pytest.mark.slow
 def test_a_batch_whose_only_machine_dies_says_so(jobs: Path, tmp_path: Path):
     """It does not wait for an engine that can start nowhere, and leaves nothing behind."""
     command = [sys.executable, "-c", PROGRAM, "batch", str(jobs), "-o", str(tmp_path), *CLI]
@@ -303,6 +305,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_its_machines_is_waited_for_and_then_given_up(jobs: Path):
     """Its head is there still: another machine may join."""
     path = os.pathsep.join([str(ROOT), *sys.path])

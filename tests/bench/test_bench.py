@@ -48,6 +48,7 @@ def field() -> Iterator[dict[str, Rival]]:
         yield {rival.name: rival for rival in found}
 
 
+@pytest.mark.slow
 def test_transformers_holds_what_kvvideo_holds(field: dict[str, Any]) -> None:
     """The same tokens in every layer and head, and so the same keys: it is the same work."""
     ours: Kvvideo = field["kvvideo"]
@@ -61,6 +62,7 @@ def test_transformers_holds_what_kvvideo_holds(field: dict[str, Any]) -> None:
     assert theirs.held_bytes < ours.held_bytes  # which are whole blocks, and have side state
 
 
+@pytest.mark.slow
 def test_all_see_the_same_words(field: dict[str, Any]) -> None:
     assert len({rival.seen for rival in field.values()}) == 1
     per_token = field["vllm-session"].plain.token_bytes
@@ -192,6 +194,7 @@ def test_bench_ask_reports() -> None:
     assert found["limit"]["ratios"]["transformers"] > 1
 
 
+@pytest.mark.slow
 def test_bench_compaction_reports_in_words() -> None:
     result = kvvideo("bench", "compaction", "-s", "distinct,h2o", "--cycles", "1", "--max-tokens", "256")
     assert result.returncode == 0, result.stderr
@@ -202,6 +205,7 @@ def test_bench_compaction_reports_in_words() -> None:
     assert "attention received from 64 queries" in result.stdout
 
 
+@pytest.mark.slow
 def test_bench_profile_accounts_for_all_time() -> None:
     found = report("profile", "--cycles", "1", "--max-tokens", "256", "-s", "snapkv", "--chunk", "6")
     assert (found["frames"], found["chunk_seconds"]) == (12, 6.0)
@@ -213,6 +217,7 @@ def test_bench_profile_accounts_for_all_time() -> None:
     assert len(found["least_ms"]) == 3
 
 
+@pytest.mark.slow
 def test_bench_decode_reports() -> None:
     found = report(
         "decode", "--seconds", "40", "--size", "320x180", "--repeats", "1", "--ingest", "--max-tokens", "512"
@@ -261,6 +266,7 @@ def test_operations_are_those_that_are_computed() -> None:
         assert language_only.all / 2 == pytest.approx(parameters, rel=0.002)
 
 
+@pytest.mark.slow
 def test_bad_options_are_explained() -> None:
     for arguments, words in (
         (("ingest", "-n", "many"), "lengths: 'many'"),

@@ -77,6 +77,7 @@ def cell(report: dict[str, Any], strategy: str, share: float) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_the_default_remembers_nine_tenths_of_the_past_in_a_tenth_of_the_memory(report: dict[str, Any]):
     full, default = cell(report, "full", 1.0), cell(report, CacheConfig.strategy, 0.1)
     assert full["backward"] > 0.95
@@ -87,6 +88,7 @@ def test_the_default_remembers_nine_tenths_of_the_past_in_a_tenth_of_the_memory(
     assert default["peak_bytes"] < 0.12 * full["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_a_report_adds_up(report: dict[str, Any]):
     for one in report["cells"]:
         assert sum(one["asked"]) == sum(report["cells"][0]["asked"]) > 50
@@ -99,6 +101,7 @@ def test_a_report_adds_up(report: dict[str, Any]):
     assert "256" in report["skipped"][0]["reason"]
 
 
+@pytest.mark.slow
 def test_plots_and_table_of_a_report(report: dict[str, Any], tmp_path: Path):
     source = tmp_path / "report.json"
     source.write_text(json.dumps(report))
@@ -113,6 +116,7 @@ def test_plots_and_table_of_a_report(report: dict[str, Any], tmp_path: Path):
         assert "streaming" in drawn
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path):
     made = kvvideo(
         "bench",
@@ -131,6 +135,7 @@ def test_the_command_line(tmp_path: Path):
     assert [c["strategy"] for c in json.loads(made.stdout)["cells"]] == ["full", "distinct"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -38,6 +38,7 @@ def expected(clip: Path) -> dict[float, str]:
     return {record["asked_at"]: record["answer"] for record in records(result.stdout)[:-1]}
 
 
+@pytest.mark.slow
 def test_a_script_gets_what_a_fresh_run_would_say(clip: Path, expected: dict[float, str], tmp_path: Path):
     """Every way to a moment and back; then all that can be looked at, switched, written and loaded."""
     lines = f"""{LETTER}
@@ -134,6 +135,7 @@ never asked
     assert result.returncode == 2, "some lines were wrong"
 
 
+@pytest.mark.slow
 def test_a_saved_chat_goes_on_where_it_stopped(clip: Path, expected: dict[float, str], tmp_path: Path):
     """With its video, without it, and with one that only has its name."""
     first = chat(
@@ -169,6 +171,7 @@ def test_a_saved_chat_goes_on_where_it_stopped(clip: Path, expected: dict[float,
     assert "is not the video that the memory was made of" in fourth.stderr
 
 
+@pytest.mark.slow
 def test_what_is_said_is_remembered_on_request_and_can_be_taken_back(
     clip: Path, expected: dict[float, str], tmp_path: Path
 ):
@@ -183,6 +186,7 @@ def test_what_is_said_is_remembered_on_request_and_can_be_taken_back(
     assert result.returncode == 2
 
 
+@pytest.mark.slow
 def test_a_question_is_told_what_was_said_before(clip: Path, tmp_path: Path):
     """As far as it is not undone, and of moments that were only visited too; the bundled model has to be asked to."""
     config = EngineConfig(model="tiny", cache=CacheConfig("streaming", max_tokens=512))
@@ -240,6 +244,7 @@ def test_whatever_is_typed_is_answered_or_explained(clip: Path, expected: dict[f
     assert result.returncode == 5
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_one_line(clip: Path, tmp_path: Path):
     (tmp_path / "broken.kvv").write_bytes(b"PK\x03\x04 broken")
     for arguments, code, says in [
@@ -292,6 +297,7 @@ def terminal(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     assert LETTER in (directory / "state" / "history").read_text()
 
 
+@pytest.mark.slow
 def test_the_prompt_moves_on_while_a_person_types(terminal: Terminal):
     terminal.expect(r"^0:00/1:00 ‖ · 0/512 · 0 fr/s ›")
     terminal.enter("/play 2x")
@@ -301,6 +307,7 @@ def test_the_prompt_moves_on_while_a_person_types(terminal: Terminal):
     terminal.type("\x7f" * 12)
 
 
+@pytest.mark.slow
 def test_answers_come_at_the_moment_stood_at(terminal: Terminal, expected: dict[float, str]):
     terminal.enter("/seek 0:30")
     terminal.expect(r"^at 0:30: from the memory of \d:\d\d, \d chunks? replayed")
@@ -309,6 +316,7 @@ def test_answers_come_at_the_moment_stood_at(terminal: Terminal, expected: dict[
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[30.0]}$")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_not_the_chat(terminal: Terminal):
     terminal.enter("/set max-answer-tokens 1500")
     terminal.expect(r"^max-answer-tokens = 1500")
@@ -320,6 +328,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(terminal: Terminal):
     terminal.expect(r"^max-answer-tokens = 20")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_journey_and_returns(terminal: Terminal, expected: dict[float, str]):
     terminal.enter("/compare streaming window h2o tova snapkv distinct -- What?")
     terminal.expect(r"^streaming: ")
@@ -329,6 +338,7 @@ def test_ctrl_c_stops_a_journey_and_returns(terminal: Terminal, expected: dict[f
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[30.0]}\n0:30/1:00")
 
 
+@pytest.mark.slow
 def test_lines_are_edited(terminal: Terminal, expected: dict[float, str]):
     """Ctrl-C clears the line, Tab completes, Alt-Enter begins a new line, and lines of before come back."""
     terminal.type("half a line")
@@ -349,6 +359,7 @@ def test_lines_are_edited(terminal: Terminal, expected: dict[float, str]):
     terminal.ctrl_c()
 
 
+@pytest.mark.slow
 def test_the_panel_stays_and_moves_on(terminal: Terminal, expected: dict[float, str]):
     terminal.enter("/dash")
     terminal.expect(r"^│ 0:30 / 1:00")
@@ -369,6 +380,7 @@ def test_the_panel_stays_and_moves_on(terminal: Terminal, expected: dict[float, 
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}\n1:00/1:00")
 
 
+@pytest.mark.slow
 def test_a_narrow_window_has_a_prompt(terminal: Terminal):
     terminal.resize(40, 30)
     terminal.type("Which")
@@ -380,6 +392,7 @@ def test_a_narrow_window_has_a_prompt(terminal: Terminal):
     terminal.expect(r"^1:00/1:00 ■ · \d+/512 · \d+ fr/s ›$")
 
 
+@pytest.mark.slow
 def test_ctrl_z_suspends_the_chat_and_fg_brings_it_back(clip: Path, tmp_path: Path):
     """With what was typed; and while there is no prompt."""
     script = "set -m; {}; echo suspended; read go; fg; echo once more; read go; fg"
@@ -400,6 +413,7 @@ def test_ctrl_z_suspends_the_chat_and_fg_brings_it_back(clip: Path, tmp_path: Pa
     assert terminal.leave() == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_model_is_loaded_leaves_at_once(clip: Path, tmp_path: Path):
     terminal = Terminal(tmp_path, str(clip), *SETTINGS, program=LOADING)
     terminal.expect("^loading tiny …")
@@ -409,6 +423,7 @@ def test_ctrl_c_while_the_model_is_loaded_leaves_at_once(clip: Path, tmp_path: P
     assert not [*terminal.temporary.glob("kvvideo-chat-*")]
 
 
+@pytest.mark.slow
 def test_what_takes_long_says_so_and_typing_is_not_in_its_way(tmp_path: Path):
     """A later moment is reached through all frames between; what is typed meanwhile is for the next prompt."""
     video = SAMPLES / "letters-4m.mp4"

@@ -137,6 +137,7 @@ def remembered(chat: Chat) -> list[tuple[str, bool]]:
     return [(said.question, said.remembered) for said in chat.dialogue.said]
 
 
+@pytest.mark.slow
 def test_what_was_remembered_comes_with_a_memory(start: Start):
     """And can be taken back there, last first; what was said since is not part of it."""
     driven = start(remember=True)
@@ -165,6 +166,7 @@ def test_what_was_remembered_comes_with_a_memory(start: Start):
     assert screen.problems == []
 
 
+@pytest.mark.slow
 def test_events_of_a_memory_are_counted_when_later_ones_go(start: Start):
     driven = start(remember=True)
     driven(

@@ -14,6 +14,8 @@ from tests.helpers.chats import COLOUR, LETTER, SETTINGS, Terminal, chat
 from tests.helpers.commands import command, kvvideo, records
 from tests.helpers.servers import Play, Server, files, rtsp
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:

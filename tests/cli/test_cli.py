@@ -40,6 +40,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
     assert kvvideo("--version").stdout.startswith("kvvideo ")
 
 
+@pytest.mark.slow
 def test_what_vllm_logs_goes_to_stderr(clip: Path) -> None:
     result = kvvideo("-v", *ANALYZE, str(clip), "--to", "0:08", "-f", "jsonl", "-q", "What now?")
     assert [record["type"] for record in records(result.stdout)] == ["answer", "done"]
@@ -82,6 +83,7 @@ def test_questions_are_answered_at_their_moments(clip: Path) -> None:
     assert predicted["frames"] == 120
 
 
+@pytest.mark.slow
 def test_text_output_with_every_and_a_part_of_the_video(clip: Path) -> None:
     result = kvvideo(
         *ANALYZE, str(clip), "--from", "0:12", "--to", "0:40", "--every", "10s", "-q", "Which letter is on screen now?"
@@ -92,6 +94,7 @@ def test_text_output_with_every_and_a_part_of_the_video(clip: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -116,6 +119,7 @@ def test_wrong_usage_is_one_line_and_code_2(clip: Path, arguments: tuple[str, ..
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_videos_that_cannot_be_decoded_are_one_line_and_code_3(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
@@ -126,6 +130,7 @@ def test_videos_that_cannot_be_decoded_are_one_line_and_code_3(tmp_path: Path) -
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
 
 
+@pytest.mark.slow
 def test_a_truncated_video_keeps_its_answers(clip: Path, tmp_path: Path) -> None:
     cut = truncated(clip, tmp_path)
     result = kvvideo(
@@ -151,6 +156,7 @@ def test_a_truncated_video_keeps_its_answers(clip: Path, tmp_path: Path) -> None
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_chunk_and_exits_130(tmp_path: Path) -> None:
     """The stream is long enough not to end by itself while the test watches for its first answer."""
     clip = tmp_path / "long.mp4"
@@ -220,6 +226,7 @@ def test_the_program_is_what_is_installed() -> None:
 COMPARED = ("streaming", "full", "h2o", "recent")
 
 
+@pytest.mark.slow
 def test_strategies_are_compared_as_if_each_had_run_alone(clip: Path) -> None:
     """The first has no side state, the second no bound, the third side state, the last a session of its own."""
     questions = ("-q", "@0:22 Which letter is on screen now?", "-q", "When did the letter A appear?")
@@ -245,6 +252,7 @@ def test_strategies_are_compared_as_if_each_had_run_alone(clip: Path) -> None:
             assert {**one, **{k: other[k] for k in other if k.endswith("seconds")}} == other
 
 
+@pytest.mark.slow
 def test_a_comparison_as_text_shows_the_answers_side_by_side(clip: Path) -> None:
     result = kvvideo(
         *ANALYZE, str(clip), "--compare", "streaming, window", "-q", "What\x1b[2J now?", "-q", "@0:20 And?"
@@ -257,6 +265,7 @@ def test_a_comparison_as_text_shows_the_answers_side_by_side(clip: Path) -> None
     assert "\nwindow: 2 answers" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_interrupted_keeps_its_records(tmp_path: Path) -> None:
     """In files of each strategy, those that are written at the end too."""
     clip, first = tmp_path / "long.mp4", tmp_path / "streaming.jsonl"
@@ -299,6 +308,7 @@ def test_a_comparison_that_is_interrupted_keeps_its_records(tmp_path: Path) -> N
     assert output.splitlines() == ["[0:04] Now?", f"  streaming  {answer['answer'] or '(no answer)'}"]
 
 
+@pytest.mark.slow
 def test_a_comparison_over_a_damaged_video_goes_to_the_damage_with_each(clip: Path, tmp_path: Path) -> None:
     cut = truncated(clip, tmp_path)
     result = kvvideo(*ANALYZE, str(cut), "-f", "jsonl", "--compare", "streaming,window", "-q", "Now?")
@@ -327,6 +337,7 @@ def test_samples_are_jobs_with_answers(tmp_path: Path) -> None:
     assert all({"t", "q", "answer"} == set(q) for job in jobs for q in job["questions"])
 
 
+@pytest.mark.slow
 def test_bench_stream_reports(tmp_path: Path) -> None:
     result = kvvideo("bench", "stream", "--model", "tiny", "-n", "30", "--max-tokens", "512", "--json")
     assert result.returncode == 0, result.stderr
@@ -337,6 +348,7 @@ def test_bench_stream_reports(tmp_path: Path) -> None:
     assert report["time_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_bench_start_says_where_the_time_goes() -> None:
     result = kvvideo("bench", "start", "--json")
     assert result.returncode == 0, result.stderr
@@ -352,6 +364,7 @@ def test_strategies_are_listed_with_their_source() -> None:
         assert name in result.stdout
 
 
+@pytest.mark.slow
 def test_what_takes_long_says_so_on_a_terminal(clip: Path, tmp_path: Path) -> None:
     """Opening the video, loading the model and writing the file: each says how long it has taken."""
     arguments = command("ingest", "--model", "tiny", "--max-tokens", "512", str(clip), "-o", "a.kvv")
@@ -382,6 +395,7 @@ main()
 """The command line, with a model that nothing may load."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -408,6 +422,7 @@ def test_what_is_after_the_end_is_refused_before_the_model_is_loaded(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_was_not_asked_has_a_reason_and_an_exit_code(tmp_path: Path) -> None:
     """Nobody knows beforehand where a pipe ends."""
     samples.make(tmp_path / "clip.ts", seed=5, minutes=0.2)
@@ -425,6 +440,7 @@ def test_what_was_not_asked_has_a_reason_and_an_exit_code(tmp_path: Path) -> Non
     assert [record["type"] for record in records(done.stdout)] == ["answer", "done"]
 
 
+@pytest.mark.slow
 def test_a_video_may_be_named_by_its_url_and_times_have_units(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "a video é.mp4").write_bytes(clip.read_bytes())
     asked = ("-q", "@ 0:20 What?", "-q", "@0h1m0s Now?", "--from", "0m12s", "--dry-run", "-f", "jsonl")

@@ -24,6 +24,8 @@ from kvvideo.tiny import samples
 from tests.helpers.clips import truncated
 from tests.helpers.commands import check_refused, command, kvvideo, records, untimed
 
+pytestmark = pytest.mark.slow
+
 MODEL = ("--model", "tiny", "--max-tokens", "512")
 ASKED = ("--max-answer-tokens", "8", "-f", "jsonl")
 INGEST, ANALYZE = ("ingest", *MODEL, "--json"), ("analyze", *MODEL, *ASKED)

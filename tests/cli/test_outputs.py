@@ -23,6 +23,8 @@ from kvvideo.video import frame_at
 from tests.helpers.commands import check_refused, command, records, untimed
 from tests.helpers.outputs import RECORD, check_page, demuxed
 
+pytestmark = pytest.mark.slow
+
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
 EVERYTHING = ("-f", "jsonl,json", "-f", "csv", "-f", "srt,vtt,md,html")
 ASKED = (

@@ -74,6 +74,7 @@ def check(screen: str, answers: str, columns: int, rest: str = SUMMARY) -> None:
     assert re.fullmatch(rest.replace(" ", ""), "".join(shown[len(expected) :]).replace(" ", "")), screen
 
 
+@pytest.mark.slow
 def test_every_answer_is_left_on_the_screen(analyze: tuple[object, ...], answers: str, tmp_path: Path) -> None:
     """With hour-long times at several widths, stdout the same terminal or a file, which then has the answers alone."""
     for columns in (40, 80, 120):
@@ -87,6 +88,7 @@ def test_every_answer_is_left_on_the_screen(analyze: tuple[object, ...], answers
     assert (tmp_path / "out.jsonl").read_text().count('"type": "answer"') == answers.count(QUESTION)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "widths"),
     [(pyte.Screen, (80, 60, 120, 60, 100, 70, 110, 80)), (Reflowing, (80, 40, 120, 30, 100, 40, 110, 20, 80, 30))],
@@ -167,6 +169,7 @@ def test_no_line_where_nothing_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> 
     window.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_engine")
 def test_other_commands_leave_the_screen_in_order(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -200,6 +203,7 @@ def untimed(text: str) -> str:
     return re.sub(r"in\d+\.\ds(,[\d.]+xasfastastheyplay)?|\d+GB", "", "".join(text.split()))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_and_resumed_leaves_the_screen_in_order(tmp_path: Path) -> None:
     """In a process of its own: Ctrl-C and its echo, what was answered before, and the log of vLLM."""
     clip = SAMPLES / "letters-1m.mp4"
@@ -265,6 +269,7 @@ AWAY = "中 Où → ?"
 ESCAPED = r"\u4e2d Où \u2192 ?"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_engine")
 def test_what_stdout_cannot_encode_is_escaped_and_data_is_utf_8(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -289,6 +294,7 @@ def test_what_stdout_cannot_encode_is_escaped_and_data_is_utf_8(
         assert "KVVIDEO_→" in run(*words).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_as_good_as_dev_null(closed: str, tmp_path: Path) -> None:
     """And no file that is opened later takes its place."""

@@ -86,6 +86,7 @@ def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_an_installed_strategy_is_listed_and_a_broken_one_is_a_line(installed: Path):
     result = run(installed, "-m", "kvvideo", "strategies", "--json")
     assert (result.returncode, result.stderr) == (0, "")
@@ -119,6 +120,7 @@ def test_an_installed_strategy_is_listed_and_a_broken_one_is_a_line(installed: P
     assert table.stderr.splitlines() == report["unusable"]
 
 
+@pytest.mark.slow
 def test_an_installed_strategy_decides_what_is_kept(installed: Path, tmp_path: Path):
     sample = str(ROOT / "samples/letters-2m.mp4")
     asked = ["-q", "Which letter is on screen now?", "--model", "tiny", "--max-tokens", "1024", "--to", "1:30"]

@@ -253,6 +253,7 @@ def test_what_an_engine_can_do_here_is_done(command: Command, folder: Path, capf
             assert (folder / command.words[number + 1]).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", which("shell"))
 def test_what_a_shell_starts_prints_what_the_page_says(command: Command, tmp_path: Path) -> None:
     """As it stands on the page; ``kvvideo`` is this one."""

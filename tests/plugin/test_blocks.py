@@ -48,6 +48,7 @@ def held_after(seen: int) -> int:
     return live
 
 
+@pytest.mark.slow
 def test_the_pool_gets_back_what_compactions_free(engine: Engine):
     total, free = engine.free_blocks, []
     (result,) = run(engine, [ids(300)], tokens=300, each_step=lambda _: free.append(engine.free_blocks))
@@ -72,6 +73,7 @@ def test_evicted_blocks_return_before_more_are_taken(engine: Engine):
         assert request.num_preemptions == 0
 
 
+@pytest.mark.slow
 def test_a_stream_of_a_hundred_times_the_pool(engine_for: EngineFor, reference: Model):
     """In blocks for less than two bounds, with max_model_len far below it, in constant host memory."""
     size = engine_for("streaming").scheduler.block_bytes
@@ -171,6 +173,7 @@ def test_blocks_are_shared_between_questions(engine: Engine):
 # When blocks run out ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plain_request_is_recomputed_after_preemption(engine: Engine, reference: Model):
     prompts = [ids(30, 1), ids(25, 2)]
     with blocks_left(engine, 224 // BLOCK):

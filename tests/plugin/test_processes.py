@@ -12,6 +12,8 @@ from tests.helpers.engines import BUDGET, MAX_TOKENS, SINK
 from tests.helpers.reference import Model
 from tests.plugin.test_reference import check_generated, ids, stream_of
 
+pytestmark = pytest.mark.slow
+
 _PROGRAM = """
 import json, sys
 from kvvideo.plugin import compat

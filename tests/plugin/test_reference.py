@@ -153,6 +153,7 @@ def test_requests_of_all_lengths_in_one_batch(engine_for: EngineFor, reference: 
     assert strategy == "full" or results[0].compactions[-1] == 6
 
 
+@pytest.mark.slow
 @each_strategy
 def test_a_long_answer(engine_for: EngineFor, reference: Model, strategy: str):
     prompt = ids(40, 7)
@@ -213,6 +214,7 @@ def test_a_session(engine_for: EngineFor, reference: Model, strategy: str):
     assert strategy == "full" or stream.compactions >= 8
 
 
+@pytest.mark.slow
 @evicting
 def test_a_session_beside_others_and_in_small_steps(engine_for: EngineFor, reference: Model, strategy: str):
     """Eviction depends on a session's own tokens, whatever is computed beside them."""
@@ -262,6 +264,7 @@ def test_video_and_text_side_by_side(engine_for: EngineFor, reference: Model):
     check_plain(reference, strategy, ids(300, 4), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [*NORM_KEEPS, *WATCHING_KEEPS])
 def test_a_long_video_in_one_request(engine_for: EngineFor, reference: Model, strategy: str):
     """All tokens differ, so none tie. A frame has more patches than are recent: some have no counterpart."""

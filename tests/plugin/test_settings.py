@@ -238,6 +238,7 @@ def test_preparing_twice_changes_nothing():
     }
 
 
+@pytest.mark.slow
 def test_closing_an_engine_gives_its_memory_back_and_leaves_others_running(model_dir: str, engine_for: EngineFor):
     other = engine_for("streaming")
     config = EngineConfig(model=model_dir, dtype="float32", max_model_len=512, kv_bytes=16 << 20)

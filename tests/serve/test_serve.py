@@ -378,6 +378,7 @@ def test_ctrl_c_ends_it_and_all_it_started(server: Server):
     assert not [path for path in shared if path.exists()]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_loading(tmp_path: Path):
     loading = start(tmp_path / "log")
     try:
@@ -394,6 +395,7 @@ def test_ctrl_c_while_loading(tmp_path: Path):
         end(loading.process)
 
 
+@pytest.mark.slow
 def test_told_to_end_while_its_engine_loads(tmp_path: Path):
     loading = start(tmp_path / "log")
     try:

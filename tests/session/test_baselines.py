@@ -28,6 +28,7 @@ def test_each_strategy_gets_its_session(engine_for: EngineFor):
     assert type(open_session(engine_for("streaming"))) is VideoSession
 
 
+@pytest.mark.slow
 def test_recent_answers_as_a_session_of_the_chunks_it_holds(engine_for: EngineFor):
     """Its statistics are that session's too, and it never compacts: one chunk more would reach the bound."""
     engine, chunks = engine_for("recent"), clips(9)
@@ -173,6 +174,7 @@ def test_summary_shows_its_notes_and_the_last_chunks(engine_for: EngineFor, open
         assert [a.logprobs for a in bare.ask_all(QUESTIONS, **OPTIONS)] != [a.logprobs for a in answers]
 
 
+@pytest.mark.slow
 def test_notes_are_bounded_over_many_chunks_and_cover_the_whole_stream(engine_for: EngineFor, opened: list[Opened]):
     engine = engine_for("summary", **NOTED)
     session = SummarySession(engine)

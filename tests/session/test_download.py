@@ -46,6 +46,7 @@ def line(done: "subprocess.CompletedProcess[str]") -> str:
     return done.stderr.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -74,6 +75,7 @@ def test_without_a_network_one_line_says_what_to_do(
     )
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_tried_once(hub: Hub) -> None:
     hub.silent = True
     assert f"{hub.url} cannot be reached; run 'hf download some/model'" in line(kvvideo(*ASK, "--model", SOME))
@@ -115,6 +117,7 @@ def test_types_that_there_are_not_are_refused_before_anything_is_looked_at(home:
     assert said == "kvvideo: dtype: no 'int8'; choose one of auto, float32, bfloat16, float16"
 
 
+@pytest.mark.slow
 def test_a_download_can_be_interrupted_and_gone_on_with(home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files come first; the weights go on from where they were, and then nobody is asked any more."""
     hub.stop_at = 11_000_000
@@ -154,6 +157,7 @@ def test_a_download_can_be_interrupted_and_gone_on_with(home: Path, hub: Hub, mo
     assert "has no weights, and http://127.0.0.1:9 cannot be reached; run 'hf download some/model'" in said
 
 
+@pytest.mark.slow
 def test_a_prediction_downloads_no_weights(hub: Hub) -> None:
     done = kvvideo(*ASK, "--model", SOME, "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -162,6 +166,7 @@ def test_a_prediction_downloads_no_weights(hub: Hub) -> None:
     assert "model.safetensors" not in files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["analyze", "ingest", "chat"])
 def test_a_mistyped_video_is_found_before_a_model_is_looked_for(command: str, hub: Hub) -> None:
     done = kvvideo(command, "nothere.mp4", "--model", SOME, *(("-q", "Now?") if command == "analyze" else ()))
@@ -175,6 +180,7 @@ def test_a_mistyped_video_is_said_rather_than_a_model_that_cannot_be_had(command
     assert (done.returncode, done.stderr.strip()) == (3, "kvvideo: there is no file 'nothere.mp4'; check the name")
 
 
+@pytest.mark.slow
 def test_a_bad_video_is_found_before_gigabytes_are_fetched(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     done = kvvideo("analyze", "bad.mp4", "-q", "Now?", "--model", SOME)

@@ -72,6 +72,7 @@ def test_an_answer_ends_at_the_end_marker_or_at_its_limit(engine_for: EngineFor)
         assert answer.text == engine.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip()
 
 
+@pytest.mark.slow
 def test_questions_at_once_are_answered_as_one_by_one(engine_for: EngineFor):
     engine, options = engine_for("half-norm"), {"max_tokens": 30, "logprobs": True}
     with VideoSession(engine) as session:

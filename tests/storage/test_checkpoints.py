@@ -276,5 +276,6 @@ def kill_checkpoints(folder: str) -> None:
     killed(child, after, 15, seed=2)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_checkpoints(tmp_path: Path):
     in_new_process("tests.storage.test_checkpoints.kill_checkpoints", tmp_path)

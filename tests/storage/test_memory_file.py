@@ -646,6 +646,7 @@ def kill_writers(folder: str) -> None:
     assert os.listdir(folder) == ["x.kvv"]
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path: Path):
     in_new_process("tests.storage.test_memory_file.kill_writers", tmp_path)
 

@@ -83,6 +83,7 @@ def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path):
     assert sorted(os.listdir(tmp_path)) == ["jobs.jsonl", "movie.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".", "nowhere/a.mp4", "a.unheard"])
 def test_where_nothing_can_be_written_is_one_line(tmp_path: Path, name: str):
     done = make(tmp_path, name, "--minutes", "0.1")
@@ -90,6 +91,7 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path: Path, name: str):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_is_not_there(tmp_path: Path):
     """Nor is what was there before gone."""
     (tmp_path / "old.mp4").write_bytes(b"old")

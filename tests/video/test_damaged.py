@@ -26,6 +26,7 @@ ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", 512, "--max-answer-toke
 SMALL: dict[str, Any] = {"min_pixels": 1, "max_pixels": 4 * 784}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_damaged_video_ends_in_frames_or_one_clear_error() -> None:
     """Over 300 of them, read as every command does; the script itself says what counts as a fault."""
@@ -83,6 +84,7 @@ def test_one_seed_makes_one_corpus(tmp_path: Path) -> None:
 # The same through the command line -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_engine")
 def test_commands_answer_or_say_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One of each kind of damage that could be read, and two that could not."""

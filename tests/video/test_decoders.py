@@ -36,7 +36,10 @@ def check(name: str, fps: float, seconds: float, start: float = 0.0, end: float 
     assert [t for chunk in chunks for t in chunk.times] == pytest.approx([times[n] for n in padded], abs=2e-6)
 
 
-@pytest.mark.parametrize(("fps", "seconds"), [(2, 4), (0.2, 10), (7.5, 4)])
+@pytest.mark.parametrize(
+    ("fps", "seconds"),
+    [(2, 4), pytest.param(0.2, 10, marks=pytest.mark.slow), pytest.param(7.5, 4, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", CLIPS)
 def test_every_grid_shows_the_frames_a_player_shows(name: str, fps: float, seconds: float) -> None:
     check(name, fps, seconds)

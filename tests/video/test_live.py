@@ -215,6 +215,7 @@ def test_impossible_settings_are_named() -> None:
 # The right frames, from everywhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", PROTOCOLS)
 def test_a_stream_gives_its_frames_and_then_one_line(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     with Server(PROTOCOLS[scheme](*ALL)) as server, VideoReader(url(scheme, server), live=BRIEF, **SECOND) as reader:
@@ -230,6 +231,7 @@ def test_a_stream_gives_its_frames_and_then_one_line(scheme: str, caplog: pytest
     assert "broke off at 0:09.95" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["udp", "rtp"])
 def test_datagrams(scheme: str) -> None:
     with datagrams(scheme, ALL) as address, VideoReader(address, live=BRIEF, **SECOND) as reader:
@@ -248,6 +250,7 @@ def test_a_playlist_that_is_complete(tmp_path: Path) -> None:
         assert numbers(reader) == WHOLE
 
 
+@pytest.mark.slow
 def test_a_playlist_that_goes_on(tmp_path: Path) -> None:
     writer = threading.Thread(target=segment, args=(tmp_path, 2.0), kwargs={"hls_list_size": "4"})
     writer.start()
@@ -345,6 +348,7 @@ def test_recordings_joined_in_a_pipe_go_on() -> None:
     assert len(seen) in {39, 40}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mpegts", "matroska", "flv"])
 def test_a_growing_file_is_followed(format: str, tmp_path: Path) -> None:
     path = tmp_path / "recording"
@@ -365,6 +369,7 @@ def test_a_growing_file_is_followed(format: str, tmp_path: Path) -> None:
     writer.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False])
 def test_a_file_that_is_not_begun_yet_is_waited_for(
     there: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -422,6 +427,7 @@ def test_a_part_of_a_stream() -> None:
 # Stalls and breaks
 
 
+@pytest.mark.slow
 def test_a_pause_is_waited_out() -> None:
     with (
         Server(bare(Play(0, 100, 20), 3.0, Play(100, 200, 20))) as server,
@@ -432,6 +438,7 @@ def test_a_pause_is_waited_out() -> None:
     assert (numbers(chunks), error) == ([*WHOLE[:19], 180], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", PROTOCOLS)
 def test_a_stream_that_comes_back_goes_on(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     talk = PROTOCOLS[scheme]
@@ -453,6 +460,7 @@ def test_a_stream_that_comes_back_goes_on(scheme: str, caplog: pytest.LogCapture
     assert 0.2 < late[0] < 60
 
 
+@pytest.mark.slow
 def test_a_stream_that_begins_anew_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     with (
         Server(bare(Play(0, 100)), bare(Play(0, 60)), bare(Play(40, 100))) as server,
@@ -466,6 +474,7 @@ def test_a_stream_that_begins_anew_goes_on(caplog: pytest.LogCaptureFixture) -> 
     assert len(back) == 2
 
 
+@pytest.mark.slow
 def test_a_playlist_that_comes_back_repeats_nothing(tmp_path: Path) -> None:
     writer = threading.Thread(target=segment, args=(tmp_path, 1.0), kwargs={"hls_list_size": "8"})
     writer.start()
@@ -518,6 +527,7 @@ def test_nobody_sends_datagrams() -> None:
 # Behind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["tcp", "rtsp"])
 def test_with_drop_what_comes_is_recent(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     with (
@@ -737,6 +747,7 @@ def test_the_clock_does_not_follow_jumps(jump: float) -> None:
     assert gap == (5.0, 5.5)
 
 
+@pytest.mark.slow
 def test_the_clock_knows_what_was_there_before() -> None:
     clock = Clock()
     clock.shift(0.0, 0.0, 0.1, 0.0)

@@ -153,6 +153,7 @@ def test_a_decoder_stuck_midway_gives_what_it_had(long_clip: Path) -> None:
     assert 2 <= len(chunks) < 15
 
 
+@pytest.mark.slow
 def test_a_decoder_that_is_stopped_is_waited_for(long_clip: Path) -> None:
     """By Ctrl-Z or a cluster; once it goes on, so does everything."""
     with VideoReader(long_clip, stall_seconds=3.0) as reader:
@@ -179,6 +180,7 @@ with VideoReader(sys.argv[1], stall_seconds=2.0) as reader:
 """Reads a video with a decoder that is stopped at first."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["alone", "both"])
 def test_a_pause_is_not_taken_for_a_stall(long_clip: Path, which: str) -> None:
     """The process that waits for frames is stopped, alone or with its decoder: waiting begins anew after it."""
@@ -196,6 +198,7 @@ def test_a_pause_is_not_taken_for_a_stall(long_clip: Path, which: str) -> None:
     assert (process.returncode, out) == (0, "15\n"), errors
 
 
+@pytest.mark.slow
 def test_a_live_source_is_not_given_up_for_a_pause(tmp_path: Path) -> None:
     """Its limit runs in the process that decodes, which is what is stopped here."""
     pipe, data = tmp_path / "pipe", clip("late_start.ts").read_bytes()

@@ -161,6 +161,7 @@ def test_the_picture_at_a_time(name: str) -> None:
         assert appeared == pytest.approx(time, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_the_picture_is_that_of_the_chunk() -> None:
     for chunk in read_chunks(str(clip("irregular.mp4")), 3, 2):
         for time, frame in [*zip(chunk.times, chunk.frames, strict=True)][::5]:

@@ -9,6 +9,11 @@ from tests.helpers.streams import H264, LANES, NAMES, PAIRS, Corpus, Run, Shown,
 
 SEED, COUNT = 1, 220
 STREAMS = described(SEED, COUNT)
+# One of each eleven, for there are eleven containers and nine codecs; the slow tests have the rest.
+PARAMS = [
+    pytest.param(stream, marks=[pytest.mark.slow] if number % 11 else [], id=stream.name)
+    for number, stream in enumerate(STREAMS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +21,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(SEED, COUNT, tmp_path_factory.mktemp("streams"))
 
 
-@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
+@pytest.mark.parametrize("stream", PARAMS)
 def test_every_moment_shows_what_a_plain_decode_shows(corpus: Corpus, stream: Stream) -> None:
     """From the beginning and after two other moments, by 1, 2 and 8 lanes, at 0.25, 2 and 10 frames/s."""
     faults = corpus.faults(stream)
     assert not faults, "\n".join([str(stream), *faults])
 
 
+@pytest.mark.slow
 def test_the_streams_are_many_and_of_all_kinds(corpus: Corpus) -> None:
     """Those that a plain decode does not read well are not held against anything: they must be few."""
     judged = {stream: truth for stream in STREAMS if isinstance(truth := corpus.truth(stream), Shown)}
@@ -69,12 +75,14 @@ def test_lanes_are_as_many_as_was_asked_for(corpus: Corpus) -> None:
 BOXED = [stream for stream in STREAMS if stream.codec == H264 and stream.suffix in {"mp4", "mov", "3gp"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", BOXED, ids=lambda stream: stream.name)
 def test_decord_is_right_where_it_is_let(corpus: Corpus, stream: Stream) -> None:
     faults = corpus.faults(stream, "decord")
     assert not faults, "\n".join([str(stream), *faults])
 
 
+@pytest.mark.slow
 def test_decord_is_let_somewhere(corpus: Corpus) -> None:
     run = Run(1, 2, None)
     let = [stream for stream in BOXED if not isinstance(corpus.truth(stream), str)]
