@@ -66,7 +66,7 @@ def test_a_job_is_read_as_it_says(tmp_path: Path):
 
 
 def test_a_video_may_be_a_message(tmp_path: Path):
-    """What it says comes before the options of the command, and what it leaves open they decide."""
+    """Its fields come before the options of the command, which decide what it leaves open."""
     from kvvideo.batch.tasks import Defaults, tasks_of
     from kvvideo.session import EngineConfig
 

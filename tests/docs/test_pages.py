@@ -1,4 +1,4 @@
-"""What pages say that can be looked up: links, files, strategies, kinds of records; and how long the README is."""
+"""Facts of pages that can be looked up: links, files, strategies, kinds of records; and the length of the README."""
 
 import importlib
 import re

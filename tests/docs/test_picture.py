@@ -10,7 +10,7 @@ from tests.helpers import ROOT, documents, picture
 
 PICTURE = ROOT / "docs" / "run.svg"
 ANSWERS = ["green", "1:40", "not seen"]
-"""What the README says that its first command answers."""
+"""Answers of the first command, as the README gives them."""
 
 
 def shown(svg: str) -> list[str]:

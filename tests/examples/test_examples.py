@@ -17,7 +17,7 @@ SAID = {
     "serve.py": ["yellow"],
     "batch.py": ["letters-1m: What colour was the letter D? yellow", "right"],
 }
-"""How the lines begin that each prints, or end."""
+"""Beginnings, or ends, of the lines that each prints."""
 
 
 def test_all_examples_are_here_and_short() -> None:

@@ -21,7 +21,7 @@ PAGES = sorted(
 """All pages."""
 
 PROGRAM = re.compile(r"([A-Z_]+=\S+ )*(kvvideo|vllm|python|pytest|pip|ruff|mypy|lint-imports|chromium)( |$)")
-"""How code within text begins that is a command."""
+"""First words of commands within text."""
 
 
 @dataclass(frozen=True)

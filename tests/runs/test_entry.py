@@ -56,7 +56,7 @@ def engine(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> Iterator[E
 
 @pytest.fixture
 def closed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was closed, in order."""
+    """Names of the parts that were closed, in order."""
     found: list[str] = []
     close = VideoReader.close
 
@@ -113,7 +113,7 @@ def test_a_question_may_be_asked_every_so_often(closed: list[str], clip: Path):
 
 
 def test_a_video_that_ends_early_answers_what_it_can(closed: list[str], clip: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where nobody could know before."""
+    """The end of the video shows only once it was read."""
     monkeypatch.setattr("kvvideo.runs.analyze.Asking.check", lambda *_: None)
     answers = kvvideo.analyze(clip, [f"@0:02 {NOW}", "@2:00 And then?"], **SETTINGS)
     assert next(answers).at == 2.0

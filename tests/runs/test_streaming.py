@@ -17,7 +17,7 @@ OPTIONS = {"max_tokens": 6, "logprobs": True}
 
 @pytest.mark.parametrize("strategy", ["streaming", "recent"])
 def test_questions_wait_for_those_that_are_open(engine_for: EngineFor, strategy: str):
-    """Of an answer that nobody reads on too; what is asked of a session meanwhile is what is asked of it alone."""
+    """An answer that nobody reads on does not change what is asked of the session meanwhile."""
     engine = engine_for(strategy)
     questions = [f"What is {n}?" for n in range(engine.config.questions)]
     most, step = 0, engine.step
