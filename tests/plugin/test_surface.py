@@ -260,7 +260,8 @@ def somebody_elses(tmp_path: Path) -> Callable[[str, str], dict[str, str]]:
         folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+        others = [path for path in [os.environ.get("PYTHONPATH")] if path]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), *others])}
 
     return hiding
 
@@ -270,7 +271,8 @@ ANALYZE = ("analyze", str(SAMPLES / "letters-1m.mp4"), "--model", "tiny", "-q", 
 
 def command(environment: dict[str, str], *arguments: str) -> str:
     """Return the one line of a ``kvvideo`` command that fails for vLLM's sake."""
-    line = [sys.executable, "-m", "kvvideo", *arguments]
+    # -P: what an install left in the current folder must not come first.
+    line = [sys.executable, "-P", "-m", "kvvideo", *arguments]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (EngineError.exit_code, "")
     (said,) = done.stderr.splitlines()
