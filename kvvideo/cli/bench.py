@@ -354,9 +354,14 @@ def memory(
                 model=model,
                 dtype=dtype,
                 seed=seed,
-                cache=options.cache_config(
-                    options.STRATEGY, options.MAX_TOKENS, ratio, None, sink, window, queries, score_norm, positions
-                ),
+                cache=options.Cache(
+                    ratio=ratio,
+                    sink=sink,
+                    window=window,
+                    queries=queries,
+                    score_norm=score_norm,
+                    positions=positions,
+                ).config(),
             ),
             strategies,
             shares,

@@ -155,7 +155,9 @@ class Cache:
         Raises:
             ConfigError: if one is out of range, or in conflict with another.
         """
-        return cache_config(**vars(self))
+        common = dict(vars(self))
+        own = {name: common.pop(name) for name in ("queries", "score_norm")}
+        return CacheConfig(**common, options=own.items())
 
 
 @dataclass(frozen=True)
@@ -297,22 +299,6 @@ class Output:
             ConfigError: if a format cannot go where it should.
         """
         return choose(self.format or (), self.output, strategies)
-
-
-def cache_config(
-    strategy: str,
-    max_tokens: int,
-    ratio: float,
-    budget: int | None,
-    sink: int,
-    window: int | None,
-    queries: int | None,
-    score_norm: str,
-    positions: str,
-) -> CacheConfig:
-    """Return the cache's settings that these options describe."""
-    own = {"queries": queries, "score_norm": score_norm}
-    return CacheConfig(strategy, max_tokens, ratio, budget, sink, window, positions=positions, options=own.items())
 
 
 def period(every: str) -> float:
