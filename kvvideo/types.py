@@ -1,4 +1,4 @@
-"""Values that flow between the parts: frames with their times, what a cache holds, how far a stream has come."""
+"""Values that flow between the parts: frames, stretches found, what a cache holds, how far a stream has come."""
 
 from dataclasses import dataclass
 
@@ -37,6 +37,20 @@ class Chunk:
             return self
         index = [*range(shown)] + ([shown - 1] if shown % 2 else [])
         return Chunk(self.frames[index], tuple(self.times[i] for i in index), self.start, min(time, self.end), self.fps)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A stretch of video that a question wants to look at.
+
+    Attributes:
+        start, end: the stretch, in seconds of the source.
+        score: share of the question's attention over the whole index that goes there, 0 to 1.
+    """
+
+    start: float
+    end: float
+    score: float
 
 
 @dataclass(frozen=True)

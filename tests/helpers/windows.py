@@ -104,6 +104,8 @@ class Window:
 
     def close(self) -> None:
         """Have all that was written on the screen."""
+        # A terminal that is closed may lose what nobody has read yet.
+        self.now()
         os.close(self._slave)
         self._reader.join()
         os.close(self._master)
