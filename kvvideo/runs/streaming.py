@@ -9,7 +9,7 @@ from typing import Any
 from kvvideo.compression.schedule import Schedule
 from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.session import Answer, Session
-from kvvideo.types import CacheStats, Chunk, Hit, Progress
+from kvvideo.types import CacheStats, Chunk, Progress
 from kvvideo.video import VideoReader
 
 
@@ -26,7 +26,6 @@ class Asked:
             hand; None if it is ``at``.
         question: what it answers, as it stood on the agenda, if it did.
         error: what ended the video before its end, where it was asked because of that.
-        looked_at: stretches whose frames were shown once more before the question, in order of time.
     """
 
     answer: Answer
@@ -36,7 +35,6 @@ class Asked:
     answered_at: float | None = None
     question: Question | None = None
     error: Exception | None = None
-    looked_at: tuple[Hit, ...] = ()
 
     @property
     def text(self) -> str:

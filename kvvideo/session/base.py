@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from kvvideo.prompt import Turn
 from kvvideo.session.engine import Engine
-from kvvideo.types import CacheStats, Chunk
+from kvvideo.types import CacheStats, Chunk, Hit
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Answer:
         finish_reason: ``stop``, or ``length`` if the answer was cut at ``max_tokens``.
         first_token_seconds: from asking to the first token.
         seconds: from asking to the last token.
+        looked_at: stretches whose frames were shown once more before the question, in order of time.
     """
 
     question: str
@@ -32,6 +33,7 @@ class Answer:
     finish_reason: str
     first_token_seconds: float
     seconds: float
+    looked_at: tuple[Hit, ...] = ()
 
 
 @dataclass(frozen=True)
