@@ -243,7 +243,7 @@ def ingest(
         try:
             session = playback.session
             try:
-                _play(playback, stopped, on_chunk)
+                play(playback, stopped, on_chunk)
             except VideoError as error:
                 if not session.chunks:
                     raise
@@ -266,7 +266,7 @@ def ingest(
         return replace(done, checkpoints=len(file.times) - 1, bytes=part.output.stat().st_size)
 
 
-def _play(playback: Playback, stopped: Callable[[], bool], on_chunk: Callable[[Progress], None]) -> None:
+def play(playback: Playback, stopped: Callable[[], bool], on_chunk: Callable[[Progress], None]) -> None:
     """Ingest the chunks to come, and tell of each."""
     reader = playback.reader()
     end = None if reader is None or playback.source is None else playback.source.ends(reader.info.duration)

@@ -1,7 +1,8 @@
 """Write a stretch of a video to an mp4 file: its packets as they are where that can be, else encoded anew.
 
-Runs in the ``worker``. Packets are copied from where decoding can begin (``bitstream``) before the stretch; an edit list
-hides what comes before it, so that players begin at the very frame, and no picture loses anything.
+Runs in the ``worker``. Packets are copied from where decoding can begin (``bitstream``) before the stretch; an edit
+list hides what comes before it, so that players begin at the very frame, and no picture loses anything. At the end a
+few frames more may show, which those before need.
 """
 
 from collections.abc import Iterator

@@ -89,7 +89,8 @@ def _serve(request: dict[str, Any], out: BinaryIO, notes: Notes) -> None:
         elif request["what"] == "clip":
             from kvvideo.video import cutting
 
-            return cutting.write(decoder, grid, request["target"], _beat(notes))
+            cutting.write(decoder, grid, request["target"], _beat(notes))
+            return
         else:
             return
         for chunk in chunks:
