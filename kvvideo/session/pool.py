@@ -75,4 +75,10 @@ def session_blocks(schedule: Schedule, size: int) -> int:
 
 def other_blocks(config: EngineConfig, size: int) -> int:
     """Return the blocks of ``size`` tokens that no session uses: those for questions, and one that nothing uses."""
-    return config.questions * (-(-config.question_tokens // size) + 2) + 1
+    usual = config.questions * question_blocks(config.question_tokens, size)
+    return max(usual, question_blocks(config.question_tokens + config.again_tokens, size)) + 1
+
+
+def question_blocks(tokens: int, size: int) -> int:
+    """Return the most blocks of ``size`` tokens that a question of so many ``tokens`` takes beside its session's."""
+    return -(-tokens // size) + 2

@@ -347,10 +347,25 @@ def _check_places(facts: Facts, places: list[_Place]) -> None:
     # Remembered dialogues have rows too.
     if len(log.shape) != 2 or log.shape[0] < facts["chunks"] or log.shape[1] != 4:
         raise ValueError(f"log is {list(log.shape)} for {facts['chunks']} chunks")
+    _check_index(by_name.pop("index", None), by_name.pop("index_spans", None), keys)
     for name in by_name:
         match = _STREAM.fullmatch(name)
         if match is None or int(match[1]) >= layers:
             raise ValueError(f"unknown tensor {name!r}")
+
+
+def _check_index(vectors: _Place | None, spans: _Place | None, keys: _Place) -> None:
+    """Check the vectors that chunks are found by, which a memory of an older version has not."""
+    if vectors is None and spans is None:
+        return
+    if (
+        vectors is None
+        or vectors.dtype != keys.dtype
+        or vectors.shape[1:] != (keys.shape[0], keys.shape[1], keys.shape[3])
+    ):
+        raise ValueError("its index is of another shape or dtype than its keys")
+    if spans is None or spans.dtype != "F64" or spans.shape != (vectors.shape[0], 3):
+        raise ValueError("its index has no times, or other ones")
 
 
 def _check_log(log: "Tensor") -> None:

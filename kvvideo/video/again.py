@@ -1,5 +1,6 @@
 """Frames of a stretch of video once more, for a question that looks again."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from kvvideo.types import Chunk
@@ -8,11 +9,8 @@ from kvvideo.types import Chunk
 class Again(Protocol):
     """Where frames that were streamed can be had once more."""
 
-    def chunk(self, start: float, end: float) -> Chunk | None:
-        """Return the frames from ``start`` to ``end`` seconds of the source, of a chunk's number at most.
+    def chunks(self, stretches: Sequence[tuple[float, float]]) -> list[Chunk | None]:
+        """Return the frames of each stretch, from a start to an end in seconds of the source.
 
-        None if they are not to be had any more.
-
-        Raises:
-            VideoError: if the video cannot be read.
+        A chunk has no more frames than one of the stream. It is None if they are not to be had any more.
         """
