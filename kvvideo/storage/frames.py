@@ -174,7 +174,8 @@ class KeptFrames(StoredFrames):
         self._thread.shutdown()
         if not keep:
             with suppress(OSError):
-                self._make_room(None)
+                for key in self._sizes:
+                    self._path(key).unlink(missing_ok=True)
                 # What others put there is not ours to delete.
                 self.directory.rmdir()
         os.close(self._held)
@@ -194,15 +195,13 @@ class KeptFrames(StoredFrames):
         except (OSError, KvvideoError) as error:
             self.tell(f"some frames are not kept: {one_line(error)}")
 
-    def _make_room(self, size: int | None) -> None:
-        """Delete the oldest chunks until one of so many bytes fits; None to delete them all."""
+    def _make_room(self, size: int) -> None:
+        """Delete the oldest chunks until one of so many bytes fits."""
         with self._files:
-            room = None if self.max_bytes is None or size is None else self.max_bytes - size
-            for key in sorted(self._sizes):
-                if size is not None and (room is None or sum(self._sizes.values()) <= room):
-                    return
-                self._path(key).unlink(missing_ok=True)
-                del self._sizes[key]
+            while self.max_bytes is not None and sum(self._sizes.values()) + size > self.max_bytes:
+                oldest = min(self._sizes)
+                self._path(oldest).unlink(missing_ok=True)
+                del self._sizes[oldest]
 
     def _path(self, key: int) -> Path:
         return self.directory / file_name(key)
