@@ -34,6 +34,11 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "first_token_seconds": round(said.first_token_seconds, 4),
         "seconds": round(said.seconds, 4),
     }
+    if said.looked_at:
+        record["looked_at"] = [
+            {"start": round(hit.start, 3), "end": round(hit.end, 3), "score": round(hit.score, 4)}
+            for hit in said.looked_at
+        ]
     return {**record}
 
 
