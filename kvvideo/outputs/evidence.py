@@ -8,18 +8,15 @@ from kvvideo.times import format_time
 Stretch = tuple[float, float]
 """Start and end, in seconds of the source."""
 
-_TOUCHING = 1e-3
-"""Seconds that may lie between two stretches that are shown as one: times of records are rounded to milliseconds."""
-
 
 def joined(stretches: Iterable[Stretch]) -> list[Stretch]:
     """Return ``stretches`` in order of time, neighbours that touch or overlap as one."""
     found: list[Stretch] = []
     for start, end in sorted(stretches):
-        if found and start <= found[-1][1] + _TOUCHING:
-            before = found.pop()
-            start, end = before[0], max(before[1], end)
-        found.append((start, end))
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((start, end))
     return found
 
 
