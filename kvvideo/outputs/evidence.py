@@ -21,8 +21,8 @@ def joined(stretches: Iterable[Stretch]) -> list[Stretch]:
 
 
 def shown_again(record: Record) -> list[Stretch]:
-    """Return the stretches that the answer of ``record`` looked at again, joined; none if it looked at nothing."""
-    return joined((hit["start"], hit["end"]) for hit in record.get("looked_at", ()))
+    """Return the stretches that the answer of ``record`` looked at again; none if it looked at nothing."""
+    return [(hit["start"], hit["end"]) for hit in record.get("looked_at", ())]
 
 
 def clock(stretch: Stretch) -> str:
