@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 PICTURES = 64 << 20
 """Bytes of JPEG in one report; browsers open larger ones slowly."""
 
-_SIDE, _QUALITY = 640, 82
+_SIDE, _SMALL, _QUALITY = 640, 320, 82
 
 
 class Stills:
-    """Pictures of ``source`` at moments, each fetched once, in the background.
+    """Pictures of ``source`` at moments and of stretches, each fetched once, in the background.
 
-    Those of a file have the size at which it is shown, up to 640 pixels; of what cannot be read again there is only
-    what the model gets to see.
+    Those of a file have the size at which it is shown, up to 640 pixels, or 320 of a stretch; of what cannot be read
+    again there is only what the model got to see last.
 
     Args:
         source: the video.
@@ -34,17 +34,21 @@ class Stills:
 
     def __init__(self, source: "Source", limit: int = PICTURES) -> None:
         self._source, self._left = source, limit
-        self._found: dict[float, Future[bytes | None]] = {}
+        self._found: dict[tuple[float, int], Future[bytes | None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kvvideo-stills")
         self._latest: list[Chunk] = []
 
-    def __call__(self, at: float) -> "Future[bytes | None]":
-        """Return the picture shown at the moment ``at``, in seconds, once it is there; None if there is none."""
-        if at not in self._found:
+    def __call__(self, at: float, end: float | None = None) -> "Future[bytes | None]":
+        """Return the picture shown at the moment ``at``, in seconds, once it is there; None if there is none.
+
+        With ``end`` it is a small one, of the middle of the stretch from ``at``.
+        """
+        at, side = (at, _SIDE) if end is None else ((at + end) / 2, _SMALL)
+        if (at, side) not in self._found:
             # What was seen is kept for so long only as it may be asked about.
             seen = self._seen(at) if self._latest else None
-            self._found[at] = self._thread.submit(self._fetch, at, seen)
-        return self._found[at]
+            self._found[at, side] = self._thread.submit(self._fetch, at, side, seen)
+        return self._found[at, side]
 
     def watching(self, chunks: "Iterable[Chunk]") -> "Iterator[Chunk]":
         """Yield ``chunks`` as they are; the latest two are kept if the video cannot be read again."""
@@ -66,13 +70,13 @@ class Stills:
         ]
         return shown[-1].copy() if shown else None
 
-    def _fetch(self, at: float, seen: "npt.NDArray[np.uint8] | None") -> bytes | None:
+    def _fetch(self, at: float, side: int, seen: "npt.NDArray[np.uint8] | None") -> bytes | None:
         if self._left <= 0:
             return None
         picture = self._decoded(at) if self._source.replayable else seen
         if picture is None:
             return None
-        data = jpeg(picture)
+        data = jpeg(picture, side)
         self._left -= len(data)
         return data
 
@@ -86,12 +90,12 @@ class Stills:
         return None
 
 
-def jpeg(picture: "npt.NDArray[np.uint8]") -> bytes:
-    """Return ``uint8 [height, width, 3]`` RGB as JPEG, made smaller if it is large."""
+def jpeg(picture: "npt.NDArray[np.uint8]", side: int = _SIDE) -> bytes:
+    """Return ``uint8 [height, width, 3]`` RGB as JPEG, made smaller if it has more than ``side`` pixels in a row."""
     from PIL import Image
 
     image = Image.fromarray(picture)
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((side, side))
     target = io.BytesIO()
     image.save(target, "JPEG", quality=_QUALITY, optimize=True)
     return target.getvalue()

@@ -11,7 +11,10 @@ _RECORD = ("video", "model", "strategy", "asked_at", "answered_at", "question", 
 _CACHE = ("budget", "max_tokens", "seen", "live", "evicted", "blocks", "compactions", "bytes")
 _REST = ("held", "first_token_seconds", "seconds", "task", "since")
 COLUMNS = (*_RECORD, *_CACHE, *_REST)
-"""Columns in order; new ones come at the end. ``held`` is ``0-12.5 20-30``, all else as in a record."""
+"""Columns in order; new ones come at the end. ``held`` is ``0-12.5 20-30``, all else as in a record.
+
+``looked_at`` is none of them, because the first line is written before it is known if anything is looked at again.
+"""
 
 # What spreadsheets take for the beginning of a formula, in wide forms too.
 _FORMULA = tuple("=+-@＝＋－＠")

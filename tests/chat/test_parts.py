@@ -26,7 +26,7 @@ from kvvideo.chat.scratch import scratch
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import dialogue_text
 from kvvideo.session import Span
-from kvvideo.types import CacheStats
+from kvvideo.types import CacheStats, Hit
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 
@@ -346,6 +346,19 @@ def test_exports_hold_all_that_was_said(said: list[Said]) -> None:
     assert lines[0] == "# A film"
     assert sum(line.startswith("## ") for line in lines) == len(said)
     assert all(harmless(line) and (not line or line[:2] in ("# ", "##", "> ", ">")) for line in lines)
+
+
+def test_exports_hold_what_was_looked_at_again_but_subtitles_do_not() -> None:
+    whole = dialogue([Said(8, "What?", "This", looked_at=(Hit(0.0, 4.0, 0.5), Hit(4.0, 6.5, 0.12345)))])
+    assert whole.export("md", "f.mp4") == "# f.mp4\n\n## 0:08 What?\n\n> This\n\n(looked again at 0:00–0:06.5)\n"
+    (record,) = json.loads(whole.export("json", "f.mp4"))
+    assert record["looked_at"] == [
+        {"start": 0.0, "end": 4.0, "score": 0.5},
+        {"start": 4.0, "end": 6.5, "score": 0.1235},
+    ]
+    without = dialogue([Said(8, "What?", "This")])
+    assert "looked_at" not in json.loads(without.export("json", "f.mp4"))[0]
+    assert whole.export("srt", "f.mp4") == without.export("srt", "f.mp4")
 
 
 def test_markdown_and_unknown_kinds() -> None:
