@@ -1,6 +1,5 @@
 """``kvvideo find``: list the moments of memories and videos that words are found at, and cut them out."""
 
-from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
-from kvvideo.outputs import Stills, clean, find, jsons
+from kvvideo.outputs import clean, find, jsons
 from kvvideo.outputs.formats import TEXT
 from kvvideo.outputs.paths import check
 from kvvideo.outputs.writer import Outputs, Record, Shown, Writer, to_stdout
@@ -21,8 +20,6 @@ from kvvideo.times import format_time
 from kvvideo.video.address import is_live, local_path
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from kvvideo.runs.find import Cuts, Search, Subject
     from kvvideo.session import EngineConfig
 
@@ -84,7 +81,7 @@ def command(
 ) -> None:
     """Find WORDS in memories and videos: the moments that the model would look at, best first.
 
-    Each has a score: the share of the model's attention, over all of its memory or video, that the words draw there.
+    Each has a score: 1 if all of the model's attention goes there, 0 if no more than to any other moment.
     """
     from kvvideo.runs.find import Cuts, Search, question_of
     from kvvideo.storage.file import is_memory_file
@@ -156,23 +153,22 @@ def _video(name: str, config: "EngineConfig", watching: options.LiveVideo) -> "S
 
 def _run(search: "Search", cuts: "Cuts", format: str, path: Path | None, force: bool) -> None:
     from kvvideo.cli import render
-    from kvvideo.runs.find import recorded
+    from kvvideo.outputs.stills import jpeg
+    from kvvideo.runs.find import picture_of, recorded
 
     progress, failure = render.Progress(), None
-    with ExitStack() as stack:
-        stills = {one.video: stack.enter_context(closing(Stills(one.source))) for one in search.subjects if one.source}
 
-        def picture(record: Record) -> "Future[bytes | None] | None":
-            of_video = stills.get(record["video"])
-            return None if of_video is None else of_video((record["start"] + record["end"]) / 2)
+    def picture(record: Record) -> bytes | None:
+        found = picture_of(search.found[record["rank"] - 1])
+        return None if found is None else jpeg(found)
 
+    with Stop() as stop:
         shown: Writer = _Moments()
         files = [] if format == TEXT else [find.open_writer(format, path, force, picture)]
         if files and path is None:
             shown, files = files[0], []
         # Outputs takes the writers of files first: their paths go with them.
         outputs = Outputs([*files, Shown(shown)], say, [path] if path is not None else [])
-        stop = stack.enter_context(Stop())
         search.hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
         made: list[str] = []
         try:

@@ -3,13 +3,13 @@
 import os
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
 from kvvideo._version import __version__
-from kvvideo.errors import ConfigError
+from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.outputs import clean, plots, table
+from kvvideo.outputs.evidence import clock
 from kvvideo.outputs.figures import short
 from kvvideo.outputs.formats import TEXT
 from kvvideo.outputs.jsons import line
@@ -26,6 +26,7 @@ STDOUT = "-"
 COLUMNS = (
     "rank",
     "score",
+    "share",
     "start",
     "end",
     "video",
@@ -38,8 +39,8 @@ COLUMNS = (
 )
 """Columns of ``csv``, as in a record; new ones come at the end."""
 
-Picture = Callable[[Record], "Future[bytes | None] | None"]
-"""The picture of a moment, as JPEG, when it is there; None if there is none."""
+Picture = Callable[[Record], bytes | None]
+"""Fetches the picture of a moment, as JPEG; None if there is none."""
 
 
 def choose(format: str | None, output: str | None) -> tuple[str, Path | None]:
@@ -63,7 +64,7 @@ def choose(format: str | None, output: str | None) -> tuple[str, Path | None]:
     return found, Path(output)
 
 
-def open_writer(format: str, path: Path | None, force: bool = False, picture: Picture | None = None) -> Writer:
+def open_writer(format: str, path: Path | None, force: bool = False, picture: Picture = lambda _: None) -> Writer:
     """Return a writer of records in one of ``FORMATS`` but text; ``path`` None is stdout.
 
     Args:
@@ -86,36 +87,29 @@ def row(record: Record) -> str:
 
 
 def stretch(record: Record) -> str:
-    """Return the beginning and the end of a moment in words: ``0:12–0:16``."""
-    return f"{format_time(record['start'])}–{format_time(record['end'])}"
+    """Return the beginning and the end of a moment in words."""
+    return clock((record["start"], record["end"]))
 
 
 class _Page:
     """Writes the page when it is closed, as ``AtEnd``."""
 
-    def __init__(self, path: Path | None, picture: Picture | None) -> None:
-        self._file = AtEnd(path, lambda records: render(records, self._ready()))
+    def __init__(self, path: Path | None, picture: Picture) -> None:
+        self._file = AtEnd(path, lambda records: render(records, self._pictures))
         self._picture = picture
-        self._pictures: dict[int, Future[bytes | None]] = {}
+        self._pictures: dict[int, bytes] = {}
 
     def write(self, record: Record) -> None:
-        """Keep ``record`` for the end, and ask for its picture."""
+        """Keep ``record`` for the end, with its picture."""
         self._file.write(record)
-        if self._picture is not None and record["type"] == "hit" and (found := self._picture(record)) is not None:
-            self._pictures[record["rank"]] = found
+        # A page without a picture is better than none.
+        with suppress(KvvideoError):
+            if record["type"] == "hit" and (data := self._picture(record)) is not None:
+                self._pictures[record["rank"]] = data
 
     def close(self) -> None:
         """Write the page."""
         self._file.close()
-
-    def _ready(self) -> dict[int, bytes]:
-        found = {}
-        for rank, picture in self._pictures.items():
-            # A page without a picture is better than none.
-            with suppress(Exception):
-                if data := picture.result():
-                    found[rank] = data
-        return found
 
 
 def render(records: Sequence[Record], pictures: dict[int, bytes] | None = None) -> str:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, TypedDict
 from kvvideo.outputs.schema import Rule
 from kvvideo.outputs.schema.records import Count, Positive, Seconds, Status
 
+Part = Annotated[float, Rule("part", minimum=0, maximum=1)]
+
 
 class Hit(TypedDict):
     """A moment that words are found at."""
@@ -17,7 +19,8 @@ class Hit(TypedDict):
     words: str
     start: Seconds
     end: Seconds
-    score: Annotated[float, Rule(minimum=0, maximum=1)]
+    score: Part
+    share: Part
     clip: str | None
     frame: str | None
     model: str
