@@ -261,7 +261,7 @@ class VideoSession(Session):
         if not self.alive:
             raise EngineError("the session was ended and holds nothing")
         stats: CacheStats = self.engine.scheduler.stats_of(self._id)
-        return stats
+        return replace(stats, index_bytes=self.index.bytes)
 
     def timeline(self, layer: int | None = None) -> list[Span]:
         """Return, for each chunk ingested, the share of its tokens still held: mean over KV heads and layers.
