@@ -182,15 +182,6 @@ def test_what_cannot_be_cut_out_is_known_before(tmp_path: Path):
 # With the bundled model --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def engine(one_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine of other tests, which nothing closes."""
-    import kvvideo.session
-
-    shared = kvvideo.session.Engine(CONFIG)
-    monkeypatch.setattr(shared, "close", lambda: None)
-
-
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """A clip of a minute and a half, and when each letter is shown in it."""
@@ -211,7 +202,7 @@ def shows(found: Found, at: float) -> bool:
     return found.hit.start <= at + 1e-6 and at + world.SLOT <= found.hit.end + 1e-6
 
 
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("one_engine")
 def test_letters_are_found_where_they_were_shown_and_in_the_memory_too(
     film: tuple[Path, dict[str, float]], tmp_path: Path
 ):
@@ -237,7 +228,7 @@ def test_letters_are_found_where_they_were_shown_and_in_the_memory_too(
     assert [one.hit for one in again] == [one.hit for one in first]
 
 
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("one_engine")
 def test_python_finds_in_five_lines(film: tuple[Path, dict[str, float]]):
     path, letters = film
     letter, at = next(iter(letters.items()))
@@ -249,7 +240,7 @@ def test_python_finds_in_five_lines(film: tuple[Path, dict[str, float]]):
         find.find("missing.mp4", words="the letter K", model="tiny", cache=cache)
 
 
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("one_engine")
 def test_a_memory_without_an_index_is_refused_in_one_line(film: tuple[Path, dict[str, float]], tmp_path: Path):
     path, _ = film
     new, old = tmp_path / "new.kvv", tmp_path / "old.kvv"
