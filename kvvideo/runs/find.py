@@ -33,6 +33,7 @@ from kvvideo.times import format_time
 from kvvideo.types import Hit
 from kvvideo.video import Source, frame_at
 from kvvideo.video.clips import cut
+from kvvideo.video.decoder import check_file
 
 COUNT = 5
 """Moments that are listed if nobody says how many: our choice."""
@@ -131,6 +132,8 @@ def of_video(source: Source, config: EngineConfig) -> Subject:
     """
     if config.cache.strategy in BASELINES:
         raise ConfigError(f"strategy: {config.cache.strategy!r} keeps no cache to find words in; choose another")
+    if source.live is None:
+        check_file(source.path)
     if source.replayable:
         with source.open() as reader:
             Asking(()).check(source, reader.info.duration)
