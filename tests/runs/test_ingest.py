@@ -69,7 +69,7 @@ def test_thinning_of_checkpoints_loses_no_frames(engine: Engine, tmp_path: Path)
 
 
 def test_what_a_crash_lost_is_decoded_again(engine: Engine, tmp_path: Path) -> None:
-    """Those written last before it are lost, and an older one is damaged in the way that a broken disk does it."""
+    """Those written last before it, and an older one."""
     path = tmp_path / "x.kvv"
     run(engine, path, 7)
     part = part_of(path)
