@@ -23,7 +23,7 @@ _SLACK = 0.01
 
 
 class Again(Protocol):
-    """Where frames that were streamed can be had once more."""
+    """Source of frames that were streamed, to be had once more."""
 
     def chunk(self, start: float, end: float) -> Chunk | None:
         """Return the frames from ``start`` to ``end`` seconds of the source, of a chunk's number at most.
