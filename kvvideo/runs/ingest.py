@@ -267,7 +267,7 @@ def ingest(
         try:
             session = playback.session
             try:
-                _play(playback, stopped, on_chunk, frames)
+                play(playback, stopped, on_chunk, frames)
             except VideoError as error:
                 if not session.chunks:
                     raise
@@ -304,11 +304,11 @@ def _fill(frames: KeptFrames, source: Source, memory: Memory) -> None:
             frames.add(chunk)
 
 
-def _play(
+def play(
     playback: Playback,
     stopped: Callable[[], bool],
     on_chunk: Callable[[Progress], None],
-    frames: KeptFrames | None,
+    frames: KeptFrames | None = None,
 ) -> None:
     """Ingest the chunks to come, keep their frames, and tell of each."""
     reader = playback.reader()
