@@ -138,7 +138,6 @@ def run(
     clips: int = 4,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda _: None,
-    on_cell: Callable[[Cell], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Stream every clip with every strategy at every share, and ask; return the report.
 
@@ -151,31 +150,24 @@ def run(
         clips: number of clips.
         seed: added to the first clip's seed.
         on_progress: told what is being done.
-        on_cell: told each result.
     """
     size, slots, first = clip_size(config), slots_in(minutes), SEEDS + seed
     made = [Clip(first + number, slots, size) for number in range(clips)]
-    streams = [(clip, probes_of(clip)) for clip in made]
     bounded = [name for name in strategies if load(name).bounded]
     skipped, recalls = [], sorted({0, *recalls})
     engine = start(config, bounded, tokens_at_most(made[0], size))
-    cells = _cells(engine, CacheConfig("full"), Cell("full", 1.0, 0), streams, [0], on_progress)
-    on_cell(cells[0])
+    cells = _cells(engine, CacheConfig("full"), Cell("full", 1.0, 0), made, [0], on_progress)
     total = cells[0].max_tokens
     for share in shares:
         for name in bounded:
             most, again = whole_blocks(share * total, engine.block_size), [0] if name in BASELINES else recalls
             try:
                 cache = replace(config.cache, strategy=name, max_tokens=most)
-                found = _cells(engine, cache, Cell(name, share, most), streams, again, on_progress)
+                cells += _cells(engine, cache, Cell(name, share, most), made, again, on_progress)
             except KvvideoError as error:
                 # Too small for the sinks, or for whole chunks or notes; the others can still be measured.
                 skipped.append({"strategy": name, "share": share, "reason": str(error)})
                 on_progress(f"{name} at {share:.0%}: {error}")
-                continue
-            cells += found
-            for cell in found:
-                on_cell(cell)
     engine.close()
     return {
         "bench": "memory",
@@ -232,7 +224,7 @@ def _cells(
     engine: Engine,
     cache: CacheConfig,
     cell: Cell,
-    streams: Sequence[tuple[Clip, dict[int, list[Probe]]]],
+    clips: Sequence[Clip],
     recalls: Sequence[int],
     on_progress: Callable[[str], None],
 ) -> list[Cell]:
@@ -240,8 +232,9 @@ def _cells(
     engine.use(cache)
     cells = [replace(cell, recall=n, right=[*cell.right], asked=[*cell.asked]) for n in recalls]
     ingesting, count = 0.0, 0
-    for number, (clip, probes) in enumerate(streams, 1):
-        on_progress(f"{cell.strategy} at {cell.share:.0%}: clip {number} of {len(streams)}")
+    for number, clip in enumerate(clips, 1):
+        on_progress(f"{cell.strategy} at {cell.share:.0%}: clip {number} of {len(clips)}")
+        probes = probes_of(clip)
         with open_session(engine) as session:
             for index in range(len(clip)):
                 chunk = clip.chunk(index)

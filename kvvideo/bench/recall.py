@@ -62,7 +62,6 @@ def run(
     clips: int = 2,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda _: None,
-    on_cell: Callable[[Cell], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Stream every clip with every strategy at every share, and look for what was shown; return the report.
 
@@ -74,7 +73,6 @@ def run(
         clips: number of clips of each length.
         seed: added to the first clip's seed.
         on_progress: told what is being done.
-        on_cell: told each result.
     """
     size, first = clip_size(config), SEEDS + seed
     longest = Clip(first, slots_in(max(minutes)), size)
@@ -92,9 +90,8 @@ def run(
                     _fill(cell, engine, made)
                 except ConfigError as error:
                     skipped.append({"strategy": name, "share": share, "minutes": length, "reason": str(error)})
-                    continue
-                cells.append(cell)
-                on_cell(cell)
+                else:
+                    cells.append(cell)
     engine.close()
     return {
         "bench": "recall",

@@ -69,21 +69,31 @@ def stream(
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: Model,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
+    index: Annotated[bool, typer.Option(help="Index the chunks, so that questions find them again.")] = True,
+    recall: Annotated[
+        int, typer.Option("--recall", min=0, help="At the end, time a question that is shown this many chunks again.")
+    ] = 0,
     json_output: Json = False,
 ) -> None:
     """Measure time per chunk, and memory, along one long stream of made-up frames."""
     from kvvideo.bench.frames import LARGE, SMALL, Frames
-    from kvvideo.bench.stream import run
+    from kvvideo.bench.stream import Window, run
     from kvvideo.cli import bench_tables, render
 
-    config = model.config(cache.config(), max_model_len=max_model_len)
+    if recall and not index:
+        raise ConfigError("recall: without an index no chunk is found; leave --no-index out")
+    config = model.config(cache.config(), max_model_len=max_model_len, index=index)
     # Small pictures for the bundled model, as always: figures can be compared with earlier ones.
     source = SMALL if model.shape is None and frame_tokens is None else LARGE
     frames = Frames(config, frame_tokens, source, seconds=chunk)
     ensure(config.model)
     with render.Progress() as progress:
         progress.wait(f"loading {config.model} …")
-        report = run(config, chunks, frames, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
+
+        def say(window: Window) -> None:
+            progress.say(f"chunk {window.chunk}: {window.ms:.1f} ms")
+
+        report = run(config, chunks, frames, recall=recall, on_window=say)
     if json_output:
         print(json.dumps(report))
     else:

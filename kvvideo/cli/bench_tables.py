@@ -93,7 +93,8 @@ def profile(report: dict[str, Any]) -> None:
     table.add_row("in all", f"{report['ms_watched']:.2f}", "", f"{sum(report['least_ms'].values()):.2f}")
     whole(table)
     out.print(
-        f"{report['ms']:.2f} ms per chunk when nothing is timed inside; compression is {report['ours_share']:.1%} "
+        f"{report['ms']:.2f} ms per chunk when nothing is timed inside, {report['ms_without_index']:.2f} without an "
+        f"index; compression is {report['ours_share']:.1%}, the index {report['index_share']:.1%} of it all "
         f"({report['strategy']}; means of {report['chunks']} chunks, compactions included)"
     )
 
@@ -202,6 +203,15 @@ def stream(report: dict[str, Any]) -> None:
             f"{report['mean_ms']} ms per chunk, compactions included; last window against the second: "
             f"{report['time_ratio']} x the time, {report['host_growth_mb']:+.1f} MB of host memory"
         )
+    if "looking" in report:
+        look = report["looking"]
+        times = ", ".join(f"{ms:.1f} ms with {count}" for count, ms in look["first_token_ms"].items())
+        out.print(
+            f"chunks are found in {look['finding_ms']:.1f} ms; first token after {times} shown again, of "
+            f"{look['chunk_tokens']} tokens each, decoding apart"
+        )
+        if look["chunk_ms"] is not None:
+            out.print(f"each chunk shown again takes {look['chunk_ms']:.1f} ms; the newest is shown once more too")
 
 
 def checkpoint(report: dict[str, Any]) -> None:
