@@ -99,7 +99,7 @@ class Part:
         restart: bool = False,
         force: bool = False,
     ) -> None:
-        self.output, self._keeps_frames = output, keep_frames
+        self.output, self._source, self._keeps_frames = output, source, keep_frames
         self.memory: Memory | None = None
         if resume and restart:
             raise ConfigError("resume, restart: an interrupted run is either gone on with or thrown away; give one")
@@ -166,14 +166,19 @@ class Part:
     def frames(self) -> Iterator[KeptFrames | None]:
         """Keep frames in the directory, if they are wanted; they stay for a run that goes on from here.
 
+        Those of what ``memory`` has seen are there, decoded again if need be.
+
         Raises:
             ConfigError: if they cannot be kept.
+            VideoError: if the video cannot be read again.
         """
         if not self._keeps_frames:
             yield None
             return
         frames = KeptFrames(self.directory)
         try:
+            if self.memory is not None:
+                _fill(frames, self._source, self.memory)
             yield frames
         finally:
             frames.close(keep=True)
@@ -256,10 +261,8 @@ def ingest(
     """
     part.begin(engine.fingerprint)
     failure: VideoError | None = None
-    latest = part.memory
     with Checkpoints(part.directory, max_bytes) as store, part.frames() as frames:
-        if frames is not None and latest is not None:
-            _fill(frames, source, latest)
+        latest = part.memory
         playback = Playback(engine, source, checkpoints=store, every=every, memory=latest, reader=reader)
         try:
             session = playback.session
