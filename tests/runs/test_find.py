@@ -267,3 +267,13 @@ def test_a_strategy_without_a_cache_has_nothing_to_find_words_in() -> None:
     config = replace(CONFIG, cache=replace(CONFIG.cache, strategy="recent"))
     with pytest.raises(ConfigError, match="'recent' keeps no cache to find words in; choose another"):
         find.of_video(Source(str(clip("plain.mp4"))), config)
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_a_search_that_is_stopped_looks_at_what_was_ingested_by_then(film: tuple[Path, dict[str, float]]) -> None:
+    seen: list[float] = []
+    hooks = Hooks(stopped=lambda: len(seen) >= 3, chunk=lambda now: seen.append(now.position))
+    *hits, done = recorded(Search([find.of_video(source_of(film[0]), CONFIG)], "the letter K", hooks=hooks), Cuts())
+    assert (done["status"], done["searched"][0]["end"]) == ("interrupted", 12.0)
+    assert hits
+    assert all(hit["end"] <= 12 for hit in hits)
