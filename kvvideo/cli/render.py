@@ -149,6 +149,8 @@ def prediction(record: dict[str, Any]) -> None:
             f"at most {size(record['file_bytes'])}, with {record['checkpoints']} checkpoints of up to "
             f"{size(record['checkpoint_bytes'])}"
         )
+    if "frame_bytes" in record:
+        rows["its frames"] = f"about {size(record['frame_bytes'])} more"
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), value)
     out.print(table)

@@ -18,6 +18,9 @@ SPARE = "spare_rows"
 FORK_OF = "kvvideo_fork_of"
 """Key in ``SamplingParams.extra_args`` that names the session a question is asked of."""
 
+LOOKS = "kvvideo_looks"
+"""Key there that is true for a question that only looks for the chunks it would attend to."""
+
 WAYS = ("absolute", "contiguous")
 """Ways to treat the positions of tokens that survive."""
 

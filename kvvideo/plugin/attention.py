@@ -24,9 +24,10 @@ from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.rows import ROWS, own_rows, state_rows
 from kvvideo.errors import KvvideoError
-from kvvideo.plugin.layout import lay_out
+from kvvideo.plugin.index import Notes, turns
+from kvvideo.plugin.layout import LOOKS, lay_out
 from kvvideo.plugin.pages import Pages, PlainPages, put_rows, side_state, slots_of
-from kvvideo.plugin.settings import cache_config, spare_rows
+from kvvideo.plugin.settings import cache_config, is_indexed, spare_rows
 from kvvideo.plugin.spec import BoundedSpec
 
 
@@ -41,6 +42,7 @@ class RequestStep:
         fresh: True if these are its first tokens.
         length, evictable: as in ``Layout``.
         left: tokens until the next compaction; 0 if it follows this step.
+        indexed: True if it is a stream whose chunks are indexed.
     """
 
     queries: slice
@@ -50,6 +52,7 @@ class RequestStep:
     length: int
     evictable: int
     left: int
+    indexed: bool
 
 
 @dataclass
@@ -65,7 +68,10 @@ class Step:
         requests: those that layers have work for.
         layers: names of the layers, from the first to the last.
         pages: those of all layers.
+        notes: takes what finds chunks again.
+        last: ``int64 [n]``, the last token of each request that looks for chunks; None if none does.
         tokens: ``int64 [2, >= tokens]``, temporal M-RoPE positions and places; None if the model has no M-RoPE.
+        turned: what ``turns`` has worked out; None before.
     """
 
     spec: BoundedSpec
@@ -74,7 +80,10 @@ class Step:
     requests: tuple[RequestStep, ...]
     layers: tuple[str, ...]
     pages: Pages
+    notes: Notes
+    last: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
+    turned: tuple[torch.Tensor, torch.Tensor] | None = None
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
 
@@ -84,6 +93,12 @@ class Step:
         if self.tokens is None:
             return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)
         return self.tokens[:, : len(self.slots)].T.to(torch.int32)
+
+    def turns(self, rotary: Rotary) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines of the turns of the step's tokens; see ``kvvideo.plugin.index.turns``."""
+        if self.turned is None:
+            self.turned = turns(rotary, self.rows)
+        return self.turned
 
 
 def tell_tokens(tokens: torch.Tensor) -> None:
@@ -120,36 +135,49 @@ class BoundedBuilder:
         spec = self.kv_cache_spec
         if not isinstance(spec, BoundedSpec):
             return super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
-        packed, step = _pack(common_attn_metadata, spec, self._observes, self._layers, self._pages)
+        packed, step = _pack(common_attn_metadata, spec, self)
         metadata = super().build(common_prefix_len, packed, fast_build)  # type: ignore[misc]
         metadata.kvvideo = step
         return metadata
 
     @cached_property
-    def _layers(self) -> tuple[str, ...]:
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, from the first to the last."""
         return tuple(sorted(self.layer_names, key=extract_layer_index))
 
     @property
-    def _pages(self) -> Pages:
+    def pages(self) -> Pages:
+        """Pages of all layers."""
         context = self.vllm_config.compilation_config.static_forward_context
-        where = context[self._layers[0]].kv_cache.data_ptr()
+        where = context[self.layers[0]].kv_cache.data_ptr()
         if self._found is None or self._found[0] != where:
-            self._found = where, _pages_of([context[name] for name in self._layers], self.kv_cache_spec)
+            self._found = where, _pages_of([context[name] for name in self.layers], self.kv_cache_spec)
         return self._found[1]
+
+    @cached_property
+    def notes(self) -> Notes:
+        """Notes that find the chunks of streams again."""
+        return Notes()
 
     def release(self) -> None:
         """Let go of the cache."""
         self._found = None
 
     @cached_property
-    def _observes(self) -> bool:
+    def observes(self) -> bool:
+        """True if the strategy looks at queries."""
         config = cache_config(self.vllm_config)
         return config is not None and load(config.strategy).observes()
+
+    @cached_property
+    def indexes(self) -> bool:
+        """True if chunks of streams are indexed."""
+        return is_indexed(self.vllm_config)
 
     def configure(self, spec: BoundedSpec, config: CacheConfig) -> None:
         """Work by ``config`` from now on."""
         self.kv_cache_spec = spec
-        self._observes = load(config.strategy).observes()
+        self.observes = load(config.strategy).observes()
 
 
 def _pages_of(layers: list[Any], spec: BoundedSpec) -> Pages:
@@ -162,22 +190,25 @@ def _pages_of(layers: list[Any], spec: BoundedSpec) -> Pages:
     return KernelPages(caches, [side_state(cache, spec) for cache in caches])
 
 
-def _pack(batch: Any, spec: BoundedSpec, observes: bool, layers: tuple[str, ...], pages: Pages) -> tuple[Any, Step]:
+def _pack(batch: Any, spec: BoundedSpec, builder: BoundedBuilder) -> tuple[Any, Step]:
     """Close up the block tables of a batch; return its metadata as the kernel should see it, and the layers' work."""
     lengths = batch.seq_lens if batch.seq_lens_cpu_upper_bound is None else batch.seq_lens_cpu_upper_bound
     ends, starts = lengths.tolist(), batch.query_start_loc_cpu.tolist()
     table = batch.block_table_tensor
-    marks = table[:, 0].tolist()  # the null block is number 0
+    first = table[:, :2].tolist()
     schedule = spec.schedule
     packed, seq_lens, longest = table, batch.seq_lens, 0
-    requests, ordinals = [], []
+    requests, ordinals, asking = [], [], []
     for row in range(batch.num_reqs):
         n1, queries = ends[row], slice(starts[row], starts[row + 1])
         n0 = n1 - (queries.stop - queries.start)
         ordinals.append(torch.arange(n0, n1))
         if n0 == n1:
             continue
-        layout = lay_out(n0, n1, schedule, spec.block_size, fork=marks[row] == 0)
+        marks = _marks(first[row])
+        if marks == LOOKS:
+            asking.append(row)
+        layout = lay_out(n0, n1, schedule, spec.block_size, marks)
         if layout.length != n1:
             if packed is table:
                 packed, seq_lens = table.clone(), batch.seq_lens.clone()
@@ -187,19 +218,29 @@ def _pack(batch: Any, spec: BoundedSpec, observes: bool, layers: tuple[str, ...]
                 at += len(blocks)
             seq_lens[row] = layout.length
         longest = max(longest, layout.length)
-        if layout.evictable or n0 == 0 or (observes and marks[row] != 0):
+        noted = not marks and (builder.observes or builder.indexes)
+        if layout.evictable or n0 == 0 or noted:
             live = packed[row, : -(-layout.length // spec.block_size)].long()
             left = schedule.next_compaction(n1) - n1 if schedule and not layout.evictable else 0
-            requests.append(RequestStep(queries, live, marks[row], n0 == 0, layout.length, layout.evictable, left))
+            of_stream = layout.length, layout.evictable, left, builder.indexes and not marks
+            requests.append(RequestStep(queries, live, first[row][0], n0 == 0, *of_stream))
+    builder.notes.listen(asking)
     step = Step(
         spec,
         batch.slot_mapping[: starts[batch.num_reqs]],
         torch.cat(ordinals).to(table.device, torch.int32),
         tuple(requests),
-        layers,
-        pages,
+        builder.layers,
+        builder.pages,
+        builder.notes,
+        torch.tensor([starts[row + 1] - 1 for row in asking], device=table.device) if asking else None,
     )
     return batch.replace(block_table_tensor=packed, seq_lens=seq_lens, max_seq_len=longest), step
+
+
+def _marks(first: list[int]) -> int:
+    """Return the null blocks, which are number 0, that a request's table begins with: it is a fork if there are any."""
+    return next((count for count, block in enumerate(first) if block), len(first))
 
 
 class BoundedImpl(ABC):
@@ -277,20 +318,28 @@ class BoundedImpl(ABC):
         )
         step: Step | None = getattr(attn_metadata, "kvvideo", None)
         if step is not None:
-            self.after_attention(layer, query, kv_cache, step)
+            self.after_attention(layer, query, key, kv_cache, step)
         return result
 
-    def after_attention(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, step: Step) -> None:
+    def after_attention(
+        self, layer: Any, query: torch.Tensor, key: torch.Tensor, kv_cache: torch.Tensor, step: Step
+    ) -> None:
         """Note the step's tokens in the side state, and do what is due for its requests."""
         number, count = step.layers.index(layer.layer_name), len(step.layers)
         if number == 0:
             step.pages.note(step.slots, step.rows)
+        if step.last is not None:
+            step.notes.hear(query, step.last, step.rows[:, 0])
         if not step.requests:
             return
         policy = self._policy(step.spec)
         for request in step.requests:
             if request.fresh:
                 self.streams[request.name] = {}
+                if number == 0:
+                    step.notes.forget(request.name)
+            if request.indexed:
+                self.index(number, key, step, request, at_once=policy.heads_alike or not request.evictable)
             if policy.observes() and policy.watches(request.left):
                 self.watch(number, query[request.queries], kv_cache, step, request, policy)
             if request.evictable and not policy.heads_alike:
@@ -298,6 +347,26 @@ class BoundedImpl(ABC):
             elif request.evictable and number == count - 1:
                 for layers in step.pages.parts(request.evictable):
                     self.compact(layers, step, request, policy)
+
+    def index(self, number: int, key: torch.Tensor, step: Step, request: RequestStep, at_once: bool) -> None:
+        """Add a request's keys of this step to the sums of its chunk.
+
+        Args:
+            number: the layer's, from 0.
+            key: ``[tokens, kv_heads, head_dim]``, rotated.
+            step: the step.
+            request: one of its requests.
+            at_once: True if all layers still have their keys in the pages when the last one is through.
+        """
+        count, spec, pages = len(step.layers), step.spec, step.pages
+        if pages.sums_at_once and at_once and number < count - 1:
+            return
+        layers = range(count if pages.sums_at_once and at_once else 0)
+        layers = layers if layers else range(number, number + 1)
+        sums = step.notes.sums(request.name, (count, spec.num_kv_heads, spec.head_size), key.device)
+        cos, sin = (part[request.queries] for part in step.turns(self.rotary_on(key.device)))
+        keys = key[request.queries].view(-1, spec.num_kv_heads, spec.head_size)
+        pages.add_up(layers, step.slots[request.queries], keys, cos, sin, sums[layers.start : layers.stop])
 
     def watch(
         self,
@@ -386,11 +455,12 @@ class BoundedImpl(ABC):
             scores,
             extract_layer_index(step.layers[layers.start]),
             self.scale,
-            self._rotary_on(keys.device),
+            self.rotary_on(keys.device),
             stream,
         )
 
-    def _rotary_on(self, device: torch.device) -> Rotary:
+    def rotary_on(self, device: torch.device) -> Rotary:
+        """Return the rotation of the model's keys, for tensors on ``device``."""
         assert self.rotary is not None
         if self.rotary.frequencies.device != device:
             self.rotary = self.rotary.to(device)
@@ -412,7 +482,7 @@ class BoundedImpl(ABC):
         keys, values = (
             self.read_blocks(layer, kv_cache, blocks, side)[:, :length].transpose(0, 1).contiguous() for side in (0, 1)
         )
-        rotary = self._rotary_on(keys.device)
+        rotary = self.rotary_on(keys.device)
         keys = rotary.rotate(keys, rotary.angles64(torch.tensor(by, device=keys.device))).to(keys.dtype)
         self.write_slots(layer, kv_cache, slots_of(blocks, spec.block_size)[:length], keys, values)
         side_state(kv_cache, spec)[blocks, 0] += by

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -59,6 +60,12 @@ class LocalEngine:
     def text_config(self) -> Any:
         """The part of ``hf_config`` that describes the language model."""
         return self.llm.model_config.hf_text_config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype that the model is computed in."""
+        dtype: torch.dtype = self.llm.model_config.dtype
+        return dtype
 
     @property
     def tokenizer(self) -> Any:

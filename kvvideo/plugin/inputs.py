@@ -35,32 +35,37 @@ class Inputs:
         self._video_token, self._tokenizer = int(hf_config.video_token_id), tokenizer
         self._numbers = itertools.count(1)
 
-    def __call__(self, text: str, chunk: Chunk | None) -> TokensInput | MultiModalInput:
-        """Return the prompt of ``text``, which has a place for the frames of ``chunk`` if there is one.
+    def __call__(self, text: str, *chunks: Chunk) -> TokensInput | MultiModalInput:
+        """Return the prompt of ``text``, which has a place for the frames of each of ``chunks``.
 
         Raises:
             EngineError: if the frames cannot be cut into patches.
         """
         ids = self._tokenizer(text)["input_ids"]
-        if chunk is None:
+        if not chunks:
             return of_tokens(ids)
         pairs, merge, patch = self._sides
-        pixels, grid = patches(chunk.frames, pairs, merge, patch)
-        count, offset = len(pixels) // merge**2, ids.index(self._video_token)
+        cut = [patches(chunk.frames, pairs, merge, patch) for chunk in chunks]
+        places, offset = [], 0
+        for pixels, _ in cut:
+            offset, count = ids.index(self._video_token, offset), len(pixels) // merge**2
+            ids[offset : offset + 1] = [self._video_token] * count
+            places.append(PlaceholderRange(offset, count))
+            offset += count
         data: Any = {
-            "pixel_values_videos": pixels,
-            "video_grid_thw": torch.tensor([grid]),
-            "second_per_grid_ts": torch.tensor([pairs / chunk.fps]),
+            "pixel_values_videos": cut[0][0] if len(cut) == 1 else torch.cat([pixels for pixels, _ in cut]),
+            "video_grid_thw": torch.tensor([grid for _, grid in cut]),
+            "second_per_grid_ts": torch.tensor([pairs / chunk.fps for chunk in chunks]),
         }
         each = MultiModalFieldConfig.batched(_VIDEO, keep_on_cpu=True)
-        whole = MultiModalFieldConfig.flat_from_sizes(_VIDEO, torch.tensor([len(pixels)]))
+        whole = MultiModalFieldConfig.flat_from_sizes(_VIDEO, torch.tensor([len(pixels) for pixels, _ in cut]))
         fields = {"pixel_values_videos": whole, "video_grid_thw": each, "second_per_grid_ts": each}
         return mm_input(
-            [*ids[:offset], *[self._video_token] * count, *ids[offset + 1 :]],
+            ids,
             MultiModalKwargsItems.from_hf_inputs(data, fields),
             # Never the same twice: what a tower made of one chunk is not asked for again.
-            {_VIDEO: [f"frames-{next(self._numbers)}"]},
-            {_VIDEO: [PlaceholderRange(offset, count)]},
+            {_VIDEO: [f"frames-{next(self._numbers)}" for _ in chunks]},
+            {_VIDEO: places},
         )
 
 

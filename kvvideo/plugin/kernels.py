@@ -139,6 +139,50 @@ def _note(
             tl.store(at + row * state_row + head * slots, word, mask=inside)
 
 
+@triton.jit
+def _add_up(
+    caches,
+    like,
+    slots_of,
+    cosines,
+    sines,
+    sums,
+    tokens,
+    page_block,
+    page_head,
+    page_slot,
+    half: tl.constexpr,
+    slots: tl.constexpr,
+    tile: tl.constexpr,
+):
+    head, layer, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
+    cache = tl.load(caches + layer).to(tl.pointer_type(like.dtype.element_ty))
+    pair = tl.arange(0, half)
+    low_cos, high_cos = tl.zeros([half], tl.float32), tl.zeros([half], tl.float32)
+    low_sin, high_sin = tl.zeros([half], tl.float32), tl.zeros([half], tl.float32)
+    # One program goes through all tokens in order, so that a sum is the same whenever it is made.
+    for first in range(0, tokens, tile):
+        token = first + tl.arange(0, tile)
+        inside = (token < tokens)[:, None]
+        where = tl.load(slots_of + token, mask=token < tokens, other=0)
+        source = (where // slots * page_block + head * page_head + where % slots * page_slot)[:, None] + pair[None, :]
+        low = tl.load(cache + source, mask=inside, other=0.0).to(tl.float32)
+        high = tl.load(cache + source + half, mask=inside, other=0.0).to(tl.float32)
+        turn = token[:, None] * half + pair[None, :]
+        cos = tl.load(cosines + turn, mask=inside, other=0.0)
+        sin = tl.load(sines + turn, mask=inside, other=0.0)
+        low_cos += tl.sum(low * cos, 0)
+        high_cos += tl.sum(high * cos, 0)
+        low_sin += tl.sum(low * sin, 0)
+        high_sin += tl.sum(high * sin, 0)
+    own = sums + (layer * 2 * heads + head) * 2 * half + pair
+    other = own + heads * 2 * half
+    tl.store(own, tl.load(own) + low_cos)
+    tl.store(own + half, tl.load(own + half) + high_cos)
+    tl.store(other, tl.load(other) + low_sin)
+    tl.store(other + half, tl.load(other + half) + high_sin)
+
+
 class KernelPages(Pages):
     """Pages of ``[block, kv_head, slot, key ‖ value]`` on a GPU.
 
@@ -156,6 +200,8 @@ class KernelPages(Pages):
             for tensors in (caches, states)
         )
         self._strides = (*self._cache.stride()[:3], *self._state.stride()[:2])
+
+    sums_at_once = True
 
     def _at_once(self, n: int) -> int:
         _, heads, _, width = self._cache.shape
@@ -221,6 +267,32 @@ class KernelPages(Pages):
             slots,
             len(rows),
             -1 if moves is None else moved_row,
+            _TILE,
+        )
+
+    def add_up(
+        self,
+        layers: range,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        sums: torch.Tensor,
+    ) -> None:
+        """Add up what the pages hold by one kernel, a program for each KV head of each layer."""
+        del keys
+        _, heads, size, width = self._cache.shape
+        _add_up[(heads, len(layers))](
+            self._caches[layers.start :],
+            self._cache,
+            slots,
+            cos.contiguous(),
+            sin.contiguous(),
+            sums,
+            len(slots),
+            *self._strides[:3],
+            width // 4,
+            size,
             _TILE,
         )
 

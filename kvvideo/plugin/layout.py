@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from kvvideo.compression.schedule import Schedule
 
+FORK, LOOKS = 1, 2
+"""Null blocks that a fork's table begins with: of any, and of one that looks for chunks."""
+
 
 class Layout(NamedTuple):
     """The cache of one request in a step from ``n0`` to ``n1`` computed tokens.
@@ -20,7 +23,7 @@ class Layout(NamedTuple):
     evictable: int
 
 
-def lay_out(n0: int, n1: int, schedule: Schedule | None, block_size: int, fork: bool) -> Layout:
+def lay_out(n0: int, n1: int, schedule: Schedule | None, block_size: int, marks: int) -> Layout:
     """Return the layout in a step from ``n0`` to ``n1`` computed tokens.
 
     Args:
@@ -28,12 +31,12 @@ def lay_out(n0: int, n1: int, schedule: Schedule | None, block_size: int, fork: 
         n1: tokens computed after it.
         schedule: when the cache is compacted; None for never.
         block_size: tokens of a block.
-        fork: True if the request shares a session's blocks behind one null block. It never compacts,
-            because that would rewrite blocks that are not its own.
+        marks: null blocks before the session's blocks that the request shares; 0 if it is no fork. A fork never
+            compacts, because that would rewrite blocks that are not its own.
     """
     end = -(-n1 // block_size)
-    if fork:
-        return Layout((range(1, end),), n1 - block_size, 0)
+    if marks:
+        return Layout((range(marks, end),), n1 - marks * block_size, 0)
     if schedule is None:
         return Layout((range(end),), n1, 0)
     before, after = schedule.compacted_upto(n0), schedule.compacted_upto(n1)

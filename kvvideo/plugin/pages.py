@@ -56,6 +56,8 @@ class Pages(ABC):
     """
 
     layers: int
+    sums_at_once: bool
+    """True if ``add_up`` reads keys of any number of layers from the pages; else it is given one layer's."""
 
     def parts(self, n: int) -> Iterator[range]:
         """Yield all layers, as many at a time as should be read at once if ``n`` tokens are read of each."""
@@ -111,6 +113,27 @@ class Pages(ABC):
         """
 
     @abstractmethod
+    def add_up(
+        self,
+        layers: range,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        sums: torch.Tensor,
+    ) -> None:
+        """Add the products of keys with cosines and sines to ``sums``.
+
+        Args:
+            layers: numbers of the layers.
+            slots: ``int64 [tokens]``, where their keys are.
+            keys: ``[tokens, kv_heads, d]``, the keys of the last of ``layers``.
+            cos: ``float32 [tokens, d / 2]``.
+            sin: ``float32 [tokens, d / 2]``.
+            sums: ``float32 [layers, 2, kv_heads, d]``, changed in place.
+        """
+
+    @abstractmethod
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
         """Write the side state of new tokens, alike in all layers and heads.
 
@@ -140,6 +163,8 @@ class PlainPages(Pages):
         _, rows, self._heads, self._slots = self._states[0].shape
         # From the first word of a token's side state to all of them.
         self._lanes = torch.arange(rows * self._heads, device=caches[0].device) * self._slots
+
+    sums_at_once = False
 
     def _at_once(self, n: int) -> int:
         size: int = self._heads * n * self._spec.head_size * self._layers[0].kv_cache.element_size()
@@ -188,6 +213,21 @@ class PlainPages(Pages):
             own = (part[:, heads : heads + self._heads].contiguous() for part in parts)
             layer.impl.write_slots(layer, layer.kv_cache, slots, *own)
             put_rows(self._states[number], blocks, survivors[:, heads : heads + self._heads])
+
+    def add_up(
+        self,
+        layers: range,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        sums: torch.Tensor,
+    ) -> None:
+        """Add up the ``keys`` of the only layer, which need not be read."""
+        del layers, slots
+        halves = keys.view(*keys.shape[:-1], 2, -1)
+        for own, part in zip(sums[0], (cos, sin), strict=True):
+            own.add_((halves * part[:, None, None]).sum(0).flatten(1))
 
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
         """Write by one operation a layer; no slot may be below 0."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from kvvideo.compression.config import FORK_OF
+from kvvideo.compression.config import FORK_OF, LOOKS
 from kvvideo.errors import ConfigError
 
 
@@ -31,6 +31,22 @@ def reading() -> SamplingParams:
     vLLM needs one token sampled to end a turn of a session, and drops it again.
     """
     return SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
+
+
+def looking(session_id: str) -> SamplingParams:
+    """Return parameters of a question whose queries are wanted, and no answer.
+
+    Args:
+        session_id: session on whose fork it is asked.
+    """
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0,
+        detokenize=False,
+        ignore_eos=True,
+        output_kind=RequestOutputKind.CUMULATIVE,
+        extra_args={FORK_OF: session_id, LOOKS: True},
+    )
 
 
 def answering(

@@ -17,10 +17,10 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
 from kvvideo.compression import load
-from kvvideo.compression.config import FORK_OF
+from kvvideo.compression.config import FORK_OF, LOOKS
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import EngineError
-from kvvideo.plugin import history, metrics
+from kvvideo.plugin import history, layout, metrics
 from kvvideo.plugin.history import History
 from kvvideo.plugin.register import check_found
 from kvvideo.plugin.settings import cache_config
@@ -300,25 +300,26 @@ class SessionScheduler(Scheduler):
         extra = (request.sampling_params.extra_args if request.sampling_params else None) or {}
         if self.config is not None and FORK_OF in extra and request.request_id not in self.requests:
             try:
-                self._fork(request, self._idle(str(extra[FORK_OF])))
+                marks = layout.LOOKS if extra.get(LOOKS) else layout.FORK
+                self._fork(request, self._idle(str(extra[FORK_OF])), marks)
             except EngineError as error:
                 # Anyone may send such a request to a server; raising here would end the engine with it.
                 logger.warning("question %s is refused: %s", request.request_id, error)
                 self._refused.append(request.request_id)
         super().add_request(request)
 
-    def _fork(self, request: Request, session: Request) -> None:
-        """Let ``request`` go on where ``session`` stands, on the session's own blocks.
+    def _fork(self, request: Request, session: Request, marks: int) -> None:
+        """Let ``request`` go on where ``session`` stands, on the session's own blocks, behind so many null blocks.
 
         Raises:
             EngineError: if no block is free for the half-filled last one.
         """
         self._fold(session)
         live = session.num_computed_tokens
-        self.manager.share(session.request_id, request.request_id, live)
+        self.manager.share(session.request_id, request.request_id, live, marks)
         self._forks[request.request_id] = session.request_id
         past = self._pasts[session.request_id]
-        ids = history.encode(History(self.manager.block_size + live, past.position))
+        ids = history.encode(History(marks * self.manager.block_size + live, past.position))
         request.mm_features = [
             replace(f, mm_position=replace(f.mm_position, offset=f.mm_position.offset + len(ids)))
             for f in request.mm_features

@@ -8,6 +8,9 @@ from kvvideo.errors import ConfigError
 SCHEDULER = "kvvideo.plugin.scheduler.SessionScheduler"
 """Path of the only scheduler that knows which blocks are free again."""
 
+INDEX = "kvvideo_index"
+"""Key in vLLM's ``additional_config`` of ``EngineConfig.index``."""
+
 
 def cache_config(vllm_config: Any) -> CacheConfig | None:
     """Return the settings under ``additional_config["kvvideo"]``, checked; None if the engine has none.
@@ -31,6 +34,11 @@ def cache_config(vllm_config: Any) -> CacheConfig | None:
 def spare_rows(vllm_config: Any) -> int:
     """Return the rows of side state to keep ready beside those of the cache; see ``EngineConfig.spare_rows``."""
     return int(vllm_config.additional_config[KEY].get(SPARE, 0))
+
+
+def is_indexed(vllm_config: Any) -> bool:
+    """Return True if the chunks of streams are indexed; see ``EngineConfig.index``."""
+    return bool(vllm_config.additional_config.get(INDEX, False))
 
 
 def rotates_plainly(text_config: Any) -> bool:

@@ -108,13 +108,14 @@ class BoundedManager(FullAttentionManager):
         self.req_to_blocks[request_id] = blocks
         self.num_cached_block[request_id] = 0
 
-    def share(self, session_id: str, request_id: str, tokens: int) -> None:
-        """Let a request go on where a session stands, on the session's blocks, behind the null block that marks a fork.
+    def share(self, session_id: str, request_id: str, tokens: int, marks: int) -> None:
+        """Let a request go on where a session stands, on the session's blocks, behind null blocks that mark a fork.
 
         Args:
             session_id: session whose blocks are shared; a half-filled last one is copied.
             request_id: request that has computed nothing yet.
             tokens: tokens that the session has in its blocks.
+            marks: null blocks; see ``kvvideo.plugin.layout``.
 
         Raises:
             EngineError: if no block is free for the copy.
@@ -125,7 +126,7 @@ class BoundedManager(FullAttentionManager):
         if tokens % size and pool.get_num_free_blocks() < 1:
             raise EngineError("no free KV block to ask a question with; ask fewer at once or enlarge the pool")
         pool.touch(shared)
-        own = [pool.null_block, *shared]
+        own = [*[pool.null_block] * marks, *shared]
         if tokens % size:
             (copy,) = pool.get_new_blocks(1)
             source = blocks[tokens // size]

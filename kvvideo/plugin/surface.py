@@ -346,6 +346,7 @@ SURFACE: dict[str, dict[str, str]] = {
         "ParallelConfig().decode_context_parallel_size": "refused",
         "ModelConfig().hf_config": "the model's configuration",
         "ModelConfig().hf_text_config": "that of its language model",
+        "ModelConfig().dtype": "of the vectors that chunks are found by",
         "ModelConfig().served_model_name": "a label of our figures",
         "ModelConfig.use_mla": "refused",
         "ModelConfig.get_sliding_window": "refused",
@@ -371,6 +372,7 @@ SURFACE: dict[str, dict[str, str]] = {
         "GPUModelRunner().kv_cache_config": "leads to the spec and the layers",
         "GPUModelRunner().compilation_config": "leads to the layers",
         "GPUModelRunner().attn_groups": "leads to the builders",
+        "GPUModelRunner().input_batch": "rows of the latest step's requests",
         "GPUModelRunner().kv_caches": "emptied when an engine is closed",
         "GPUModelRunner().model": "timed by kvvideo bench profile",
         "GPUModelRunner.get_model": "its weights go when an engine is closed",
@@ -381,6 +383,9 @@ SURFACE: dict[str, dict[str, str]] = {
         "GPUModelRunner._execute_mm_encoder": "timed by kvvideo bench profile",
         "GPUModelRunner._model_forward": "timed by kvvideo bench profile",
         "GPUModelRunner.sample_tokens": "timed by kvvideo bench profile",
+    },
+    "vllm.v1.worker.gpu_input_batch": {
+        "InputBatch().req_id_to_index": "row of a question that has looked",
     },
     "vllm.v1.worker.utils": {
         "clear_layer_kv_caches": "lets go of a closed engine's cache",

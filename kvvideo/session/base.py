@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from kvvideo.prompt import Turn
 from kvvideo.session.engine import Engine
+from kvvideo.session.recall import Recall
 from kvvideo.types import CacheStats, Chunk, Hit
 
 
@@ -81,6 +82,7 @@ class Session(ABC):
         *,
         also: Chunk | None = None,
         dialogue: Sequence[Turn] = (),
+        recall: Recall | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         seed: int | None = None,
@@ -119,6 +121,7 @@ class Session(ABC):
         *,
         also: Chunk | None = None,
         dialogue: Sequence[Turn] = (),
+        recall: Recall | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         seed: int | None = None,
@@ -131,6 +134,7 @@ class Session(ABC):
             also: frames to show before the question without remembering them: the beginning of the
                 next chunk, when the question belongs to a moment inside it.
             dialogue: earlier questions and answers that the model shall know of.
+            recall: how to look again at what was evicted; None for not at all.
             max_tokens: longest answer.
             temperature: 0 is greedy.
             seed: of the sampling.
@@ -144,6 +148,7 @@ class Session(ABC):
                 questions,
                 also=also,
                 dialogue=dialogue,
+                recall=recall,
                 max_tokens=max_tokens,
                 temperature=temperature,
                 seed=seed,

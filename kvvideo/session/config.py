@@ -36,6 +36,9 @@ class EngineConfig:
         options: further ``EngineArgs`` of vLLM.
         spare_rows: rows of side state that the cache's pages have beyond those of its strategy, so that a running
             engine can switch to one with more (``Engine.use``).
+        index: whether each chunk of a stream leaves what a question finds it by (``kvvideo.session.index``).
+        again_tokens: tokens of the chunks that one question may be shown again. The KV pool has room for one such
+            question at least, or for as many as fit the room of ``questions``.
 
     Raises:
         ConfigError: if there is no such dtype, or ``spare_rows`` is not a number of rows.
@@ -54,8 +57,11 @@ class EngineConfig:
     step_tokens: int = 8192
     options: dict[str, Any] = field(default_factory=dict)
     spare_rows: int = 0
+    index: bool = True
+    again_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype: no {self.dtype!r}; choose one of {', '.join(DTYPES)}")
         check_whole("spare_rows", self.spare_rows, 0)
+        check_whole("again_tokens", self.again_tokens, 0)

@@ -5,21 +5,31 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvvideo.compression.config import SPARE, CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, OutOfMemoryError, first_line
 from kvvideo.plugin import surface
 from kvvideo.plugin.platform import is_cpu
 from kvvideo.plugin.register import check_installed
+from kvvideo.plugin.settings import INDEX
+from kvvideo.prompt import chunk_text
 from kvvideo.session import model_files
 from kvvideo.session.arguments import common_arguments, engine_args, is_elsewhere
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.environment import set_environment
 from kvvideo.session.hub import model_path
 from kvvideo.session.model_config import text_config
-from kvvideo.session.pool import moved_to, other_blocks, pool_bytes, session_blocks
+from kvvideo.session.pool import moved_to, other_blocks, pool_bytes, question_blocks, session_blocks
 from kvvideo.types import Chunk
+from kvvideo.video.geometry import tokens
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+CHUNKS = 32
+"""Most chunks that one question may be shown."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,6 +67,9 @@ class Engine:
         self._count = 0
         self._fruitless = 0
         self._latest: dict[str, Any] = {}
+        self._room: dict[str, int] = {}
+        self._looking: dict[str, str] = {}
+        self._queries: dict[str, Tensor] = {}
 
     @property
     def closed(self) -> bool:
@@ -111,6 +124,17 @@ class Engine:
         """The model's tokenizer."""
         return self._local.tokenizer
 
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Dtype that the model is computed in."""
+        return self._local.dtype
+
+    def chunk_tokens(self, chunk: Chunk) -> int:
+        """Return the tokens of ``chunk``, its clock time included, after others."""
+        count, height, width = chunk.frames.shape[:3]
+        # The frames stand for one token, the video pad, in the text.
+        return len(self.tokenizer(chunk_text(chunk.start)).input_ids) - 1 + tokens(height, width, count)
+
     def use(self, cache: CacheConfig) -> None:
         """Bound the cache of all coming sessions by ``cache`` instead; the model and its pool stay.
 
@@ -135,13 +159,13 @@ class Engine:
         self._count += 1
         return f"{kind}-{self._count}"
 
-    def prompt(self, text: str, chunk: Chunk | None) -> Any:
-        """Return what ``process`` takes, of ``text`` and the frames that it has a place for.
+    def prompt(self, text: str, *chunks: Chunk) -> Any:
+        """Return what ``process`` takes, of ``text`` and the chunks whose frames it has places for.
 
         Raises:
             EngineError: if the frames cannot be cut into patches.
         """
-        return self._inputs(text, chunk)
+        return self._inputs(text, *chunks)
 
     def process(self, request_id: str, prompt: Any, params: Any, resumable: bool = False) -> Any:
         """Return the request that ``prompt`` makes, not yet sent; see ``LocalEngine.request``.
@@ -155,11 +179,33 @@ class Engine:
         """Send ``request``, a part of a session."""
         self._local.append(request)
 
-    def ask(self, request: Any) -> str:
-        """Send ``request``, a question; return the name by which ``take`` gives its outputs, until ``forget``."""
+    def ask(self, request: Any, answer_tokens: int = 1, looks: bool = False) -> str:
+        """Send ``request``, a question; return the name by which ``take`` gives its outputs, until ``forget``.
+
+        Args:
+            request: as ``process`` returned it.
+            answer_tokens: most tokens of its answer.
+            looks: True if it is of ``sampling.looking``; ``queries`` gives what came of it.
+        """
         name = self._local.ask(request)
-        self._latest[name] = None
+        self._latest[name], self._room[name] = None, self._needed(request, answer_tokens)
+        if looks:
+            self._looking[name] = str(request.request_id)
         return name
+
+    @property
+    def question_room(self) -> int:
+        """Blocks of the pool that questions may take beside sessions."""
+        return other_blocks(self.config, self.block_size) - 1
+
+    def has_room(self, request: Any, answer_tokens: int = 1) -> bool:
+        """Return True if a question can be sent beside those that are open, or none is."""
+        taken = [self._room[name] for name, output in self._latest.items() if output is None or not output.finished]
+        enough = sum(taken) + self._needed(request, answer_tokens) <= self.question_room
+        return not taken or (len(taken) < self.config.questions and enough)
+
+    def _needed(self, request: Any, answer_tokens: int) -> int:
+        return question_blocks(len(request.prompt_token_ids) + answer_tokens, self.block_size)
 
     def abort(self, names: Collection[str]) -> None:
         """Forget questions and end them, by the names that ``ask`` returned."""
@@ -204,7 +250,25 @@ class Engine:
             raise EngineError(f"vLLM failed: {first_line(error)}") from error
         self._fruitless = 0 if self.scheduler.scheduled_tokens else self._fruitless + 1
         self._latest.update((o.request_id, o) for o in outputs if o.request_id in self._latest)
+        self._hear([o.request_id for o in outputs if o.finished and o.request_id in self._looking])
         return outputs
+
+    def _hear(self, names: Sequence[str]) -> None:
+        """Fetch the queries of the questions that have looked in this step, for the next one overwrites them."""
+        from kvvideo.plugin.inspect import heard_queries, joined
+
+        if names:
+            ids = [self._looking.pop(name) for name in names]
+            heads = int(self._local.text_config.num_attention_heads)
+            queries = joined(self.on_workers(heard_queries, ids), heads, dim=2)
+            self._queries.update(zip(names, queries, strict=True))
+
+    def queries(self, name: str) -> "Tensor | None":
+        """Return what a question that looks asks with, un-rotated: ``float32 [layers, heads, head_dim]``.
+
+        None if vLLM ended it before.
+        """
+        return self._queries.pop(name, None)
 
     def driven(self, work: Generator[Item | None, None, Result]) -> Generator[Item, None, Result]:
         """Yield what ``work`` yields, and make a step wherever it yields None because it waits for one.
@@ -253,7 +317,8 @@ class Engine:
 
     def forget(self, name: str) -> None:
         """Keep no more outputs of a question."""
-        self._latest.pop(name, None)
+        for kept in (self._latest, self._room, self._looking, self._queries):
+            kept.pop(name, None)
 
     def check_progress(self) -> None:
         """Check, between steps while waiting for a request, that something can still run.
@@ -296,13 +361,14 @@ def _arguments(config: EngineConfig) -> dict[str, Any]:
     """Return all arguments of vLLM's ``EngineArgs`` for an engine of sessions."""
     arguments = {
         **common_arguments(config),
-        "limit_mm_per_prompt": {"video": 1, "image": 0},
+        "limit_mm_per_prompt": {"video": CHUNKS, "image": 0},
         "mm_processor_cache_gb": 0,
         **engine_args(**{**config.cache.as_dict(), SPARE: config.spare_rows}),
         **config.options,
         # Frames are handed over as bytes.
         "mm_device_do_normalize": True,
     }
+    arguments["additional_config"] = {**arguments["additional_config"], INDEX: config.index}
     # Without a bound vLLM takes what there is; on the CPU it cannot tell how much that is.
     unbounded = 1 << 30 if is_cpu() else None
     arguments["kv_cache_memory_bytes"] = config.kv_bytes or pool_bytes(config, arguments["block_size"]) or unbounded

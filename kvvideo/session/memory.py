@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+INDEX = ("index", "index_spans")
+"""Names of the tensors that chunks are found by; a memory that an older version made has none."""
+_OF_ALL = ("keys", "values", "log")
+
+
 @dataclass(frozen=True)
 class Memory:
     """A session's live cache at one moment of the video, in host memory.
@@ -30,8 +35,8 @@ class Memory:
         tensors: ``keys`` and ``values`` ``[layers, kv_heads, live, head_dim]``, rotated, in the cache's
             dtype; ``state`` ``int32 [layers, rows, kv_heads, live]``, the side state; ``log`` ``float64
             [n, 4]``, first position, tokens, start and end in seconds of each chunk, and of each dialogue that
-            was remembered, which takes no time; and ``stream.LAYER.NAME``, what the strategy remembers of
-            the whole stream.
+            was remembered, which takes no time; ``index`` and ``index_spans``, see ``ChunkIndex.as_tensors``; and
+            ``stream.LAYER.NAME``, what the strategy remembers of the whole stream.
         source: which video it is and how it is looked at, as JSON has it; empty if unknown.
     """
 
@@ -78,5 +83,5 @@ class Memory:
         state = self.tensors["state"]
         rows = torch.zeros((len(state), state_rows(cache), *state.shape[2:]), dtype=state.dtype)
         rows[:, : own_rows(cache)] = state[:, : own_rows(cache)]
-        kept = {name: self.tensors[name] for name in ("keys", "values", "log")}
+        kept = {name: self.tensors[name] for name in (*_OF_ALL, *INDEX) if name in self.tensors}
         return replace(self, cache=cache, tensors={**kept, "state": rows})

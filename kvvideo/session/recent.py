@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from kvvideo.errors import EngineError
-from kvvideo.prompt import OPENING, chunk_text
+from kvvideo.prompt import OPENING
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import Engine
 from kvvideo.session.session import VideoSession
 from kvvideo.types import CacheStats, Chunk
-from kvvideo.video.geometry import tokens
 
 
 class RecentSession(Session):
@@ -102,14 +101,12 @@ class RecentSession(Session):
         """
         if not self.alive:
             raise EngineError("this session was ended; start a new one and feed it the video again")
-        count, height, width = chunk.frames.shape[:3]
-        # The frames stand for one token, the video pad, in the text.
-        size = self._count(chunk_text(chunk.start)) - 1 + tokens(height, width, count)
+        size = self.engine.chunk_tokens(chunk)
         room = min(self._max_tokens - 1, self.engine.config.step_tokens) - self._reserved
         if size > room:
             raise EngineError(
-                f"one chunk of {count} frames is {size} tokens, more than the {room} there is room for; use shorter "
-                "chunks, fewer frames per second, smaller frames, or a larger max_tokens"
+                f"one chunk of {len(chunk.frames)} frames is {size} tokens, more than the {room} there is room for; "
+                "use shorter chunks, fewer frames per second, smaller frames, or a larger max_tokens"
             )
         return size
 

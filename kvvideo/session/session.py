@@ -1,7 +1,9 @@
 """One video's stream: ingest chunks, ask questions, see what is still remembered."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
@@ -10,9 +12,12 @@ import numpy.typing as npt
 from kvvideo.errors import ConfigError, EngineError, KvvideoError
 from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text
 from kvvideo.session.base import Answer, Session, Span
-from kvvideo.session.engine import Engine
-from kvvideo.session.memory import Memory
-from kvvideo.types import CacheStats, Chunk
+from kvvideo.session.engine import CHUNKS, Engine
+from kvvideo.session.index import ChunkIndex, Found
+from kvvideo.session.memory import INDEX, Memory
+from kvvideo.session.recall import Recall, Shown, chosen, fetched, wanted
+from kvvideo.types import CacheStats, Chunk, Hit
+from kvvideo.video.geometry import tokens
 
 
 class VideoSession(Session):
@@ -32,6 +37,9 @@ class VideoSession(Session):
         self._position = 0
         # One row a chunk, or a remembered dialogue: first M-RoPE position, tokens, start and end in seconds.
         self._log: list[tuple[int, int, float, float]] = []
+        self.index = ChunkIndex()
+        """Vectors by which questions find the chunks."""
+        self._newest: Chunk | None = None
 
     def ingest(self, chunk: Chunk) -> None:
         """Let the model see ``chunk``, and compact the cache when that is due.
@@ -48,6 +56,7 @@ class VideoSession(Session):
         self.chunks += 1
         self.frames += len(chunk.frames)
         self.end = chunk.end
+        self._newest = chunk
 
     def remember(self, turns: Sequence[Turn]) -> None:
         """Let questions and answers become part of what the model has seen, after the chunks so far.
@@ -71,9 +80,11 @@ class VideoSession(Session):
             )
         if self._id is None:
             text = self._opening + text
-        request = engine.process(self._id or engine.new_id("video"), engine.prompt(text, chunk), reading(), True)
-        tokens = len(request.prompt_token_ids)
-        self._check_part(tokens, chunk)
+        request = engine.process(
+            self._id or engine.new_id("video"), engine.prompt(text, *_given(chunk)), reading(), True
+        )
+        length = len(request.prompt_token_ids)
+        self._check_part(length, chunk)
         self._id = request.request_id
         engine.append(request)
         while not scheduler.is_idle(self._id):
@@ -88,10 +99,22 @@ class VideoSession(Session):
                     "start a new one, with fewer sessions at once or a larger pool (kv_bytes)"
                 )
         started_at, self._position = self._position, scheduler.fold(self._id).position
-        self._log.append((started_at, tokens, start, end))
+        self._log.append((started_at, length, start, end))
+        if chunk is not None and engine.config.index:
+            self._note(chunk)
         limit = engine.position_limit
         if limit is not None and self._position > limit:
             self._rebase()
+
+    def _note(self, chunk: Chunk) -> None:
+        """Add ``chunk``, which was just computed, to the index."""
+        from kvvideo.plugin.inspect import joined, take_sum
+
+        engine = self.engine
+        parts = engine.on_workers(take_sum, engine.scheduler.live_block_ids(self._id)[0])
+        count, height, width = chunk.frames.shape[:3]
+        mean = joined(parts, engine.scheduler.kv_heads, dim=1) / tokens(height, width, count)
+        self.index.append(mean.to(engine.dtype), chunk.start, chunk.end)
 
     def asking(
         self,
@@ -99,6 +122,7 @@ class VideoSession(Session):
         *,
         also: Chunk | None = None,
         dialogue: Sequence[Turn] = (),
+        recall: Recall | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         seed: int | None = None,
@@ -107,54 +131,124 @@ class VideoSession(Session):
         """Ask each of ``questions`` on a fork; yields None where the engine must step, else what came of one."""
         from kvvideo.plugin.sampling import answering
 
-        engine = self.engine
+        self._check_asked(also)
+        asked = time.perf_counter()
+        shown = [Shown()] * len(questions)
+        if recall is not None and recall.count and len(self.index) and self.stats().evicted:
+            shown = yield from self._looking(questions, also, dialogue, recall, max_tokens)
+        # One at a time, for the frames that they bring may be many.
+        requests = (
+            self._request(
+                question,
+                answering(self._id, max_tokens, temperature, seed, logprobs),
+                (*again.chunks, *_given(also)),
+                dialogue,
+            )
+            for question, again in zip(questions, shown, strict=True)
+        )
+        yield from _Open(self.engine, questions, shown, asked, max_tokens).answers(requests)
+
+    def finding(
+        self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = ()
+    ) -> Generator[None, None, list[Iterator[Found]]]:
+        """As ``find``, but yields where the engine must step for it, and gives events one by one."""
+        from kvvideo.plugin.sampling import looking
+
+        self._check_asked(also)
+        if self._id is None:
+            return [iter(()) for _ in questions]
+        engine, names = self.engine, list[str]()
+        try:
+            for question in questions:
+                request = self._request(question, looking(self._id), _given(also), dialogue)
+                while not engine.has_room(request):
+                    yield
+                names.append(engine.ask(request, looks=True))
+            found = []
+            for name in names:
+                while engine.take(name) is None:
+                    yield
+                queries = engine.queries(name)
+                if queries is None:
+                    raise _ended()
+                found.append(self.index.find(queries))
+            return found
+        finally:
+            if names and not engine.closed:
+                engine.abort(names)
+
+    def find(self, questions: Sequence[str], count: int, **options: Any) -> list[list[Hit]]:
+        """Return for each question the ``count`` stretches of the stream that it attends to most, best first.
+
+        Neighbouring chunks that score alike are one stretch. What was evicted is found as what is held.
+
+        Args:
+            questions: what to look for, in words.
+            count: how many.
+            options: ``also`` and ``dialogue`` as of ``ask_all``.
+
+        Raises:
+            EngineError: if nothing was ingested, or vLLM ended the session or a question.
+        """
+        found = self.engine.drive(self.finding(questions, **options))
+        return [[event.whole for event in islice(events, count)] for events in found]
+
+    def _looking(
+        self,
+        questions: Sequence[str],
+        also: Chunk | None,
+        dialogue: Sequence[Turn],
+        recall: Recall,
+        max_tokens: int,
+    ) -> Generator[None, None, list[Shown]]:
+        """Return what each of ``questions`` is shown again."""
+        from kvvideo.plugin.sampling import looking
+
+        found = yield from self.finding(questions, also=also, dialogue=dialogue)
+        hits = [wanted(events, min(recall.count, CHUNKS - 2), self._whole_from()) for events in found]
+        newest = None if also is not None else self._newest
+        missing = self._log[-1][2:] if also is None and newest is None else None
+        chunks = fetched(hits, missing, recall.frames)
+        newest = chunks.get(missing) if missing is not None else newest
+        shown = []
+        for question, some in zip(questions, hits, strict=True):
+            request = self._request(question, looking(self._id or ""), _given(also), dialogue)
+            room = self._room() - len(request.prompt_token_ids) - max_tokens
+            shown.append(chosen(some, chunks, newest, self.engine.chunk_tokens, room))
+        return shown
+
+    def _whole_from(self) -> float:
+        """Return the moment, in seconds, from which on all that was ingested is held in full."""
+        budget, stats = self.engine.config.cache.schedule(self.engine.block_size), self.stats()
+        fresh = stats.live - (budget.budget if budget is not None and stats.evicted else 0)
+        since = self.end
+        for _, tokens_, start, _ in reversed(self._log):
+            if (fresh := fresh - tokens_) < 0:
+                break
+            since = start
+        return since
+
+    def _room(self) -> int:
+        """Return the tokens that a question and its answer may take beside the session."""
+        engine, stats = self.engine, self.stats()
+        size = engine.block_size
+        blocks = min(engine.question_room, engine.blocks - stats.blocks - 1) - 2
+        return min(blocks * size, engine.config.max_model_len - stats.live - size - 1)
+
+    def _check_asked(self, also: Chunk | None) -> None:
         if not self.alive:
             raise EngineError("this session was ended; there is nothing left to ask about")
         if self._id is None and also is None and self._opening == OPENING:
             raise EngineError("nothing was ingested yet; there is nothing to ask about")
-        asked = time.perf_counter()
-        waiting: dict[str, int] = {}
-        try:
-            for index, question in enumerate(questions):
-                params = answering(self._id, max_tokens, temperature, seed, logprobs)
-                prompt = engine.prompt(self._shown(also) + dialogue_text(dialogue) + question_text(question), also)
-                request = engine.process(engine.new_id("question"), prompt, params)
-                self._check_question(len(request.prompt_token_ids))
-                waiting[engine.ask(request)] = index
-            yield from self._answers(questions, waiting, asked)
-        finally:
-            if waiting and not engine.closed:
-                engine.abort(waiting)
 
-    def _shown(self, also: Chunk | None) -> str:
-        """Return what stands before a question: the session's opening if nothing was computed yet, and ``also``."""
+    def _request(self, question: str, params: Any, shown: Sequence[Chunk], dialogue: Sequence[Turn]) -> Any:
+        """Return the request that asks ``question`` after ``shown``, and after the opening if nothing was computed."""
         opening = self._opening if self._id is None else ""
-        return opening if also is None else opening + chunk_text(also.start)
-
-    def _answers(
-        self, questions: Sequence[str], waiting: dict[str, int], asked: float
-    ) -> Generator[tuple[int, Answer] | None, None, None]:
-        """Yield answers as tokens come, and None where the engine must step; take what has ended from ``waiting``.
-
-        Args:
-            questions: what was asked.
-            waiting: index of the question by the name that ``Engine.ask`` returned.
-            asked: when, by ``time.perf_counter``.
-        """
-        engine, first_token = self.engine, dict[str, float]()
-        while waiting:
-            # A chunk or other questions may have been waited for since, and stepped for these too.
-            outputs = [output for name in waiting if (output := engine.take(name)) is not None]
-            if not outputs:
-                yield None
-            for output in outputs:
-                now = time.perf_counter() - asked
-                first_token.setdefault(output.request_id, now)
-                index = waiting[output.request_id]
-                if output.finished:
-                    del waiting[output.request_id]
-                    engine.forget(output.request_id)
-                yield index, _answer(questions[index], output, first_token[output.request_id], now)
+        text = opening + "".join(chunk_text(chunk.start) for chunk in shown)
+        prompt = self.engine.prompt(text + dialogue_text(dialogue) + question_text(question), *shown)
+        request = self.engine.process(self.engine.new_id("question"), prompt, params)
+        self._check_question(len(request.prompt_token_ids))
+        return request
 
     @property
     def alive(self) -> bool:
@@ -172,7 +266,7 @@ class VideoSession(Session):
         if not self.alive:
             raise EngineError("the session was ended and holds nothing")
         stats: CacheStats = self.engine.scheduler.stats_of(self._id)
-        return stats
+        return replace(stats, index_bytes=self.index.bytes)
 
     def timeline(self, layer: int | None = None) -> list[Span]:
         """Return, for each chunk ingested, the share of its tokens still held: mean over KV heads and layers.
@@ -226,7 +320,7 @@ class VideoSession(Session):
             chunks=self.chunks,
             frames=self.frames,
             end=self.end,
-            tensors={**tensors, "log": torch.tensor(self._log, dtype=torch.float64)},
+            tensors={**tensors, "log": torch.tensor(self._log, dtype=torch.float64), **self.index.as_tensors()},
         )
 
     @classmethod
@@ -252,9 +346,11 @@ class VideoSession(Session):
         blocks = engine.restore(request, Past(memory.position, memory.evicted, memory.compactions))
         session._id, session._position = request.request_id, memory.position
         session._log = [(int(row[0]), int(row[1]), row[2], row[3]) for row in memory.tensors["log"].tolist()]
+        session.index = ChunkIndex.of_tensors(memory.tensors)
         session.chunks, session.frames, session.end = memory.chunks, memory.frames, memory.end
+        held = {name: tensor for name, tensor in memory.tensors.items() if name not in INDEX}
         try:
-            engine.on_workers(snapshot.write, blocks, memory.tensors)
+            engine.on_workers(snapshot.write, blocks, held)
         except BaseException:
             session.close()
             raise
@@ -313,6 +409,61 @@ class VideoSession(Session):
             )
 
 
+class _Open:
+    """Questions of one ``asking``: those that wait for room in the pool, and those that are being answered.
+
+    Args:
+        engine: answers them.
+        questions: what is asked.
+        shown: what each is shown again.
+        asked: when, by ``time.perf_counter``.
+        max_tokens: longest answer.
+    """
+
+    def __init__(
+        self, engine: Engine, questions: Sequence[str], shown: Sequence[Shown], asked: float, max_tokens: int
+    ) -> None:
+        self._engine, self._questions, self._shown = engine, questions, shown
+        self._asked, self._max_tokens = asked, max_tokens
+        self._first: dict[str, float] = {}
+
+    def answers(self, requests: Iterator[Any]) -> Generator[tuple[int, Answer] | None, None, None]:
+        """Yield answers as tokens come, and None where the engine must step; what is left at the end is dropped.
+
+        Args:
+            requests: one for each question, in order; the next is made when the one before was sent.
+        """
+        engine, waiting, sent = self._engine, dict[str, int](), 0
+        pending = next(requests, None)
+        try:
+            while pending is not None or waiting:
+                while pending is not None and engine.has_room(pending, self._max_tokens):
+                    waiting[engine.ask(pending, self._max_tokens)] = sent
+                    sent, pending = sent + 1, next(requests, None)
+                # A chunk or other questions may have been waited for since, and stepped for these too.
+                outputs = [output for name in waiting if (output := engine.take(name)) is not None]
+                if not outputs:
+                    yield None
+                for output in outputs:
+                    index = waiting[output.request_id]
+                    if output.finished:
+                        del waiting[output.request_id]
+                        engine.forget(output.request_id)
+                    yield index, self._answer(index, output)
+        finally:
+            if waiting and not engine.closed:
+                engine.abort(waiting)
+
+    def _answer(self, index: int, output: Any) -> Answer:
+        now = time.perf_counter() - self._asked
+        first = self._first.setdefault(output.request_id, now)
+        return replace(_answer(self._questions[index], output, first, now), looked_at=self._shown[index].hits)
+
+
+def _given(chunk: Chunk | None) -> tuple[Chunk, ...]:
+    return () if chunk is None else (chunk,)
+
+
 def _check_memory(engine: Engine, memory: Memory) -> None:
     """Check that ``engine`` can go on from ``memory``.
 
@@ -343,5 +494,9 @@ def _answer(question: str, output: Any, first: float, now: float) -> Answer:
 
     said = generated(output)
     if said.finish_reason in ("error", "abort"):
-        raise EngineError("a question was ended before its answer: the KV pool ran out of blocks; ask fewer at once")
+        raise _ended()
     return Answer(question, said.text.strip(), said.token_ids, said.logprobs, said.finish_reason, first, now)
+
+
+def _ended() -> EngineError:
+    return EngineError("a question was ended before its answer: the KV pool ran out of blocks; ask fewer at once")

@@ -59,7 +59,7 @@ def test_next_compaction_is_the_next_count_at_which_the_past_changes(schedule: S
 def test_live_tokens_never_reach_the_bound_and_eviction_frees_whole_blocks(schedule: Schedule, sizes: list[int]):
     n = 0
     for n0, n1 in walk(schedule, sizes):
-        layout = lay_out(n0, n1, schedule, BLOCK, fork=False)
+        layout = lay_out(n0, n1, schedule, BLOCK, marks=0)
         assert n0 == n
         assert layout.length == schedule.live(n0) + n1 - n0 <= schedule.max_tokens
         assert schedule.live(n1) < schedule.max_tokens
@@ -75,7 +75,7 @@ def test_live_tokens_never_reach_the_bound_and_eviction_frees_whole_blocks(sched
 def test_blocks_cover_exactly_the_live_tokens(schedule: Schedule, n0: int, size: int):
     """Also in a step that does cross compactions, as no scheduler of ours makes."""
     n1 = n0 + size
-    layout = lay_out(n0, n1, schedule, BLOCK, fork=False)
+    layout = lay_out(n0, n1, schedule, BLOCK, marks=0)
     blocks = [block for part in layout.blocks for block in part]
     assert blocks == sorted(set(blocks))
     assert len(blocks) == -(-layout.length // BLOCK)
@@ -100,7 +100,7 @@ def test_a_fold_changes_nothing_to_come(schedule: Schedule, before: list[int], a
 @given(st.integers(0, 50), st.integers(1, 900), st.integers(1, 400))
 def test_a_fork_skips_its_mark_and_keeps_the_rest(shared: int, n: int, size: int):
     n0 = (shared + 1) * BLOCK + n % BLOCK
-    layout = lay_out(n0, n0 + size, Schedule(16, 32), BLOCK, fork=True)
+    layout = lay_out(n0, n0 + size, Schedule(16, 32), BLOCK, marks=1)
     assert layout.evictable == 0
     assert layout.length == n0 + size - BLOCK
     assert [block for part in layout.blocks for block in part] == [*range(1, -(-(n0 + size) // BLOCK))]
@@ -108,7 +108,7 @@ def test_a_fork_skips_its_mark_and_keeps_the_rest(shared: int, n: int, size: int
 
 @given(counts, st.integers(1, 3000))
 def test_without_a_schedule_everything_stays(n: int, size: int):
-    layout = lay_out(n, n + size, None, BLOCK, fork=False)
+    layout = lay_out(n, n + size, None, BLOCK, marks=0)
     assert layout == ((range(-(-(n + size) // BLOCK)),), n + size, 0)
 
 

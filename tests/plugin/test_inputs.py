@@ -66,7 +66,7 @@ def test_what_vllms_processor_makes(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_words_alone(engine: Engine, words: str) -> None:
     text = OPENING + plain(words)
-    assert made(engine, engine.prompt(text, None)).prompt_token_ids == made(engine, {"prompt": text}).prompt_token_ids
+    assert made(engine, engine.prompt(text)).prompt_token_ids == made(engine, {"prompt": text}).prompt_token_ids
 
 
 def test_frames_that_do_not_lie_one_after_the_other(engine: Engine) -> None:

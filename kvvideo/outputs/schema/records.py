@@ -139,6 +139,7 @@ class Prediction(TypedDict):
     checkpoints: NotRequired[Count]
     checkpoint_bytes: NotRequired[Count]
     file_bytes: NotRequired[Count]
+    frame_bytes: NotRequired[Count]
 
 
 class Failed(TypedDict):
