@@ -157,7 +157,11 @@ def _run(
     from kvvideo.outputs.delivery import Delivery
 
     progress = render.Progress(source.start)
-    with closing(Stills(source)) as stills, Stop() as stop, looking.during(source, say) as (recall, watching):
+    with (
+        Stop() as stop,
+        looking.during(source, say) as (recall, watching),
+        closing(Stills(source, None if recall is None else recall.frames)) as stills,
+    ):
         hooks = Hooks(
             lambda: stop.asked,
             lambda model: progress.wait(f"loading {model} …"),
