@@ -1,7 +1,6 @@
-"""Chunks leave the mean un-rotated keys that plain transformers finds, and questions ask with its un-rotated queries."""
+"""Chunks leave the mean un-rotated keys that plain transformers finds; questions ask with its un-rotated queries."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,16 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvvideo.compression.config import CacheConfig
-from kvvideo.prompt import OPENING, chunk_text, dialogue_text, question_text
+from kvvideo.prompt import OPENING, chunk_text, question_text
 from kvvideo.session import Engine, VideoSession
-from kvvideo.session.index import ChunkIndex
 from kvvideo.storage.codec import decode, encode
 from kvvideo.types import Chunk
 from tests.conftest import EngineFor
 from tests.helpers.engines import BUDGET, EXACT, MAX_TOKENS, SINK, add, clip, clips, during_step, step_size
 from tests.helpers.reference import Contiguous, Model, Stream, keep_best, nearest_newer_key, neighbourhood
-from tests.plugin.test_reference import KEEPS, check_kept, ids, varied_chunks
+from tests.plugin.test_reference import KEEPS, check_kept, varied_chunks
 
 QUESTION = "Where was the red ball when it all began?"
 
