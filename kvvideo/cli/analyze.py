@@ -157,11 +157,7 @@ def _run(
     from kvvideo.outputs.delivery import Delivery
 
     progress = render.Progress(source.start)
-    with (
-        Stop() as stop,
-        looking.during(source, say) as (recall, watching),
-        closing(Stills(source, None if recall is None else recall.frames)) as stills,
-    ):
+    with Stop() as stop, looking.during(source, say) as (recall, watching), closing(Stills(source, recall)) as stills:
         hooks = Hooks(
             lambda: stop.asked,
             lambda model: progress.wait(f"loading {model} …"),

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from kvvideo.session import Recall
     from kvvideo.types import Chunk
     from kvvideo.video import Source
-    from kvvideo.video.again import Again
 
 PICTURES = 64 << 20
 """Bytes of JPEG in one report; browsers open larger ones slowly."""
@@ -30,13 +30,13 @@ class Stills:
 
     Args:
         source: the video; None if it is not at hand.
-        again: frames that are kept of what cannot be read again; None if there are none.
+        recall: where questions look again; what is kept there of a video that cannot be read again has pictures too.
         limit: bytes of all pictures; beyond that there are no more.
     """
 
-    def __init__(self, source: "Source | None", again: "Again | None" = None, limit: int = PICTURES) -> None:
+    def __init__(self, source: "Source | None", recall: "Recall | None" = None, limit: int = PICTURES) -> None:
         self._file = source if source is not None and source.replayable else None
-        self._again, self._left = again, limit
+        self._recall, self._left = recall, limit
         self._found: dict[tuple[float, int], Future[bytes | None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kvvideo-stills")
         self._latest: list[Chunk] = []
@@ -76,7 +76,7 @@ class Stills:
         return shown[-1].copy() if shown else None
 
     def _kept(self, start: float, end: float) -> "npt.NDArray[np.uint8] | None":
-        chunk = None if self._again is None else self._again.chunks([(start, end)])[0]
+        chunk = None if self._recall is None else self._recall.frames.chunks([(start, end)])[0]
         return self._seen((start + end) / 2) if chunk is None else chunk.frames[len(chunk.frames) // 2]
 
     def _fetch(self, at: float, side: int, seen: "npt.NDArray[np.uint8] | None") -> bytes | None:

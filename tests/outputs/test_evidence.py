@@ -23,7 +23,7 @@ from kvvideo.outputs.delivery import Delivery
 from kvvideo.outputs.page import Pictures, render
 from kvvideo.runs import records
 from kvvideo.runs.streaming import Asked
-from kvvideo.session import Answer
+from kvvideo.session import Answer, Recall
 from kvvideo.tiny.samples import make
 from kvvideo.types import Chunk, Hit
 from kvvideo.video import Source, frame_at
@@ -285,7 +285,7 @@ def test_of_a_stretch_that_was_kept_there_is_what_the_model_saw() -> None:
             return [chunk(start) if start < 8.0 else None for start, _ in stretches]
 
     for source in (Source("-"), None):
-        with closing(Stills(source, Kept())) as stills:
+        with closing(Stills(source, Recall(1, Kept()))) as stills:
             kept, gone, moment = stills(4.0, 8.0).result(), stills(8.0, 12.0).result(), stills(4.0).result()
         assert gone is moment is None
         assert kept is not None
