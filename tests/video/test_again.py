@@ -129,7 +129,7 @@ def test_it_can_look_closer() -> None:
     source = Source(str(clip("plain.mp4")), 2.0, 4.0, min_pixels=4 * 784, max_pixels=8 * 784)
     seen = streamed(source)[1]
     closer, coarser = FileAgain(source, 20 * 784), FileAgain(source, 2 * 784)
-    for again, shape in ((closer, (8, 84, 140, 3)), (coarser, (8, 28, 56, 3))):
+    for again, shape in ((closer, (8, 84, 140, 3)), (coarser, (8, 28, 28, 3))):
         found = again.chunk(4.0, 8.0)
         assert found is not None
         assert seen.frames.shape == (8, 56, 84, 3)
