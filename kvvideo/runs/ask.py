@@ -115,8 +115,10 @@ def answering(
                 yield records.answer(asked, **common)
         except KvvideoError as error:
             failure = error
+    status, why = records.outcome(hooks.stopped(), failure)
     yield records.done(
-        *records.outcome(hooks.stopped(), failure),
+        status,
+        why,
         agenda.left(),
         stats,
         answers=count,
