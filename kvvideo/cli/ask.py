@@ -107,14 +107,16 @@ def _run(
             say=say,
             force=force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
-            frame=None if source is None else stack.enter_context(closing(Stills(source))),
+            frame=stack.enter_context(closing(Stills(source, recall))),
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
-        asked = {"hooks": hooks, "recall": recall, "max_answer_tokens": max_answer_tokens}
+        records = answering(
+            file, last, source, questions, config, hooks=hooks, recall=recall, max_answer_tokens=max_answer_tokens
+        )
         try:
             with progress:
-                for record in answering(file, last, source, questions, config, **asked):
+                for record in records:
                     if record["type"] == "answer":
                         _note(record)
                     else:
