@@ -9,6 +9,7 @@ import pytest
 
 from kvvideo.bench import memory
 from kvvideo.bench.clips import HELD, Clip
+from kvvideo.bench.plots import draw
 from kvvideo.compression.config import CacheConfig
 from kvvideo.session import EngineConfig
 from kvvideo.tiny import world
@@ -165,3 +166,22 @@ def test_wrong_usage(arguments: list[str], expected: str):
     assert shown.returncode == 2
     assert expected in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_looking_again_is_drawn_apart(tmp_path: Path):
+    def cell(recall: int, share: float, strategy: str = "distinct") -> dict[str, Any]:
+        found = memory.Cell(strategy, share, 320, recall, right=[recall, 0, 0, 0, 0, 0], asked=[4, 0, 0, 0, 0, 0])
+        return memory.summary(found, found)
+
+    bounded = [cell(recall, share) for recall in (0, 4) for share in (0.02, 0.1)]
+    ages = [None if math.isinf(age) else age for age in memory.AGES]
+    made = draw({"ages": ages, "cells": [cell(0, 1.0, "full"), *bounded]}, tmp_path)
+    assert [path.name for path in made] == [
+        "memory-budget.svg",
+        "memory-age.svg",
+        "memory-budget-recall-4.svg",
+        "memory-age-recall-4.svg",
+    ]
+    without, again = (made[number].read_text() for number in (0, 2))
+    assert "distinct" in without
+    assert without != again
