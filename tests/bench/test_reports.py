@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
 
 from kvvideo.bench import checkpoint, compaction, decode, memory, profile, recall, start, stream
 from kvvideo.bench.frames import SMALL, Frames
@@ -132,3 +133,11 @@ def test_decode() -> None:
 def test_start() -> None:
     report = start.run(CONFIG)
     assert [*report["seconds"]][-2:] == ["first chunk", "first answer"]  # type: ignore[misc]
+
+
+def test_made_up_chunks_are_found_one_by_one() -> None:
+    """Those that score alike would be one event, of which one chunk is shown again."""
+    index = stream.Apart()
+    for number in range(3):
+        index.append(torch.ones(1, 1, 4), 4.0 * number, 4.0 * number + 4)
+    assert [event.best.start for event in index.find(torch.ones(1, 2, 4))] == [0.0, 4.0, 8.0]
