@@ -71,12 +71,13 @@ def compare(chat: "Chat", arguments: str) -> None:
         for cache in caches:
             on_chunk = chat.on_chunk(playback, playback.at, f"{cache.strategy}: ")
             with playback.anew(cache, on_chunk) as arrival:
-                told, text = _told(chat, playback, again), ""
+                told, said = _told(chat, playback, again), Said(playback.at, asked, "", way(arrival))
                 with closing(playback.stream(asked, dialogue=told, **_sampling(chat, playback))) as answers:
                     for answer in answers:
-                        text = answer.text
+                        said = replace(said, answer=answer.text, looked_at=answer.looked_at)
                         chat.player.check()
-            chat.screen.say(f"{cache.strategy}: {' '.join(text.split()) or '(no answer)'}  ({way(arrival)})")
+            notes = "; ".join(note for note in (said.since, said.again) if note)
+            chat.screen.say(f"{cache.strategy}: {' '.join(said.answer.split()) or '(no answer)'}  ({notes})")
 
     chat.player.call(work)
 
@@ -105,7 +106,8 @@ def _answer(chat: "Chat", playback: Playback, question: str) -> tuple[Said, str]
         answers.close()
     assert answer is not None
     chat.screen.end()
-    return Said(playback.at, question, answer.text, seconds=answer.seconds), answer.finish_reason
+    said = Said(playback.at, question, answer.text, seconds=answer.seconds, looked_at=answer.looked_at)
+    return said, answer.finish_reason
 
 
 def _told(chat: "Chat", playback: Playback, without: tuple[Said, ...] = ()) -> list[Turn]:
@@ -138,6 +140,8 @@ def _note(
         chat.screen.say("… stopped")
     elif reason not in _ENDED:
         chat.fail(EngineError(f"… cut here: {reason}"))
+    if said.again:
+        chat.screen.say(said.again)
     if warning:
         chat.screen.say(warning)
     if problem:

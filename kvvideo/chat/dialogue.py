@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import clean
+from kvvideo.outputs.evidence import words
 from kvvideo.outputs.subtitles import as_srt, cues
 from kvvideo.prompt import Turn, dialogue_text
-from kvvideo.runs.records import SCHEMA
+from kvvideo.runs.records import SCHEMA, looked_at
 from kvvideo.times import format_time
+from kvvideo.types import Hit
 
 if TYPE_CHECKING:
     from kvvideo.runs.events import Event
@@ -30,6 +32,7 @@ class Said:
         since: the way to the moment, in words; empty if the video stood there.
         seconds: from asking to the last token.
         remembered: it became part of what the model has seen.
+        looked_at: stretches that were shown once more for it.
     """
 
     at: float
@@ -38,6 +41,12 @@ class Said:
     since: str = ""
     seconds: float = 0.0
     remembered: bool = False
+    looked_at: tuple[Hit, ...] = ()
+
+    @property
+    def again(self) -> str:
+        """Words about what was shown once more; empty if nothing was."""
+        return words((hit.start, hit.end) for hit in self.looked_at)
 
 
 @dataclass(frozen=True)
@@ -154,12 +163,13 @@ class Dialogue:
         parts = [f"# {clean.line(title)}\n"]
         for said in self.said:
             answer = "\n".join(f"> {line}".rstrip() for line in clean.lines(said.answer)) or "> (no answer)"
-            parts.append(f"## {format_time(said.at)} {clean.line(said.question)}\n\n{answer}\n")
+            again = f"\n({said.again})\n" if said.looked_at else ""
+            parts.append(f"## {format_time(said.at)} {clean.line(said.question)}\n\n{answer}\n{again}")
         return "\n".join(parts)
 
 
 def _record(said: Said) -> dict[str, object]:
-    return {
+    record = {
         "type": "answer",
         "schema": SCHEMA,
         "asked_at": round(said.at, 3),
@@ -168,3 +178,4 @@ def _record(said: Said) -> dict[str, object]:
         "remembered": said.remembered,
         "seconds": round(said.seconds, 4),
     }
+    return record | looked_at(said.looked_at)

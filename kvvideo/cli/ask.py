@@ -13,6 +13,7 @@ from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Hooks
+from kvvideo.runs.recall import Looking, of_memory
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time
 from kvvideo.video.address import local_path
@@ -50,6 +51,7 @@ def command(
             autocompletion=complete.one_of(*options.DTYPES),
         ),
     ] = None,
+    recall: options.Recall,
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
 ) -> None:
@@ -65,7 +67,7 @@ def command(
 
     config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), output.choice()
     with MemoryFile(memory) as file:
-        _run(file, questions, choice, output.force, video, max_answer_tokens, config, model, dtype)
+        _run(file, questions, choice, output.force, video, max_answer_tokens, recall.looking(), config, model, dtype)
 
 
 def _run(
@@ -75,6 +77,7 @@ def _run(
     force: bool,
     video: str | None,
     max_answer_tokens: int,
+    looking: Looking,
     config: EngineConfig,
     model: str | None,
     dtype: str | None,
@@ -91,6 +94,8 @@ def _run(
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
+    recall = of_memory(looking, source, file.frames(), say)
+    config = looking.room_for(config, last)
     ensure(config.model)
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
@@ -102,15 +107,14 @@ def _run(
             say=say,
             force=force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
-            frame=None if source is None else stack.enter_context(closing(Stills(source))),
+            frame=stack.enter_context(closing(Stills(source, recall))),
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
+        asked = {"hooks": hooks, "recall": recall, "max_answer_tokens": max_answer_tokens}
         try:
             with progress:
-                for record in answering(
-                    file, last, source, questions, config, hooks=hooks, max_answer_tokens=max_answer_tokens
-                ):
+                for record in answering(file, last, source, questions, config, **asked):
                     if record["type"] == "answer":
                         _note(record)
                     else:

@@ -40,6 +40,9 @@ def command(
     max_disk: Annotated[
         str, typer.Option("--max-disk", help="What these may take up; beyond that they are thinned out evenly.")
     ] = "10GB",
+    keep_frames: Annotated[
+        bool, typer.Option("--keep-frames", help="Put all frames into the file, for 'ask' to look at again.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this was interrupted.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a memory that is there already.")] = False,
@@ -60,7 +63,7 @@ def command(
     with watching.looked_for(video):
         reading = watching.reading(config)
     if dry_run:
-        _dry_run(video, watching.decoder, reading, config, apart, room, json_output)
+        _dry_run(video, watching.decoder, reading, config, apart, room, keep_frames, json_output)
         return
     from kvvideo.runs.ingest import Part, is_made, part_of
     from kvvideo.session import BASELINES
@@ -73,12 +76,13 @@ def command(
     path = Path(Path(video).stem + ".kvv") if output is None else output
     if resume and not source.replayable:
         raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")
-    if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config):
+    if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config, keep_frames):
         say(f"{str(path)!r} is complete already")
         return
     with watching.looked_for(video):
         ensure(config.model, source)
-    with Part(path, source, config.cache, config.dtype, resume=resume, restart=restart, force=force) as part:
+    how = {"keep_frames": keep_frames, "resume": resume, "restart": restart, "force": force}
+    with Part(path, source, config.cache, config.dtype, **how) as part:
         _run(source, config, part, apart, room, json_output)
 
 
@@ -156,17 +160,27 @@ def _ingest(
 
 
 def _dry_run(
-    video: str, decoder: str, reading: dict[str, Any], config: EngineConfig, every: float, room: int, json_output: bool
+    video: str,
+    decoder: str,
+    reading: dict[str, Any],
+    config: EngineConfig,
+    every: float,
+    room: int,
+    keep_frames: bool,
+    json_output: bool,
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import prediction
     from kvvideo.runs.ingest import memory_bytes
+    from kvvideo.storage.jpegs import BYTES_PER_PIXEL
 
     record = prediction(video, decoder, reading, config)
     each = memory_bytes(config, record["peak_tokens"])
     length = record["chunks"] * reading["chunk_seconds"]
     count = min(record["chunks"], math.ceil(length / every)) - 1 if every else 0
     record |= {"checkpoints": count, "checkpoint_bytes": each, "file_bytes": min(count * each, room) + each}
+    if keep_frames:
+        record["frame_bytes"] = round(BYTES_PER_PIXEL * record["frames"] * record["height"] * record["width"])
     if json_output:
         to_stdout(jsons.line(record))
     else:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from kvvideo.cli import screen
 from kvvideo.outputs.clean import text as clean_text
+from kvvideo.outputs.evidence import looked_again
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
@@ -55,6 +56,8 @@ def answer(record: dict[str, Any]) -> None:
         out.print(Text(f"  {said}"))
     if record["finish_reason"] == "length":
         out.print(Text("  … cut here; --max-answer-tokens allows longer answers", style="dim"))
+    if again := looked_again(record):
+        out.print(Text(f"  {again}", style="dim"))
 
 
 def comparison(records: list[dict[str, Any]]) -> None:
@@ -68,7 +71,8 @@ def comparison(records: list[dict[str, Any]]) -> None:
         for record in same:
             said = clean(" ".join(record["answer"].split())) or "(no answer)"
             cut = " …" if record["finish_reason"] == "length" else ""
-            out.print(Text(f"  {record['strategy']:<{width}}  {said}{cut}"))
+            again = f"  ({words})" if (words := looked_again(record)) else ""
+            out.print(Text(f"  {record['strategy']:<{width}}  {said}{cut}") + Text(again, style="dim"))
 
 
 class Answers:
@@ -145,6 +149,8 @@ def prediction(record: dict[str, Any]) -> None:
             f"at most {size(record['file_bytes'])}, with {record['checkpoints']} checkpoints of up to "
             f"{size(record['checkpoint_bytes'])}"
         )
+    if "frame_bytes" in record:
+        rows["its frames"] = f"about {size(record['frame_bytes'])} more"
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), value)
     out.print(table)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from kvvideo.outputs import clean
+from kvvideo.outputs.evidence import looked_again
 from kvvideo.outputs.figures import count, size
 from kvvideo.outputs.report import Moment, Report, asked, cut, earlier
 from kvvideo.outputs.writer import Record
@@ -27,7 +28,7 @@ def render(records: Sequence[Record]) -> str:
         for record in moment.answers:
             parts += [f"**{_line(words)}**"] if (words := asked(record)) else []
             parts.append(_quote(record["answer"]))
-            notes = [note for note in (cut(record), earlier(record)) if note]
+            notes = [note for note in (cut(record), earlier(record), looked_again(record)) if note]
             parts += [f"({'; '.join(notes)})"] if notes else []
         parts.append(_cache(moment, report))
     if report.unasked:

@@ -11,7 +11,10 @@ _RECORD = ("video", "model", "strategy", "asked_at", "answered_at", "question", 
 _CACHE = ("budget", "max_tokens", "seen", "live", "evicted", "blocks", "compactions", "bytes")
 _REST = ("held", "first_token_seconds", "seconds", "task", "since")
 COLUMNS = (*_RECORD, *_CACHE, *_REST)
-"""Columns in order; new ones come at the end. ``held`` is ``0-12.5 20-30``, all else as in a record."""
+"""Columns in order; new ones come at the end. ``held`` is ``0-12.5 20-30``, all else as in a record.
+
+``looked_at`` is none of them, because the first line is written before it is known if anything is looked at again.
+"""
 
 # What spreadsheets take for the beginning of a formula, in wide forms too.
 _FORMULA = tuple("=+-@＝＋－＠")
@@ -23,10 +26,11 @@ def row(record: Record) -> str:
         return ""
     held = " ".join(f"{start:g}-{end:g}" for start, end in record["held"])
     values = {**record, **record["cache"], "held": held}
-    return _line([values.get(name) for name in COLUMNS])
+    return line([values.get(name) for name in COLUMNS])
 
 
-def _line(values: Sequence[object]) -> str:
+def line(values: Sequence[object]) -> str:
+    """Return one row."""
     target = io.StringIO()
     # Texts are always in quotes, so that no other delimiter can part them.
     csv.writer(target, quoting=csv.QUOTE_NONNUMERIC).writerow([_cell(value) for value in values])
@@ -40,5 +44,5 @@ def _cell(value: object) -> object:
     return "'" + shown if shown.lstrip().startswith(_FORMULA) else shown
 
 
-HEAD = _line(COLUMNS)
+HEAD = line(COLUMNS)
 """The first line."""

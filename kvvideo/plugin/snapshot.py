@@ -12,7 +12,7 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 
 from kvvideo.compression.rows import state_rows
 from kvvideo.errors import ConfigError
-from kvvideo.plugin.inspect import bounded_layers
+from kvvideo.plugin.inspect import bounded_layers, forget
 from kvvideo.plugin.pages import put_rows, side_state, slots_of
 
 STREAM = "stream"
@@ -107,6 +107,8 @@ def write(worker: Any, block_ids: list[int], tensors: dict[str, torch.Tensor]) -
             f"cache needs {wanted} {dtype} and {rows}; load it with the model, dtype and strategy it was made with"
         )
     own = _shared_out(tensors, spec.num_kv_heads, kv_heads)
+    # A request of its own may have had the first block: nobody says when one of those ends.
+    forget(worker, block_ids[0])
     for index, layer in enumerate(layers):
         impl, cache = layer.impl, layer.kv_cache
         blocks = torch.tensor(block_ids, dtype=torch.int64, device=cache.device)

@@ -1,11 +1,11 @@
 """Stream a video once and write down what is remembered of it: a ``.kvv`` file.
 
-While it works, the checkpoints are in a directory beside that file, with ``.part`` added to its name. After a crash a
-run goes on from the latest.
+While it works, the checkpoints are in a directory beside that file, with ``.part`` added to its name, and so are the
+frames if they are kept. After a crash a run goes on from the latest checkpoint.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +18,9 @@ from kvvideo.session import Engine, EngineConfig
 from kvvideo.session.hub import model_path
 from kvvideo.session.memory import Memory
 from kvvideo.session.pool import block_bytes
-from kvvideo.storage.checkpoints import Checkpoints
+from kvvideo.storage.checkpoints import SLACK, Checkpoints, milliseconds
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
+from kvvideo.storage.frames import KeptFrames
 from kvvideo.storage.workspace import Busy, Workspace, was_begun
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats, Progress
@@ -73,6 +74,7 @@ class Part:
         source: the video.
         cache: settings of the strategy.
         dtype: of the model; the memory depends on both, and on the model.
+        keep_frames: put all frames into the file, too.
         resume: go on from what an interrupted run left.
         restart: throw that away.
         force: replace a memory at ``output``.
@@ -92,11 +94,12 @@ class Part:
         cache: CacheConfig,
         dtype: str = "auto",
         *,
+        keep_frames: bool = False,
         resume: bool = False,
         restart: bool = False,
         force: bool = False,
     ) -> None:
-        self.output = output
+        self.output, self._source, self._keeps_frames = output, source, keep_frames
         self.memory: Memory | None = None
         if resume and restart:
             raise ConfigError("resume, restart: an interrupted run is either gone on with or thrown away; give one")
@@ -158,6 +161,27 @@ class Part:
                 raise ConfigError(f"{str(self.directory)!r} cannot be used: {error.strerror}") from error
         elif (self._space.about or {}).get("model") != fingerprint:
             raise ConfigError(f"{str(self.directory)!r} was begun with another model; use that, or add --restart")
+
+    @contextmanager
+    def frames(self) -> Iterator[KeptFrames | None]:
+        """Keep frames in the directory, if they are wanted; they stay for a run that goes on from here.
+
+        Those of what ``memory`` has seen are there, decoded again if need be.
+
+        Raises:
+            ConfigError: if they cannot be kept.
+            VideoError: if the video cannot be read again.
+        """
+        if not self._keeps_frames:
+            yield None
+            return
+        frames = KeptFrames(self.directory)
+        try:
+            if self.memory is not None:
+                _fill(frames, self._source, self.memory)
+            yield frames
+        finally:
+            frames.close(keep=True)
 
     def remove(self) -> None:
         """Delete the directory: what was made of it is complete."""
@@ -237,13 +261,13 @@ def ingest(
     """
     part.begin(engine.fingerprint)
     failure: VideoError | None = None
-    with Checkpoints(part.directory, max_bytes) as store:
+    with Checkpoints(part.directory, max_bytes) as store, part.frames() as frames:
         latest = part.memory
         playback = Playback(engine, source, checkpoints=store, every=every, memory=latest, reader=reader)
         try:
             session = playback.session
             try:
-                _play(playback, stopped, on_chunk)
+                play(playback, stopped, on_chunk, frames)
             except VideoError as error:
                 if not session.chunks:
                     raise
@@ -260,27 +284,50 @@ def ingest(
             playback.close()
         on_write()
         store.flush()
-        write(part.output, memory, store)
+        write(part.output, memory, store, frames)
     part.remove()
     with MemoryFile(part.output) as file:
         return replace(done, checkpoints=len(file.times) - 1, bytes=part.output.stat().st_size)
 
 
-def _play(playback: Playback, stopped: Callable[[], bool], on_chunk: Callable[[Progress], None]) -> None:
-    """Ingest the chunks to come, and tell of each."""
+def _fill(frames: KeptFrames, source: Source, memory: Memory) -> None:
+    """Decode again what ``memory`` has seen and ``frames`` has not: a crash lost the last, or none were wanted then."""
+    starts = memory.tensors["log"][:, 2].tolist()
+    lost = sorted({milliseconds(start) for start in starts} - {*frames.keys()})
+    if not lost:
+        return
+    first = sum(milliseconds(start) < lost[0] for start in starts)
+    with source.open(skip_chunks=first) as reader:
+        for chunk in reader:
+            if chunk.start > memory.end - SLACK:
+                break
+            frames.add(chunk)
+
+
+def play(
+    playback: Playback,
+    stopped: Callable[[], bool],
+    on_chunk: Callable[[Progress], None],
+    frames: KeptFrames | None = None,
+) -> None:
+    """Ingest the chunks to come, keep their frames, and tell of each."""
     reader = playback.reader()
     end = None if reader is None or playback.source is None else playback.source.ends(reader.info.duration)
     schedule = playback.engine.config.cache.schedule(playback.engine.block_size)
     meter = Meter(playback.session, schedule, end, reader)
-    while not stopped() and playback.step() is not None:
+    while not stopped() and (chunk := playback.step()) is not None:
+        if frames is not None:
+            frames.add(chunk)
         on_chunk(meter.progress())
 
 
-def is_made(output: Path, source: Source, config: EngineConfig) -> bool:
+def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: bool = False) -> bool:
     """Return True if ``output`` is the file that this ingest would make. The model goes by its name."""
     if not is_memory_file(output) or not output.exists():
         return False
     with MemoryFile(output) as file:
+        if keep_frames and file.frames() is None:
+            return False
         memory = file.memory()
     wanted = {**source.as_dict(), "fingerprint": source.fingerprint(), "path": memory.source.get("path")}
     made = {name: memory.source.get(name) for name in wanted}

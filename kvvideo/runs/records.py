@@ -1,12 +1,13 @@
 """Make the records that ``-f jsonl`` writes: one an answer, and one at the end. ``outputs.schema`` describes them."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 
 from kvvideo.compression.schedule import Schedule
 from kvvideo.outputs.schema import records as models
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.streaming import Asked
-from kvvideo.types import CacheStats
+from kvvideo.types import CacheStats, Hit
 
 SCHEMA: Final = 1
 
@@ -34,7 +35,15 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "first_token_seconds": round(said.first_token_seconds, 4),
         "seconds": round(said.seconds, 4),
     }
-    return {**record}
+    return {**record, **looked_at(said.looked_at)}
+
+
+def looked_at(hits: Sequence[Hit]) -> Record:
+    """Return the field of an answer about what was shown again for it; nothing if nothing was."""
+    found: list[models.Hit] = [
+        {"start": round(hit.start, 3), "end": round(hit.end, 3), "score": round(hit.score, 4)} for hit in hits
+    ]
+    return {"looked_at": found} if found else {}
 
 
 def done(

@@ -152,21 +152,30 @@ def check(stream: IO[bytes], size: int, name: str) -> None:
         _check_crc(summed)
 
 
-def check_version(facts: Facts, name: str) -> None:
-    """Raise ConfigError unless ``facts`` has a "format" and "version" that this kvvideo reads."""
+def check_version(facts: Facts, name: str, newest: int = VERSION) -> None:
+    """Raise ConfigError unless ``facts`` has a "format", and a "version" up to ``newest``, which this kvvideo reads."""
     version = facts.get("version")
-    if facts.get("format") != FORMAT or not _is_count(version) or not version:
+    if facts.get("format") != FORMAT or not is_count(version) or not version:
         raise ConfigError(f"{name!r} is not a kvvideo memory; make one with 'kvvideo ingest'")
-    if version > VERSION:
+    if version > newest:
         raise ConfigError(
-            f"{name!r} was written by a newer kvvideo (format {version}, this one reads up to {VERSION}); "
-            "update kvvideo"
+            f"{name!r} was written by a newer kvvideo (format {version}, this one reads up to {newest}); update kvvideo"
         )
 
 
 def is_time(value: object) -> bool:
     """Return True if ``value`` can be the end of a memory."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and times.is_time(value)
+
+
+def is_count(value: object) -> bool:
+    """Return True if ``value`` is a whole number of at least 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def are_counts(values: object) -> bool:
+    """Return True if ``values`` is a list of such numbers."""
+    return isinstance(values, list) and all(map(is_count, values))
 
 
 def loads(text: str | bytes, what: str) -> Facts:
@@ -289,9 +298,9 @@ def _places_in(head: Facts, size: int) -> list[_Place]:
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise ValueError(f"tensor {name!r} is of dtype {dtype!r}")
-        if not _are_counts(shape) or len(shape) > 8 or math.prod(max(n, 1) for n in shape) >= 2**60:
+        if not are_counts(shape) or len(shape) > 8 or math.prod(max(n, 1) for n in shape) >= 2**60:
             raise ValueError(f"tensor {name!r} has no possible shape")
-        if not _are_counts(offsets) or len(offsets) != 2:
+        if not are_counts(offsets) or len(offsets) != 2:
             raise ValueError(f"tensor {name!r} has no place")
         found.append((offsets, _Place(name, dtype, tuple(shape))))
     found.sort(key=lambda entry: entry[0])
@@ -318,7 +327,7 @@ def _check_facts(facts: Facts) -> None:
             raise ValueError(f"unknown {name!r}")
         if name in _TEXTS and not isinstance(value, str):
             raise ValueError(f"{name} is not a text")
-        if name in _COUNTS and not _is_count(value):
+        if name in _COUNTS and not is_count(value):
             raise ValueError(f"{name} is not a whole number of at least 0")
         if name in _OBJECTS and not isinstance(value, dict):
             raise ValueError(f"{name} is not a JSON object")
@@ -385,14 +394,6 @@ def _cache(settings: Facts, name: str) -> CacheConfig:
         return CacheConfig.from_dict(settings)
     except (ConfigError, TypeError, OverflowError) as error:
         raise ConfigError(f"{name!r} has cache settings that this kvvideo cannot use: {one_line(error)}") from error
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _are_counts(values: object) -> bool:
-    return isinstance(values, list) and all(map(_is_count, values))
 
 
 def _refuse(constant: str) -> None:

@@ -2,7 +2,9 @@
 
 memory.safetensors: the memory at the end, as ``codec`` writes it
 checkpoints/MILLISECONDS.safetensors: memories at earlier times
-manifest.json: "format", "version", and in "checkpoints" their times in seconds, ascending
+frames/MILLISECONDS.mjpeg: the chunks that the session saw, as ``jpegs`` writes them, by their starts; may be left out
+manifest.json: "format", "version", and in "checkpoints" their times in seconds, ascending; in "frames" the number of
+    chunks, if there are any
 
 Nothing is compressed, so that reading takes no more memory than the file is large.
 """
@@ -13,7 +15,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +26,8 @@ from kvvideo.session.memory import Memory
 from kvvideo.storage import codec
 from kvvideo.storage.checkpoints import SLACK, file_name, milliseconds
 from kvvideo.storage.disk import durable
+from kvvideo.storage.frames import StoredFrames, key_of
+from kvvideo.storage.frames import file_name as frames_name
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
@@ -33,17 +37,23 @@ logger = logging.getLogger("kvvideo.memories")
 
 SUFFIX = ".kvv"
 
+VERSION = 2
+"""Newest form of the file. One without frames is written in the first form, which every kvvideo reads."""
+
 _MAGIC = b"PK\x03\x04"
 _MEMORY = "memory.safetensors"
 _MANIFEST = "manifest.json"
+_FRAMES = "frames/"
 _LONGEST_MANIFEST = 1 << 20
 _ENCRYPTED = 0x1
 
 
-def write(path: Path, memory: Memory, checkpoints: "Checkpoints | None" = None) -> None:
-    """Write a ``.kvv`` file with ``memory`` and those ``checkpoints`` that end before it.
+def write(
+    path: Path, memory: Memory, checkpoints: "Checkpoints | None" = None, frames: StoredFrames | None = None
+) -> None:
+    """Write a ``.kvv`` file with ``memory``, those ``checkpoints`` that end before it, and ``frames`` up to its end.
 
-    What was at ``path`` is there until the new one is complete and on the disk. Damaged checkpoints are
+    What was at ``path`` is there until the new one is complete and on the disk. Damaged checkpoints and frames are
     left out, with a warning.
 
     Raises:
@@ -55,6 +65,8 @@ def write(path: Path, memory: Memory, checkpoints: "Checkpoints | None" = None) 
             codec.write(memory, target)
         times = [] if checkpoints is None else _copy(checkpoints, archive, memory.end)
         manifest = {"format": codec.FORMAT, "version": codec.VERSION, "checkpoints": times}
+        if frames is not None and (count := _add(frames, archive, memory.end)):
+            manifest |= {"version": VERSION, "frames": count}
         archive.writestr(zipfile.ZipInfo(_MANIFEST), json.dumps(manifest))
 
 
@@ -89,6 +101,9 @@ class MemoryFile:
             self._archive = zipfile.ZipFile(self.path)
             try:
                 self._checkpoints = self._check()
+                self._frames = sorted(
+                    key for name in self._archive.namelist() if (key := _frames_key(name)) is not None
+                )
                 with self._archive.open(_MEMORY) as stream:
                     self._end = codec.end(stream, self._size(_MEMORY), self._name)
                 if self._checkpoints and milliseconds(self._checkpoints[-1]) >= milliseconds(self._end):
@@ -136,6 +151,10 @@ class MemoryFile:
         end = found[-1]
         return self.memory() if end == self._end else self._read(_member(end), end)
 
+    def frames(self) -> StoredFrames | None:
+        """Return the frames that the session saw, which can be had until this is closed; None if it has none."""
+        return _Frames(self._frames, self._frames_of) if self._frames else None
+
     def _check(self) -> list[float]:
         """Check everything but memories, and return the times of the checkpoints."""
         members = self._archive.infolist()
@@ -153,19 +172,21 @@ class MemoryFile:
         if self._size(_MANIFEST) > _LONGEST_MANIFEST:
             raise ValueError("manifest too long")
         manifest = codec.loads(self._archive.read(_MANIFEST), _MANIFEST)
-        codec.check_version(manifest, self._name)
-        times = manifest.get("checkpoints")
-        if manifest.keys() != {"format", "version", "checkpoints"} or not isinstance(times, list):
+        codec.check_version(manifest, self._name, VERSION)
+        times, count = manifest.get("checkpoints"), manifest.get("frames", 0)
+        if manifest.keys() - {"frames"} != {"format", "version", "checkpoints"} or not isinstance(times, list):
             raise ValueError("not a manifest")
         if not all(map(codec.is_time, times)):
             raise ValueError("not times")
         keys = [milliseconds(time) for time in times]
         if keys != sorted(set(keys)):
             raise ValueError("times in disorder")
-        expected = sorted([_MANIFEST, _MEMORY, *map(_member, times)])
-        if unknown := [name for name in self._archive.namelist() if name not in expected]:
+        names = self._archive.namelist()
+        frames = {name for name in names if _frames_key(name) is not None}
+        expected = {_MANIFEST, _MEMORY, *map(_member, times), *frames}
+        if unknown := [name for name in names if name not in expected]:
             raise ConfigError(f"{self._name!r} is not a kvvideo memory: it holds {unknown[0][:100]!r}")
-        if sorted(self._archive.namelist()) != expected:
+        if len(frames) != count or sorted(names) != sorted(expected):
             raise ValueError("members missing, or there twice")
         return [float(time) for time in times]
 
@@ -179,6 +200,10 @@ class MemoryFile:
                 raise ValueError("memory of another time")
             return memory
 
+    def _frames_of(self, key: int) -> bytes:
+        with self._guarded():
+            return self._archive.read(_FRAMES + frames_name(key))
+
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Make one line of whatever goes wrong in reading the file."""
@@ -191,6 +216,28 @@ class MemoryFile:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise ConfigError(f"{self._name!r} cannot be read: {error.strerror}") from error
             raise ConfigError(f"{self._name!r} is cut short or damaged; make it again with 'kvvideo ingest'") from error
+
+
+class _Frames(StoredFrames):
+    """The frames of the chunks that begin at ``keys`` milliseconds, read by ``data``."""
+
+    def __init__(self, keys: list[int], data: Callable[[int], bytes]) -> None:
+        self._keys, self._data = keys, data
+
+    def keys(self) -> list[int]:
+        return self._keys
+
+    def data(self, key: int) -> bytes:
+        return self._data(key)
+
+
+def _add(frames: StoredFrames, archive: zipfile.ZipFile, end: float) -> int:
+    """Put the frames of the chunks before ``end`` into the archive, and return of how many."""
+    count = 0
+    for key, data in frames.whole(end):
+        archive.writestr(zipfile.ZipInfo(_FRAMES + frames_name(key)), data)
+        count += 1
+    return count
 
 
 def _copy(checkpoints: "Checkpoints", archive: zipfile.ZipFile, end: float) -> list[float]:
@@ -216,6 +263,11 @@ def _copy(checkpoints: "Checkpoints", archive: zipfile.ZipFile, end: float) -> l
 
 def _member(time: float) -> str:
     return f"checkpoints/{file_name(time)}"
+
+
+def _frames_key(member: str) -> int | None:
+    """Return the start of the chunk that a member is, in milliseconds; None if it is something else."""
+    return key_of(member.removeprefix(_FRAMES)) if member.startswith(_FRAMES) else None
 
 
 def _look_at(path: Path) -> None:

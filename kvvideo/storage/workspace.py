@@ -2,7 +2,7 @@
 
 run.json: facts that tell the run from others; a directory without it holds nothing of use
 lock: held (``flock``) while a process uses the directory
-answers.jsonl, MILLISECONDS.safetensors: see ``runs.journal`` and ``storage.checkpoints``
+answers.jsonl, MILLISECONDS.safetensors, MILLISECONDS.mjpeg: see ``runs.journal``, ``checkpoints`` and ``frames``
 """
 
 import json
@@ -16,7 +16,7 @@ from kvvideo.storage.disk import durable, lock
 ANSWERS = "answers.jsonl"
 _ABOUT = "run.json"
 _LOCK = "lock"
-_OWN = (ANSWERS, "*.safetensors", ".kvvideo-*.tmp")
+_OWN = (ANSWERS, "*.safetensors", "*.mjpeg", ".kvvideo-*.tmp")
 
 Facts = dict[str, Any]
 

@@ -15,6 +15,7 @@ from kvvideo.session import Answer, Engine, VideoSession
 from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.file import MemoryFile
 from kvvideo.times import format_time
+from kvvideo.types import Hit
 from tests.conftest import EngineFor
 from tests.runs.test_playback import SECONDS, FakeSource, bounded, now, same
 
@@ -237,6 +238,40 @@ def test_an_answer_that_fails_is_kept_as_far_as_it_came(start: Start, monkeypatc
     assert driven.screen.problems == ["… cut here: the pool ran out of blocks"]
     assert [said.answer for said in driven.chat.dialogue.said] == ["So far"]
     assert driven.chat.failed == EngineError.exit_code
+
+
+def test_a_line_says_what_was_looked_at_again(start: Start, monkeypatch: pytest.MonkeyPatch):
+    driven = start()
+    driven("/step 3")
+    hits: tuple[Hit, ...] = (Hit(0.0, 4.0, 0.5), Hit(8.0, 10.0, 0.25))
+    reason = "length"
+
+    def again(playback: Playback, question: str, **options: Any) -> Generator[Answer, None, None]:
+        yield Answer(question, "So", (1,), (), "", 0.1, 0.2, hits)
+        yield Answer(question, "So it is", (1, 2), (), reason, 0.1, 0.2, hits)
+
+    monkeypatch.setattr(Playback, "stream", again)
+    words = "looked again at 0:00–0:04, 0:08–0:10"
+    driven("What?")
+    assert driven.screen.answers == ["So it is\n"]
+    assert driven.screen.said[-2:] == ["… cut here; '/set max-answer-tokens 512' allows longer answers", words]
+    reason = "stop"
+    driven("/at 4 What?")
+    assert driven.screen.said[-1] == words
+    assert [said.looked_at for said in driven.chat.dialogue.said] == [hits] * 2
+    driven("/compare streaming window")
+    assert [re.sub(r"from .* s;", "way;", line) for line in driven.screen.said[-2:]] == [
+        f"streaming: So it is  (way; {words})",
+        f"window: So it is  (way; {words})",
+    ]
+    hits = ()
+    before = len(driven.screen.said)
+    driven("What?", "/compare streaming window")
+    assert [re.sub(r"from .* s", "way", line) for line in driven.screen.said[before:]] == [
+        "streaming: So it is  (way)",
+        "window: So it is  (way)",
+    ]
+    assert driven.screen.problems == []
 
 
 def test_what_cannot_be_remembered_was_said_all_the_same(start: Start, monkeypatch: pytest.MonkeyPatch):

@@ -22,11 +22,11 @@ from kvvideo.chat.commands import COMMANDS, SETTINGS, Parsed, WatchOrder
 from kvvideo.chat.dialogue import KINDS, Dialogue, Said
 from kvvideo.chat.hints import little_held, times_in
 from kvvideo.chat.panel import Status, column_shares, panel, prompt_line, timeline_bar, to_ansi
-from kvvideo.chat.scratch import scratch
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import dialogue_text
 from kvvideo.session import Span
-from kvvideo.types import CacheStats
+from kvvideo.storage.scratch import scratch
+from kvvideo.types import CacheStats, Hit
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 
@@ -348,6 +348,19 @@ def test_exports_hold_all_that_was_said(said: list[Said]) -> None:
     assert all(harmless(line) and (not line or line[:2] in ("# ", "##", "> ", ">")) for line in lines)
 
 
+def test_exports_hold_what_was_looked_at_again_but_subtitles_do_not() -> None:
+    whole = dialogue([Said(8, "What?", "This", looked_at=(Hit(0.0, 4.0, 0.5), Hit(4.0, 6.5, 0.12345)))])
+    assert whole.export("md", "f.mp4") == "# f.mp4\n\n## 0:08 What?\n\n> This\n\n(looked again at 0:00–0:06.5)\n"
+    (record,) = json.loads(whole.export("json", "f.mp4"))
+    assert record["looked_at"] == [
+        {"start": 0.0, "end": 4.0, "score": 0.5},
+        {"start": 4.0, "end": 6.5, "score": 0.1235},
+    ]
+    without = dialogue([Said(8, "What?", "This")])
+    assert "looked_at" not in json.loads(without.export("json", "f.mp4"))[0]
+    assert whole.export("srt", "f.mp4") == without.export("srt", "f.mp4")
+
+
 def test_markdown_and_unknown_kinds() -> None:
     whole = dialogue([Said(480, "What?", "# One\ntwo"), Said(3723.5, "And?", "")])
     assert whole.export("md", "f.mp4") == (
@@ -622,7 +635,7 @@ def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypat
     """Remains of killed chats go when the next one begins; what living ones use, and what is not ours, stays."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = (
-        "import time; from kvvideo.chat.scratch import scratch\n"
+        "import time; from kvvideo.storage.scratch import scratch\n"
         "with scratch() as directory: print(directory, flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -633,7 +646,7 @@ def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypat
     try:
         places = [Path(chat.stdout.readline().strip()) for chat in chats if chat.stdout]
         (places[0] / "0").mkdir()
-        (tmp_path / "kvvideo-chat-of-others").mkdir()
+        (tmp_path / "kvvideo-scratch-of-others").mkdir()
         chats[0].kill()
         chats[0].wait()
         assert places[0].exists()
@@ -642,7 +655,7 @@ def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypat
             assert not places[0].parent.exists()
             assert places[1].exists()
         assert not mine.parent.exists()
-        assert (tmp_path / "kvvideo-chat-of-others").exists()
+        assert (tmp_path / "kvvideo-scratch-of-others").exists()
     finally:
         for chat in chats:
             chat.kill()

@@ -813,7 +813,7 @@ def test_markdown_renders_to_what_was_said() -> None:
 @settings(max_examples=60, deadline=None)
 @example(run=[answer(5.0, text, text, text or "x") for text in HOSTILE], samples=[])
 def test_the_page_is_sound_and_says_what_was_said(run: list[Record], samples: list[tuple[float, Any]]) -> None:
-    page = check_page(render(run, {5.0: b"\xff\xd8</script>"}, samples))
+    page = check_page(render(run, {(5.0,): b"\xff\xd8</script>"}, samples))
     said = answers_of(run)
     words = [text for name, text in page.texts if name in ("answer", "answer none")]
     assert words == ["\n".join(clean.lines(record["answer"])) or "no answer" for record in said]
@@ -874,8 +874,9 @@ def test_a_password_is_in_no_report() -> None:
 def test_a_page_has_the_frame_of_each_moment(tmp_path: Path) -> None:
     asked: dict[float, Future[bytes | None]] = {}
 
-    def frame(at: float) -> Future[bytes | None]:
+    def frame(at: float, end: float | None = None) -> Future[bytes | None]:
         assert at not in asked
+        assert end is None
         return asked.setdefault(at, Future())
 
     path = tmp_path / "out.html"

@@ -28,6 +28,14 @@ class Cache(TypedDict):
     bytes: Count
 
 
+class Hit(TypedDict):
+    """A stretch of video that was shown once more before a question, and its share of the question's attention."""
+
+    start: Seconds
+    end: Seconds
+    score: Annotated[float, Rule(minimum=0, maximum=1)]
+
+
 class Answer(TypedDict):
     """An answer; of a batch, with the fields from ``id`` on."""
 
@@ -47,6 +55,7 @@ class Answer(TypedDict):
     held: list[Stretch]
     first_token_seconds: Seconds
     seconds: Seconds
+    looked_at: NotRequired[Annotated[list[Hit], Rule(minItems=1)]]
     id: NotRequired[str]
     index: NotRequired[Count]
     t: NotRequired[Seconds | None]
@@ -130,6 +139,7 @@ class Prediction(TypedDict):
     checkpoints: NotRequired[Count]
     checkpoint_bytes: NotRequired[Count]
     file_bytes: NotRequired[Count]
+    frame_bytes: NotRequired[Count]
 
 
 class Failed(TypedDict):
