@@ -57,6 +57,14 @@ def test_looking_again_at_the_end_of_a_stream() -> None:
     assert first.frames.tobytes() != second.frames.tobytes() != frames.chunk(2).frames.tobytes()
 
 
+def test_made_up_chunks_are_found_one_by_one() -> None:
+    """Those that score alike would be one event, of which one chunk is shown again."""
+    index = stream.Apart()
+    for number in range(3):
+        index.append(torch.ones(1, 1, 4), 4.0 * number, 4.0 * number + 4)
+    assert [event.best.start for event in index.find(torch.ones(1, 2, 4))] == [0.0, 4.0, 8.0]
+
+
 def test_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "PER_MINUTE", 3)
     report = checkpoint.run(CONFIG, 2)
@@ -133,11 +141,3 @@ def test_decode() -> None:
 def test_start() -> None:
     report = start.run(CONFIG)
     assert [*report["seconds"]][-2:] == ["first chunk", "first answer"]  # type: ignore[misc]
-
-
-def test_made_up_chunks_are_found_one_by_one() -> None:
-    """Those that score alike would be one event, of which one chunk is shown again."""
-    index = stream.Apart()
-    for number in range(3):
-        index.append(torch.ones(1, 1, 4), 4.0 * number, 4.0 * number + 4)
-    assert [event.best.start for event in index.find(torch.ones(1, 2, 4))] == [0.0, 4.0, 8.0]
