@@ -1,4 +1,4 @@
-"""The two pictures of ``bench memory``: accuracy against budget, and against age."""
+"""The two pictures of ``bench memory``: accuracy against budget, and against age; and the same with looking again."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ AT_SHARE = 0.1
 def draw(report: dict[str, Any], directory: Path) -> list[Path]:
     """Write ``memory-budget.svg`` and ``memory-age.svg`` to ``directory``; return their paths.
 
+    Answers with looking again are drawn apart, as ``memory-budget-recall-4.svg`` and so on.
+
     Raises:
         ConfigError: if matplotlib is not installed.
     """
@@ -23,7 +25,14 @@ def draw(report: dict[str, Any], directory: Path) -> list[Path]:
     # Text stays text, and equal reports give equal files.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kvvideo", "font.size": 10})
     directory.mkdir(parents=True, exist_ok=True)
-    return [_by_budget(report, directory / "memory-budget.svg"), _by_age(report, directory / "memory-age.svg")]
+    paths = []
+    for recall in sorted({cell.get("recall", 0) for cell in report["cells"]}):
+        own = [cell for cell in report["cells"] if cell["strategy"] == "full" or cell.get("recall", 0) == recall]
+        name = f"-recall-{recall}" if recall else ""
+        part = {**report, "cells": own}
+        paths.append(_by_budget(part, directory / f"memory-budget{name}.svg"))
+        paths.append(_by_age(part, directory / f"memory-age{name}.svg"))
+    return paths
 
 
 def _by_budget(report: dict[str, Any], path: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.machine import gpu_mb, host_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.session.index import ChunkIndex
 from kvvideo.session.recall import Recall
 from kvvideo.types import Chunk
 
@@ -126,12 +127,20 @@ class Anew:
         return [self._frames.chunk(round(start / self._frames.seconds), self._viewer) for start, _ in stretches]
 
 
+class Apart(ChunkIndex):
+    """An index in which no chunks are one event: made-up weights look at all alike, which would make one of them."""
+
+    def _goes_on(self, *_: Any) -> bool:
+        return False
+
+
 def looking(session: VideoSession, frames: Frames, recall: int) -> dict[str, Any]:
     """Return the median milliseconds of finding chunks, and to the first token with 0, 1 and ``recall`` shown again.
 
     ``chunk_ms`` is what each chunk adds, the newest included, which is shown again after the others.
     """
     again, engine = Anew(frames), session.engine
+    session.index = Apart.of_tensors(session.index.as_tensors())
     finding, first = list[float](), dict[int, list[float]]()
     for _ in range(REPEATS + 1):
         began = time.perf_counter()

@@ -365,7 +365,7 @@ def memory(
     seed: options.Seed = 0,
     json_output: Json = False,
     plots: Annotated[
-        Path | None, typer.Option("--plots", help="Directory to write the two plots to (needs kvvideo\\[plots]).")
+        Path | None, typer.Option("--plots", help="Directory to write the plots to (needs kvvideo\\[plots]).")
     ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--from", help="Print or plot a JSON report made earlier; nothing is measured.")

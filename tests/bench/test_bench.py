@@ -23,7 +23,7 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import question_text
 from kvvideo.session import EngineConfig
-from kvvideo.session.engine import model_path
+from kvvideo.session.hub import model_path
 from kvvideo.session.model_config import model_config, text_config
 from kvvideo.session.pool import page_bytes
 from kvvideo.types import Chunk
@@ -66,7 +66,7 @@ def test_transformers_holds_what_kvvideo_holds(field: dict[str, Any]) -> None:
 def test_all_see_the_same_words(field: dict[str, Any]) -> None:
     assert len({rival.seen for rival in field.values()}) == 1
     per_token = field["vllm-session"].plain.token_bytes
-    text = text_config(shapes.model_path("tiny"))
+    text = text_config(model_path("tiny"))
     assert per_token == page_bytes(text, 32, 4, 0) * text.num_hidden_layers // 32
     assert field["resend"].held_bytes == field["resend"].seen * per_token
 
@@ -273,6 +273,9 @@ def test_bad_options_are_explained() -> None:
         (("decode", "--size", "big"), "size: 'big'"),
         (("profile", "--shape", "70b"), "shape: no '70b'"),
         (("ask", "--chunk", "3.3"), "use chunks of 3 or 4 s"),
+        (("recall", "--minutes", "0"), "minutes: '0'"),
+        (("recall", "-s", "full"), "strategies: full"),
+        (("stream", "--recall", "4", "--no-index"), "recall: without an index"),
     ):
         result = kvvideo("bench", *arguments)
         assert result.returncode == 2

@@ -9,6 +9,7 @@ import pytest
 
 from kvvideo.bench import memory
 from kvvideo.bench.clips import HELD, Clip
+from kvvideo.bench.plots import draw
 from kvvideo.compression.config import CacheConfig
 from kvvideo.session import EngineConfig
 from kvvideo.tiny import world
@@ -33,11 +34,11 @@ from tests.helpers.commands import kvvideo
         ("", "K", False),
     ],
 )
-def test_what_counts_as_right(said: str, answer: str, right: bool):
+def test_what_counts_as_right(said: str, answer: str, right: bool) -> None:
     assert memory.is_right(said, answer) is right
 
 
-def test_intervals():
+def test_intervals() -> None:
     assert memory.interval(0, 0) == (0.0, 1.0)
     low, high = memory.interval(50, 100)
     assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
@@ -46,7 +47,7 @@ def test_intervals():
     assert low == pytest.approx(0.963, abs=1e-3)
 
 
-def test_questions_are_about_what_was_shown():
+def test_questions_are_about_what_was_shown() -> None:
     clip = Clip(5, 20, (84, 140))
     drawn = world.Clip(5, 20, density=0.6)
     assert len(clip) == 20
@@ -67,7 +68,7 @@ def test_questions_are_about_what_was_shown():
     assert len(last) == 2 * sum(slot.letter is not None for slot in drawn.slots[:-1])
 
 
-def test_a_chunk_is_drawn_again_as_it_was():
+def test_a_chunk_is_drawn_again_as_it_was() -> None:
     clip = Clip(5, 600, (84, 140))
     chunk = clip.chunk(3)
     for number in range(4, 4 + HELD):
@@ -92,7 +93,7 @@ def cell(report: dict[str, Any], strategy: str, share: float) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_default_remembers_nine_tenths_of_the_past_in_a_tenth_of_the_memory(report: dict[str, Any]):
+def test_the_default_remembers_nine_tenths_of_the_past_in_a_tenth_of_the_memory(report: dict[str, Any]) -> None:
     full, default = cell(report, "full", 1.0), cell(report, CacheConfig.strategy, 0.1)
     assert full["backward"] > 0.95
     assert default["of_full"] >= 0.9
@@ -103,7 +104,7 @@ def test_the_default_remembers_nine_tenths_of_the_past_in_a_tenth_of_the_memory(
 
 
 @pytest.mark.slow
-def test_a_report_adds_up(report: dict[str, Any]):
+def test_a_report_adds_up(report: dict[str, Any]) -> None:
     for one in report["cells"]:
         assert sum(one["asked"]) == sum(report["cells"][0]["asked"]) > 50
         assert all(right <= asked for right, asked in zip(one["right"], one["asked"], strict=True))
@@ -116,7 +117,7 @@ def test_a_report_adds_up(report: dict[str, Any]):
 
 
 @pytest.mark.slow
-def test_plots_and_table_of_a_report(report: dict[str, Any], tmp_path: Path):
+def test_plots_and_table_of_a_report(report: dict[str, Any], tmp_path: Path) -> None:
     source = tmp_path / "report.json"
     source.write_text(json.dumps(report))
     shown = kvvideo("bench", "memory", "--from", str(source), "--plots", str(tmp_path / "plots"))
@@ -131,7 +132,7 @@ def test_plots_and_table_of_a_report(report: dict[str, Any], tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_command_line(tmp_path: Path):
+def test_the_command_line(tmp_path: Path) -> None:
     made = kvvideo(
         "bench",
         "memory",
@@ -155,13 +156,33 @@ def test_the_command_line(tmp_path: Path):
     [
         (["--shares", "0.1,2"], "shares"),
         (["--shares", "a"], "shares"),
+        (["--recall", "1,-1"], "recall: '1,-1'"),
         (["-s", "distinkt"], "distinkt"),
         (["--from", "nothing.json"], "nothing.json"),
         (["--positions", "relative"], "positions"),
     ],
 )
-def test_wrong_usage(arguments: list[str], expected: str):
+def test_wrong_usage(arguments: list[str], expected: str) -> None:
     shown = kvvideo("bench", "memory", *arguments)
     assert shown.returncode == 2
     assert expected in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_looking_again_is_drawn_apart(tmp_path: Path) -> None:
+    def cell(recall: int, share: float, strategy: str = "distinct") -> dict[str, Any]:
+        found = memory.Cell(strategy, share, 320, recall, right=[recall, 0, 0, 0, 0, 0], asked=[4, 0, 0, 0, 0, 0])
+        return memory.summary(found, found)
+
+    bounded = [cell(recall, share) for recall in (0, 4) for share in (0.02, 0.1)]
+    ages = [None if math.isinf(age) else age for age in memory.AGES]
+    made = draw({"ages": ages, "cells": [cell(0, 1.0, "full"), *bounded]}, tmp_path)
+    assert [path.name for path in made] == [
+        "memory-budget.svg",
+        "memory-age.svg",
+        "memory-budget-recall-4.svg",
+        "memory-age-recall-4.svg",
+    ]
+    without, again = (made[number].read_text() for number in (0, 2))
+    assert "distinct" in without
+    assert without != again

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
 
 from kvvideo.bench import checkpoint, compaction, decode, memory, profile, recall, start, stream
 from kvvideo.bench.frames import SMALL, Frames
@@ -54,6 +55,14 @@ def test_looking_again_at_the_end_of_a_stream() -> None:
     assert second is not None
     assert (first.start, first.end) == (second.start, second.end) == (8.0, 12.0)
     assert first.frames.tobytes() != second.frames.tobytes() != frames.chunk(2).frames.tobytes()
+
+
+def test_made_up_chunks_are_found_one_by_one() -> None:
+    """Those that score alike would be one event, of which one chunk is shown again."""
+    index = stream.Apart()
+    for number in range(3):
+        index.append(torch.ones(1, 1, 4), 4.0 * number, 4.0 * number + 4)
+    assert [event.best.start for event in index.find(torch.ones(1, 2, 4))] == [0.0, 4.0, 8.0]
 
 
 def test_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
