@@ -1,6 +1,7 @@
 """M-RoPE as Qwen2.5-VL applies it (arXiv 2409.12191), to take it off keys and queries or to move them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,10 +33,17 @@ class Rotary:
 
     def angles(self, axes: Tensor) -> Tensor:
         """Return the angles ``float32 [..., head_dim / 2]``, in radians, at positions ``[3, ...]``."""
-        # Each pair's own axis, by a product with 0 for the others: it takes a third of the time that indexing does, and
-        # in float64 it is the rounded product of two float32 numbers on every device, whatever is allowed it there.
-        own = self.axis == torch.arange(len(axes), device=self.axis.device)[:, None]
-        return (axes.movedim(0, -1).double() @ (own * self.frequencies.double())).float()
+        # In float64 it is the rounded product of two float32 numbers on every device, whatever is allowed it there.
+        return (axes.movedim(0, -1).double() @ self._by_axis[: len(axes)]).float()
+
+    @cached_property
+    def _by_axis(self) -> Tensor:
+        """``float64 [3, head_dim / 2]``: each pair's frequency on its own axis, and 0 on the others.
+
+        A product with it takes a third of the time that indexing does.
+        """
+        own = self.axis == torch.arange(3, device=self.axis.device)[:, None]
+        return own * self.frequencies.double()
 
     def unrotate(self, x: Tensor, axes: Tensor) -> Tensor:
         """Return ``x`` (``[..., head_dim]``), rotated at positions ``[3, ...]``, without its rotation, in float32.

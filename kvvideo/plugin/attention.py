@@ -6,7 +6,7 @@ causal mask is aligned to the end. After the kernel, each layer scores and compa
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -70,6 +70,7 @@ class Step:
         pages: those of all layers.
         notes: takes what finds chunks again.
         last: ``int64 [n]``, the last token of each request that looks for chunks; None if none does.
+        keys: of the layers so far, ``[tokens, kv_heads, head_dim]`` each, where pages do not add them up themselves.
         tokens: ``int64 [2, >= tokens]``, temporal M-RoPE positions and places; None if the model has no M-RoPE.
     """
 
@@ -81,6 +82,7 @@ class Step:
     pages: Pages
     notes: Notes
     last: torch.Tensor | None = None
+    keys: list[torch.Tensor] = field(default_factory=list)
     tokens: torch.Tensor | None = None
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
@@ -91,6 +93,11 @@ class Step:
         if self.tokens is None:
             return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)
         return self.tokens[:, : len(self.slots)].T.to(torch.int32)
+
+    @cached_property
+    def indexed(self) -> bool:
+        """True if a request is a stream whose chunks are indexed."""
+        return any(request.indexed for request in self.requests)
 
 
 def tell_tokens(tokens: torch.Tensor) -> None:
@@ -324,6 +331,9 @@ class BoundedImpl(ABC):
             step.notes.hear(query, step.last, step.rows[:, 0])
         if not step.requests:
             return
+        if step.indexed and not step.pages.reads_keys:
+            # Graphs on a GPU use their memory again.
+            step.keys.append(key if key.device.type == "cpu" else key.clone())
         policy = self._policy(step.spec)
         for request in step.requests:
             if request.fresh:
@@ -331,9 +341,9 @@ class BoundedImpl(ABC):
                 if number == 0:
                     step.notes.forget(request.name)
             # All layers have their keys in the pages until the last one is through, or until they are compacted.
-            at_once = step.pages.sums_at_once and (policy.heads_alike or not request.evictable)
+            at_once = not step.pages.reads_keys or policy.heads_alike or not request.evictable
             if request.indexed and (number == count - 1 or not at_once):
-                self.index(range(count) if at_once else range(number, number + 1), key, step, request)
+                self.index(range(0 if at_once else number, number + 1), step, request)
             if policy.observes() and policy.watches(request.left):
                 self.watch(number, query[request.queries], kv_cache, step, request, policy)
             if request.evictable and not policy.heads_alike:
@@ -342,19 +352,17 @@ class BoundedImpl(ABC):
                 for layers in step.pages.parts(request.evictable):
                     self.compact(layers, step, request, policy)
 
-    def index(self, layers: range, key: torch.Tensor, step: Step, request: RequestStep) -> None:
+    def index(self, layers: range, step: Step, request: RequestStep) -> None:
         """Add a request's keys of this step to the sums of its chunk.
 
         Args:
             layers: numbers of layers.
-            key: ``[tokens, kv_heads, head_dim]``, rotated, of the last of them.
             step: the step.
             request: one of its requests.
         """
-        shape = len(step.layers), step.spec.num_kv_heads, step.spec.head_size
-        sums = step.notes.sums(request.name, shape, key.device)[layers.start : layers.stop]
-        rotary = self.rotary_on(key.device)
-        step.pages.add_up(layers, request.queries, step.slots, step.rows, key, rotary, sums)
+        device, shape = step.slots.device, (len(step.layers), step.spec.num_kv_heads, step.spec.head_size)
+        sums = step.notes.sums(request.name, shape, device)[layers.start : layers.stop]
+        step.pages.add_up(layers, request.queries, step.slots, step.rows, step.keys, self.rotary_on(device), sums)
 
     def watch(
         self,

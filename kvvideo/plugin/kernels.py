@@ -207,7 +207,7 @@ class KernelPages(Pages):
         )
         self._strides = (*self._cache.stride()[:3], *self._state.stride()[:2])
 
-    sums_at_once = True
+    reads_keys = True
 
     def _at_once(self, n: int) -> int:
         _, heads, _, width = self._cache.shape
@@ -282,7 +282,7 @@ class KernelPages(Pages):
         tokens: slice,
         slots: torch.Tensor,
         rows: torch.Tensor,
-        keys: torch.Tensor,
+        keys: Sequence[torch.Tensor],
         rotary: Rotary,
         sums: torch.Tensor,
     ) -> None:

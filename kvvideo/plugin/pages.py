@@ -57,8 +57,8 @@ class Pages(ABC):
     """
 
     layers: int
-    sums_at_once: bool
-    """True if ``add_up`` reads keys of any number of layers from the pages; else it is given one layer's."""
+    reads_keys: bool
+    """True if ``add_up`` reads keys from the pages; else it is given them."""
 
     def parts(self, n: int) -> Iterator[range]:
         """Yield all layers, as many at a time as should be read at once if ``n`` tokens are read of each."""
@@ -120,7 +120,7 @@ class Pages(ABC):
         tokens: slice,
         slots: torch.Tensor,
         rows: torch.Tensor,
-        keys: torch.Tensor,
+        keys: Sequence[torch.Tensor],
         rotary: Rotary,
         sums: torch.Tensor,
     ) -> None:
@@ -131,7 +131,7 @@ class Pages(ABC):
             tokens: those of the step to look at.
             slots: ``int64 [all tokens]``, where the step's keys are.
             rows: ``int32 [all tokens, 2]``, positions and places; the same object all through a step.
-            keys: ``[all tokens, kv_heads, d]``, the step's keys in the last of ``layers``.
+            keys: ``[all tokens, kv_heads, d]`` of each of ``layers``; none where pages ``reads_keys``.
             rotary: the model's.
             sums: ``float32 [layers, kv_heads, d]``, changed in place.
         """
@@ -168,7 +168,7 @@ class PlainPages(Pages):
         # From the first word of a token's side state to all of them.
         self._lanes = torch.arange(rows * self._heads, device=caches[0].device) * self._slots
 
-    sums_at_once = False
+    reads_keys = False
 
     def _at_once(self, n: int) -> int:
         size: int = self._heads * n * self._spec.head_size * self._layers[0].kv_cache.element_size()
@@ -224,21 +224,22 @@ class PlainPages(Pages):
         tokens: slice,
         slots: torch.Tensor,
         rows: torch.Tensor,
-        keys: torch.Tensor,
+        keys: Sequence[torch.Tensor],
         rotary: Rotary,
         sums: torch.Tensor,
     ) -> None:
-        """Add up the ``keys`` of the only layer, which need not be read."""
+        """Add up the ``keys`` of all layers at once: each operation takes longer to begin than its work."""
         del layers, slots
         if self._turned is None or self._turned[0] is not rows:
             # All layers turn alike.
             self._turned = rows, *turns(rotary, rows)
         _, cos, sin = self._turned
-        halves = keys[tokens].view(-1, self._heads, 2, self._spec.head_size // 2)
+        whole = torch.stack([own[tokens].view(-1, self._heads, self._spec.head_size) for own in keys], dim=1)
+        halves = whole.view(*whole.shape[:-1], 2, -1)
         (low_cos, high_cos), (low_sin, high_sin) = (
-            (halves * part[tokens, None, None]).sum(0).unbind(1) for part in (cos, sin)
+            (halves * part[tokens, None, None, None]).sum(0).unbind(2) for part in (cos, sin)
         )
-        sums[0] += torch.cat([low_cos + high_sin, high_cos - low_sin], dim=-1)
+        sums += torch.cat([low_cos + high_sin, high_cos - low_sin], dim=-1)
 
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
         """Write by one operation a layer; no slot may be below 0."""
