@@ -221,7 +221,11 @@ def _collect(
 ) -> None:
     """Add what ``raw`` says to ``tables``, checked."""
     options = {
-        option.key: option for path, known in commands.items() if path[: len(table)] == table for option in known
+        option.key: option
+        for path, known in commands.items()
+        if path[: len(table)] == table
+        for option in known
+        if path == table or option.key not in UNSHARED.get(path, ())
     }
     groups = {path[len(table)] for path in commands if path[: len(table)] == table and len(path) > len(table)}
     mine = tables.setdefault(table, {})
