@@ -150,15 +150,15 @@ class ChunkIndex:
 
 
 def _without_trend(logits: Tensor) -> Tensor:
-    """Return ``logits`` (``[heads, entries]``) less the line through the medians of their two halves.
+    """Return ``logits`` (``[heads, entries]``) less a line in time, whose slope is the median over pairs half apart.
 
-    The scores of real models rise in time whatever is shown (MemStream, arXiv 2602.18434); medians do not see the few
-    entries that a question is about.
+    The scores of real models rise in time whatever is shown (MemStream, arXiv 2602.18434). A median does not see the
+    few entries that a question is about, and one of slopes takes a line out to the last bit (Theil and Sen).
     """
     count = logits.shape[-1]
     if count < _TREND_CHUNKS:
         return logits
     half = count // 2
-    early, late = logits[:, :half].median(-1).values, logits[:, count - half :].median(-1).values
-    slope = (late - early) / (count - half)
+    apart = count - half
+    slope = (logits[:, apart:] - logits[:, :half]).median(-1).values / apart
     return logits - slope[:, None] * torch.arange(count)

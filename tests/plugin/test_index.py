@@ -274,3 +274,112 @@ def test_who_had_its_blocks_before_leaves_nothing(
             if session._id:
                 assert engine.scheduler.live_block_ids(session._id)[0] == block
         stream.check(session)
+
+
+def test_a_switched_engine_indexes_for_the_next_strategy(engine_for: EngineFor, reference: Model):
+    engine = engine_for("full", spare_rows=3)
+    try:
+        for strategy in ("streaming", "heavy", "half-norm"):
+            engine.use(CacheConfig(strategy, max_tokens=MAX_TOKENS, budget=BUDGET, sink=SINK))
+            stream = indexed(reference, strategy)
+            with VideoSession(engine) as session:
+                for chunk in with_long_ones(6):
+                    session.ingest(chunk)
+                    stream.feed(chunk)
+                stream.check(session)
+            assert stream.stream.compactions >= 2
+    finally:
+        engine.use(CacheConfig("full", max_tokens=MAX_TOKENS, budget=BUDGET, sink=SINK))
+
+
+def test_nothing_is_indexed_where_nobody_wants_it(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch):
+    engine = engine_for("streaming")
+    monkeypatch.setattr(engine, "config", replace(engine.config, index=False))
+    with VideoSession(engine) as session:
+        session.ingest(clip(0, 0.0))
+        assert len(session.index) == session.index.bytes == 0
+        assert "index" not in session.save().tensors
+        assert session.find([QUESTION], 3) == [[]]
+
+
+@pytest.mark.parametrize("size", [1024, 16])
+def test_each_question_asks_with_its_own_query(engine_for: EngineFor, reference: Model, size: int, monkeypatch):
+    """Several at once, in steps that cut them, after frames of the next chunk or a dialogue; beside answers."""
+    engine, stream = engine_for("streaming"), indexed(reference, "streaming")
+    questions = [QUESTION, "What?", "Which letter was shown, and in which corner of the picture was it when?"]
+    turns = [("What is it?", "A thing.")]
+    with VideoSession(engine) as session, VideoSession(engine) as other:
+        for chunk in varied_chunks(9):
+            session.ingest(chunk)
+            stream.feed(chunk)
+            other.ingest(chunk)
+        answers = other.stream(["What is it?"], max_tokens=30)
+        next(answers)
+        also = clip(70, session.end, frames=4)
+        for options, before in (({}, ""), ({"also": also}, ""), ({"dialogue": turns}, dialogue_text(turns))):
+            with step_size(engine, size):
+                queries, found = asked_with(session, questions, monkeypatch, **options)
+            for question, query in zip(questions, queries, strict=True):
+                near(query, stream.query(question, options.get("also"), before))
+            assert all(found)
+        list(answers)
+
+
+def test_scores_are_shares_of_attention(engine_for: EngineFor, reference: Model, monkeypatch):
+    """Of each head over the chunks, with the median slope of pairs half the stream apart taken out, all added up."""
+    engine = engine_for("streaming")
+    with VideoSession(engine) as session:
+        for chunk in clips(9):
+            session.ingest(chunk)
+        ((query,), _) = asked_with(session, [QUESTION], monkeypatch)
+        check_scores(session.index, query)
+        short = ChunkIndex()
+        keys = session.index.as_tensors()["index"]
+        for number in range(7):
+            short.append(keys[number], float(number), float(number + 1))
+        check_scores(short, query)
+
+
+def check_scores(index: ChunkIndex, query: Tensor) -> None:
+    keys = index.as_tensors()["index"].double().numpy()
+    asked = query.double().numpy()
+    total = np.zeros(len(keys))
+    for layer in range(keys.shape[1]):
+        for head in range(asked.shape[1]):
+            group = head // (asked.shape[1] // keys.shape[2])
+            logits = keys[:, layer, group] @ asked[layer, head] / keys.shape[3] ** 0.5
+            if len(logits) >= 8:
+                half = len(logits) // 2
+                apart = len(logits) - half
+                slopes = sorted((logits[n + apart] - logits[n]) / apart for n in range(half))
+                logits = logits - slopes[(half - 1) // 2] * np.arange(len(logits))
+            shares = np.exp(logits - logits.max())
+            total += shares / shares.sum()
+    wanted = total / asked.shape[0] / asked.shape[1]
+    assert wanted.sum() == pytest.approx(1)
+    np.testing.assert_allclose(index.scores(query).numpy(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["refused", "preempted"])
+def test_a_question_that_ends_before_it_has_looked_ends_alone(engine_for: EngineFor, step: str, monkeypatch):
+    """One about a session that is not there, which any client could send, or one that lost its blocks."""
+    from kvvideo.plugin.sampling import looking
+
+    engine = engine_for("streaming")
+    with VideoSession(engine) as session:
+        for chunk in clips(6):
+            session.ingest(chunk)
+        before = session.find([QUESTION], 3)
+        name = session._id if step == "preempted" else "nobody"
+        prompt = engine.prompt(question_text(QUESTION))
+        lost = engine.ask(engine.process(engine.new_id("question"), prompt, looking(str(name))), looks=True)
+        if step == "preempted":
+            request = next(r for r in engine.scheduler.requests.values() if r.request_id != session._id)
+            engine.scheduler._refused.append(request.request_id)
+        work = session.finding([QUESTION])
+        next(work)
+        (events,) = engine.drive(work)
+        assert [[event.whole for event in events][:3]] == before
+        assert engine.queries(lost) is None
+        assert engine.take(lost).finished
+        engine.forget(lost)
