@@ -64,6 +64,7 @@ class CacheStats:
         blocks: blocks held.
         compactions: times the cache was compacted.
         bytes: memory of those blocks over all layers, side state and what else the strategy remembers included.
+        index_bytes: host memory of the vectors that chunks are found by.
     """
 
     seen: int
@@ -72,6 +73,7 @@ class CacheStats:
     blocks: int
     compactions: int
     bytes: int
+    index_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

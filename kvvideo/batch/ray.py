@@ -25,6 +25,7 @@ from kvvideo.batch.tasks import Task
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, EngineError, KvvideoError, VideoError, first_line
 from kvvideo.runs.agenda import Question
+from kvvideo.runs.recall import OFF, Looking
 from kvvideo.session import Engine, EngineConfig, open_engine
 
 logger = logging.getLogger("kvvideo.batch")
@@ -239,6 +240,7 @@ class Cluster:
         stopped: once true, every video stops after the chunk at hand.
         engines: how many; by default one for each GPU, or as many as there are CPUs for.
         cpus: that each has; by default one beside a GPU, else up to ``CPUS``.
+        looking: as ``Local`` has it.
         address: of a cluster to join, as ``ray.init`` takes it; by default ``RAY_ADDRESS``, or else one is started on
             this machine, for as long as it takes.
         say: takes lines for the person who waits.
@@ -253,6 +255,7 @@ class Cluster:
     stopped: Callable[[], bool] = lambda: False
     engines: int | None = None
     cpus: int | None = None
+    looking: Looking = OFF
     address: str | None = None
     say: Callable[[str], None] = lambda _: None
     worker: ClassVar[type[Worker]] = Worker
@@ -337,7 +340,9 @@ class _Fleet:
     def __init__(self, cluster: Cluster, ray: Any, queue: Queue) -> None:
         self._cluster, self._ray, self._queue = cluster, ray, queue
         gpus, cpus, count = share_out(ray.nodes(), cluster.engines, cluster.cpus)
-        self._local = Local(cluster.engine, cluster.caches, cluster.max_answer_tokens, every=cluster.every)
+        self._local = Local(
+            cluster.engine, cluster.caches, cluster.max_answer_tokens, every=cluster.every, looking=cluster.looking
+        )
         self._remote = ray.remote(
             num_gpus=gpus,
             num_cpus=cpus,

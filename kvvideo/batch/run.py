@@ -15,6 +15,7 @@ from kvvideo.batch.tasks import Defaults, Task, Want
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import KvvideoError, VideoError
 from kvvideo.runs import records
+from kvvideo.runs.recall import OFF, Looking
 from kvvideo.runs.streaming import Asked
 from kvvideo.session import Engine, EngineConfig, open_engine
 from kvvideo.times import format_time
@@ -72,6 +73,7 @@ class Local:
         every: seconds of video between checkpoints.
         stopped: once true, every video stops after the chunk at hand.
         caches: settings that tasks may come with.
+        looking: how questions look again.
     """
 
     engine: EngineConfig
@@ -81,6 +83,7 @@ class Local:
     kept: Callable[[Task], Path | None] = lambda _: None
     every: float = 60.0
     stopped: Callable[[], bool] = lambda: False
+    looking: Looking = OFF
 
     def events(self, queue: Queue) -> Iterator[Event]:
         """Load the engine and do the tasks in ``queue``; see ``Executor``."""
@@ -101,6 +104,7 @@ class Local:
                 engine,
                 partial(queue.take, cache),
                 max_tokens=self.max_answer_tokens,
+                looking=self.looking,
                 kept=self.kept,
                 every=self.every,
                 stopped=self.stopped,

@@ -15,6 +15,7 @@ from kvvideo.batch.tasks import Task
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import EngineError, KvvideoError, VideoError
 from kvvideo.runs.agenda import Question
+from kvvideo.runs.recall import OFF, Looking
 from kvvideo.runs.streaming import Asked, Meter, analyzing
 from kvvideo.session import Engine, Session, VideoSession, open_session
 from kvvideo.session.memory import Memory
@@ -76,6 +77,7 @@ class Streams:
         engine: all tasks are of its cache settings.
         take: the next task; None if there is none, for now or for good.
         max_tokens: longest answer.
+        looking: how questions look again.
         kept: where the checkpoints of a task are, to go on from after a crash; None to keep none.
         every: seconds of video between checkpoints.
         stopped: once true, every video stops after the chunk at hand, with a checkpoint.
@@ -87,11 +89,13 @@ class Streams:
         take: Callable[[], Task | None],
         *,
         max_tokens: int = 128,
+        looking: Looking = OFF,
         kept: Callable[[Task], Path | None] = lambda _: None,
         every: float = 60.0,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.engine, self.stopped = engine, stopped
+        self.looking = looking
         self.max_tokens, self.kept, self.every = max_tokens, kept, every
         self.sessions = 0
         """Sessions that are open."""
@@ -195,6 +199,7 @@ class _Stream:
         moved: list[Event] = []
         schedule = task.cache.schedule(host.engine.block_size)
         meter = Meter(session, schedule, reader.info.duration)
+        recall = host.looking.of_file(task.source)
 
         def on_chunk() -> None:
             nonlocal last
@@ -212,6 +217,7 @@ class _Stream:
                     agenda,
                     max_tokens=host.max_tokens,
                     seed=host.engine.config.seed,
+                    recall=recall,
                     stopped=host.stopped,
                     on_chunk=on_chunk,
                 ):

@@ -12,6 +12,7 @@ from kvvideo.batch.jobs import READING, Asking, Job, JobsError
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, VideoError
 from kvvideo.runs.agenda import Agenda, Question
+from kvvideo.runs.recall import OFF, Looking
 from kvvideo.session import EngineConfig
 from kvvideo.video import Source
 
@@ -26,11 +27,13 @@ class Defaults:
         engine: the model, and how each cache is bounded.
         reading: how videos are looked at, as ``Source`` takes it.
         max_answer_tokens: longest answer.
+        looking: how questions look again.
     """
 
     engine: EngineConfig
     reading: dict[str, Any] = field(default_factory=dict)
     max_answer_tokens: int = 128
+    looking: Looking = OFF
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def _task(job: Job, defaults: Defaults) -> Task:
             engine.seed,
             engine.load_format,
             defaults.max_answer_tokens,
+            [defaults.looking.count, defaults.looking.frame_tokens],
         ]
     )
     wants = {asking.question: [Want(job, index)] for index, asking in enumerate(job.askings)}

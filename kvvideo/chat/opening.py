@@ -9,10 +9,12 @@ from kvvideo.errors import ConfigError
 from kvvideo.runs.analyze import Asking
 from kvvideo.runs.origin import engine_for, video_of
 from kvvideo.runs.playback import Playback
-from kvvideo.session import BASELINES, Engine, EngineConfig
+from kvvideo.runs.recall import Looking, of_memory
+from kvvideo.session import BASELINES, Engine, EngineConfig, Recall
 from kvvideo.session.hub import fetch
 from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.file import MemoryFile
+from kvvideo.storage.frames import KeptFrames
 from kvvideo.video import Source
 
 
@@ -29,6 +31,7 @@ class Opening:
         model: where its model is now; None: where the memory says.
         dtype: of the model; None: what the memory says.
         tell: takes a line for the person.
+        looking: how questions look again.
     """
 
     config: EngineConfig
@@ -39,6 +42,7 @@ class Opening:
     model: str | None
     dtype: str | None
     tell: Callable[[str], None]
+    looking: Looking
 
     def open(self, subject: Path | Source) -> Playback:
         """Return a playback of a memory file, or of a source, on an engine of its own."""
@@ -55,8 +59,12 @@ class Opening:
         reader = source.open()
         try:
             Asking(()).check(source, reader.info.duration)
-            engine = self._engine(self.config)
-            return Playback(engine, source, checkpoints=self._checkpoints(), every=self.every, reader=reader)
+            recall, kept = self._recall(source)
+            config = self.looking.room_in(self.config, source.fps, source.chunk_seconds, source.max_pixels)
+            engine, store = self._engine(replace(config, index=True)), self._checkpoints()
+            return Playback(
+                engine, source, checkpoints=store, every=self.every, reader=reader, recall=recall, kept=kept
+            )
         except BaseException:
             reader.close()
             raise
@@ -76,16 +84,27 @@ class Opening:
         source, note = video_of(memory, path, self.video)
         if note:
             self.tell(note)
+        recall = of_memory(self.looking, source, saved.frames(), self.tell)
 
         def go_on(engine: Engine) -> Playback:
             store = self._checkpoints()
-            return Playback(engine, source, checkpoints=store, every=self.every, saved=saved, memory=memory)
+            return Playback(
+                engine, source, checkpoints=store, every=self.every, saved=saved, memory=memory, recall=recall
+            )
 
         if before is None:
             config = engine_for(memory, self.config, self.model, self.dtype)
+            config = replace(self.looking.room_for(config, memory), index=True)
             fetch(config.model, tell=self.tell)
             return go_on(self._engine(config))
         return before.replaced_by(go_on)
+
+    def _recall(self, source: Source) -> tuple[Recall | None, KeptFrames | None]:
+        """Return how to look again at ``source``, and what keeps its frames if it can be read only once."""
+        if source.replayable or not (self.looking.count and self.looking.keep_bytes):
+            return (self.looking.of_file(source) if source.replayable else None), None
+        kept = KeptFrames(self.directory.parent / "frames", self.looking.keep_bytes)
+        return self.looking.at(kept), kept
 
     def _checkpoints(self) -> Checkpoints:
         number = sum(1 for _ in self.directory.iterdir())

@@ -19,6 +19,7 @@ from kvvideo.outputs.paths import stem_of
 from kvvideo.outputs.writer import to_stdout
 from kvvideo.runs.agenda import TASKS, Agenda, Question, Task
 from kvvideo.runs.analyze import Answering, Asking, Hooks, files_of, kept
+from kvvideo.runs.recall import Looking
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time, parse_time
 from kvvideo.video.address import local_path
@@ -84,6 +85,7 @@ def command(
         ),
     ] = None,
     cache: options.Cache,
+    recall: options.LiveRecall,
     engine: options.Engine,
     watching: options.LiveVideo,
 ) -> None:
@@ -107,6 +109,8 @@ def command(
         raise ConfigError("resume: with --checkpoint-every 0 nothing is kept that could be gone on from")
     with watching.looked_for(video):
         reading = watching.reading(config)
+    looking = recall.looking()
+    config = looking.room_in(config, reading["fps"], reading["chunk_seconds"], reading["max_pixels"])
     asking = asked.asking(questions, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
@@ -120,8 +124,8 @@ def command(
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
     with watching.looked_for(video):
         ensure(config.model, source)
-    with kept(source, config, caches, asking, apart, resume, say) as run:
-        _run(source, config, caches, asking, choice, output.force, run)
+    with kept(source, config, caches, asking, looking, apart, resume, say) as run:
+        _run(source, config, caches, asking, looking, choice, output.force, run)
 
 
 def _compared(names: str, context: typer.Context) -> list[str]:
@@ -144,6 +148,7 @@ def _run(
     config: EngineConfig,
     caches: list[CacheConfig],
     asking: Asking,
+    looking: Looking,
     choice: Choice,
     force: bool,
     run: "Run",
@@ -152,14 +157,14 @@ def _run(
     from kvvideo.outputs.delivery import Delivery
 
     progress = render.Progress(source.start)
-    with closing(Stills(source)) as stills, Stop() as stop:
+    with closing(Stills(source)) as stills, Stop() as stop, looking.during(source, say) as (recall, watching):
         hooks = Hooks(
             lambda: stop.asked,
             lambda model: progress.wait(f"loading {model} …"),
             progress.chunk,
-            stills.watching,
+            lambda chunks: watching(stills.watching(chunks)),
         )
-        answering = Answering(source, config, caches, asking, run, hooks)
+        answering = Answering(source, config, caches, asking, run, recall, hooks)
         delivery = Delivery(
             choice,
             render.Answers(len(caches) > 1),

@@ -13,6 +13,7 @@ from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Hooks
+from kvvideo.runs.recall import Looking, of_memory
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time
 from kvvideo.video.address import local_path
@@ -50,6 +51,7 @@ def command(
             autocompletion=complete.one_of(*options.DTYPES),
         ),
     ] = None,
+    recall: options.Recall,
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
 ) -> None:
@@ -65,7 +67,7 @@ def command(
 
     config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), output.choice()
     with MemoryFile(memory) as file:
-        _run(file, questions, choice, output.force, video, max_answer_tokens, config, model, dtype)
+        _run(file, questions, choice, output.force, video, max_answer_tokens, recall.looking(), config, model, dtype)
 
 
 def _run(
@@ -75,6 +77,7 @@ def _run(
     force: bool,
     video: str | None,
     max_answer_tokens: int,
+    looking: Looking,
     config: EngineConfig,
     model: str | None,
     dtype: str | None,
@@ -91,6 +94,8 @@ def _run(
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
+    recall = of_memory(looking, source, file.frames(), say)
+    config = looking.room_for(config, last)
     ensure(config.model)
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
@@ -109,7 +114,14 @@ def _run(
         try:
             with progress:
                 for record in answering(
-                    file, last, source, questions, config, hooks=hooks, max_answer_tokens=max_answer_tokens
+                    file,
+                    last,
+                    source,
+                    questions,
+                    config,
+                    hooks=hooks,
+                    recall=recall,
+                    max_answer_tokens=max_answer_tokens,
                 ):
                     if record["type"] == "answer":
                         _note(record)

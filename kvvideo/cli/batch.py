@@ -74,6 +74,8 @@ class Room:
         sources = [task.source for task in tasks]
         chunk = max(round(one.chunk_seconds * one.fps / 2) * one.max_pixels // FACTOR**2 for one in sources)
         config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
+        rooms = [defaults.looking.room_in(config, s.fps, s.chunk_seconds, s.max_pixels) for s in sources]
+        config = max(rooms, key=lambda room: room.again_tokens)
         if self.kv_memory is None:
             return replace(config, sessions=min(self.at_once or AT_ONCE, len(tasks)))
         size = parse_size(self.kv_memory)
@@ -164,6 +166,7 @@ def command(
     ] = options.CHECKPOINT_EVERY,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
     cache: options.Cache,
+    recall: options.Recall,
     engine: options.Engine,
     watching: options.Video,
 ) -> None:
@@ -181,7 +184,7 @@ def command(
     part = None if shard is None else _part(shard)
     read = read_jobs(jobs)[:limit]
     reading = watching.reading(config) | {"decoder": watching.decoder}
-    defaults = Defaults(config, reading, max_answer_tokens)
+    defaults = Defaults(config, reading, max_answer_tokens, recall.looking())
     tasks = tasks_of(read, defaults)
     if part is not None:
         tasks = tasks[part[0] - 1 :: part[1]]
@@ -235,6 +238,7 @@ def _run(
                     config,
                     [*dict.fromkeys(task.cache for task in pending)],
                     batch.defaults.max_answer_tokens,
+                    looking=batch.defaults.looking,
                     loaded=lambda engine: results.check_model(engine.fingerprint),
                     kept=lambda task: results.checkpoints(task) if apart else None,
                     every=apart,

@@ -52,6 +52,7 @@ def command(
         str | None, typer.Option("--video", help="The video of a saved memory, if it is somewhere else now.")
     ] = None,
     cache: options.Cache,
+    recall: options.LiveRecall,
     engine: options.Engine,
     watching: options.LiveVideo,
 ) -> None:
@@ -62,16 +63,17 @@ def command(
     same answers; of a camera or a broadcast, which may have no end, it is answered at once.
     """
     video, beside = local_path(video), None if beside is None else local_path(beside)
+    looking = recall.looking()
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
     config = engine.config(cache.config(), questions=_QUESTIONS)
     from kvvideo.chat.chat import Chat
     from kvvideo.chat.opening import Opening
     from kvvideo.chat.player import Player
     from kvvideo.chat.repl import run_pipe, run_terminal, unseen
-    from kvvideo.chat.scratch import scratch
     from kvvideo.chat.screen import PipeScreen, TerminalScreen
     from kvvideo.chat.signals import left_on_signals
     from kvvideo.runs.journal import state_directory
+    from kvvideo.storage.scratch import scratch
 
     subject = _subject(context, video, beside, watching, config)
     file = subject if isinstance(subject, Path) else None
@@ -81,7 +83,7 @@ def command(
     model, dtype = (vars(engine)[name] if options.is_typed(context, name) else None for name in ("model", "dtype"))
     code, at_once = 0, False
     with scratch() as directory:
-        opening = Opening(config, directory, room, every, beside, model, dtype, screen.notice)
+        opening = Opening(config, directory, room, every, beside, model, dtype, screen.notice, looking)
         player = Player(lambda: opening.open(subject), screen.notice, pace, playing=not paused)
         with closing(player), left_on_signals():
             screen.notice(f"loading {config.model if file is None else file} …")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +12,10 @@ from kvvideo.compression.config import ALWAYS, WAYS, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT, Choice, choose
 from kvvideo.outputs.choice import TEMPLATE, listed
+from kvvideo.runs.recall import COUNT, MOST, Looking
 from kvvideo.session import EngineConfig
 from kvvideo.session.config import DTYPES
+from kvvideo.sizes import parse_size
 from kvvideo.times import parse_time
 from kvvideo.video.address import is_live
 from kvvideo.video.decoder import check_file
@@ -21,7 +23,7 @@ from kvvideo.video.decoder import check_file
 if TYPE_CHECKING:
     from kvvideo.video import Source
 
-CACHE, MODEL, VIDEO, OUTPUT = "Cache", "Model", "Video", "Output"
+CACHE, RECALL, MODEL, VIDEO, OUTPUT = "Cache", "Looking again", "Model", "Video", "Output"
 """Panels of the help."""
 
 FPS, CHUNK_SECONDS, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, 128, "60s"
@@ -158,6 +160,61 @@ class Cache:
         common = dict(vars(self))
         own = {name: common.pop(name) for name in ("queries", "score_norm")}
         return CacheConfig(**common, options=own.items())
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How questions look again at what was evicted."""
+
+    recall: Annotated[
+        int,
+        typer.Option(
+            "--recall",
+            min=0,
+            max=MOST,
+            help="Stretches that a question finds and is shown again, if they were evicted; 0: none.",
+            rich_help_panel=RECALL,
+        ),
+    ] = COUNT
+    recall_frame_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--recall-frame-tokens",
+            min=1,
+            help="Most tokens for a pair of their frames, to look closer than before. Default: as many as before.",
+            rich_help_panel=RECALL,
+        ),
+    ] = None
+
+    def looking(self) -> Looking:
+        """Return the settings of looking again.
+
+        Raises:
+            ConfigError: if one is out of range.
+        """
+        return Looking(self.recall, self.recall_frame_tokens)
+
+
+@dataclass(frozen=True)
+class LiveRecall(Recall):
+    """The same for a video that may be live."""
+
+    keep_frames: Annotated[
+        str,
+        typer.Option(
+            "--keep-frames",
+            help="Room on the disk for frames of what can be read only once, e.g. a camera, meanwhile; 0: none.",
+            rich_help_panel=RECALL,
+        ),
+    ] = "1GB"
+
+    def looking(self) -> Looking:
+        """Return the settings of looking again, frames that are kept included."""
+        try:
+            kept = 0 if self.keep_frames.strip() == "0" else parse_size(self.keep_frames)
+        except ConfigError as error:
+            raise ConfigError(f"keep-frames: {error}") from error
+        return replace(super().looking(), keep_bytes=kept)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.outputs.samples import Samples
 from kvvideo.runs.agenda import Agenda, Question, Task
+from kvvideo.runs.recall import Looking
 from kvvideo.session import EngineConfig, open_engine
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
     from kvvideo.runs.journal import Record, Run
-    from kvvideo.session import Engine
+    from kvvideo.session import Engine, Recall
     from kvvideo.types import Chunk, Progress
     from kvvideo.video import Source
 
@@ -93,6 +94,7 @@ def kept(
     config: EngineConfig,
     caches: Sequence[CacheConfig],
     asking: Asking,
+    looking: Looking,
     every: float,
     resume: bool,
     say: Callable[[str], None],
@@ -104,6 +106,7 @@ def kept(
         config: of the engine.
         caches: of the strategies.
         asking: the questions.
+        looking: how they look again.
         every: seconds of video between checkpoints; 0 to keep nothing.
         resume: go on from what an interrupted run left.
         say: takes lines for the person who waits.
@@ -131,6 +134,7 @@ def kept(
         every=asking.every,
         questions=[[q.text, q.at] for q in asking.questions],
         max_answer_tokens=asking.max_answer_tokens,
+        recall=[looking.count, looking.frame_tokens],
         task=None if task is None else [task.name, task.every],
     )
     try:
@@ -156,6 +160,7 @@ class Answering:
         caches: of the strategies, no two with the same name.
         asking: what to ask.
         kept: directory that the run is resumed from.
+        recall: how questions look again; None for not at all.
         hooks: called meanwhile.
         files: absolute names of the files that records are written to; a run that resumes this one may replace them.
         engine: what was loaded; it may be used further, and should be closed.
@@ -171,6 +176,7 @@ class Answering:
     caches: Sequence[CacheConfig]
     asking: Asking
     kept: "Run"
+    recall: "Recall | None" = None
     hooks: Hooks = field(default_factory=Hooks)
     files: Collection[str] = ()
     engine: "Engine | None" = field(default=None, init=False)

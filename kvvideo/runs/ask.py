@@ -14,6 +14,7 @@ from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.runs.analyze import Hooks
 from kvvideo.runs.playback import Arrival, Playback
 from kvvideo.runs.streaming import Asked, Meter, ask
+from kvvideo.session import Recall
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import Engine
 from kvvideo.session.hub import is_here, model_path
@@ -74,6 +75,7 @@ def answering(
     config: EngineConfig,
     *,
     hooks: Hooks,
+    recall: Recall | None = None,
     max_answer_tokens: int = 128,
 ) -> Iterator[records.Record]:
     """Ask ``questions`` of ``memory``; yield the records of the answers in order of time, and a last one.
@@ -85,6 +87,7 @@ def answering(
         questions: what to ask.
         config: of the engine, for this memory.
         hooks: called meanwhile; a run that is stopped asks no more.
+        recall: how questions look again; None for not at all.
         max_answer_tokens: longest answer.
 
     Raises:
@@ -105,7 +108,8 @@ def answering(
     stats = playback.session.stats()
     with closing(playback):
         try:
-            said = answers(playback, agenda, questions, hooks, max_tokens=max_answer_tokens, seed=config.seed)
+            options = {"max_tokens": max_answer_tokens, "seed": config.seed, "recall": recall}
+            said = answers(playback, agenda, questions, hooks, **options)
             for asked in chain.from_iterable(said):
                 count += 1
                 yield records.answer(asked, **common)

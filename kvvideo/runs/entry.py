@@ -1,5 +1,6 @@
 """``kvvideo.analyze``: the short way from a video and questions to answers, for Python."""
 
+import logging
 import os
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
@@ -13,11 +14,14 @@ from kvvideo.runs import streaming
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Asking
 from kvvideo.runs.messages import reading_of
+from kvvideo.runs.recall import COUNT, Looking
 from kvvideo.runs.streaming import Asked
 from kvvideo.session import EngineConfig, open_engine, open_session
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.video import Source
+
+logger = logging.getLogger("kvvideo.runs")
 
 Video = str | os.PathLike[str] | Source | Mapping[str, Any]
 
@@ -29,6 +33,7 @@ def analyze(
     model: str = EngineConfig.model,
     every: float | None = None,
     max_answer_tokens: int = 128,
+    recall: int = COUNT,
     **settings: Any,
 ) -> Generator[Asked, None, None]:
     """Stream a video through a model and yield each answer as it is given.
@@ -44,6 +49,7 @@ def analyze(
         model: directory or hub name; ``tiny`` is the bundled one.
         every: if given, the questions without a moment are asked every so many seconds of video instead.
         max_answer_tokens: longest answer.
+        recall: stretches of the video that each question finds and is shown again, if they were evicted; 0 for none.
         settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …, options of the strategy), ``Source``
             (``fps``, ``start`` …) and ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default
             as large as the model knows.
@@ -62,16 +68,19 @@ def analyze(
         raise ConfigError("questions: there is nothing to ask; give at least one")
     # Questions that cannot be asked show here, before anything is loaded.
     asking.agenda(source.start, source.end)
-    return _answers(source, config, asking)
+    looking = Looking(recall)
+    config = looking.room_in(config, source.fps, source.chunk_seconds, source.max_pixels)
+    return _answers(source, config, asking, looking)
 
 
-def _answers(source: Source, config: EngineConfig, asking: Asking) -> Generator[Asked, None, None]:
+def _answers(source: Source, config: EngineConfig, asking: Asking, looking: Looking) -> Generator[Asked, None, None]:
     agenda = asking.agenda(source.start, source.end)
     # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
-    with source.open() as reader:
+    with source.open() as reader, looking.during(source, logger.warning) as (recall, watching):
         asking.check(source, reader.info.duration)
         with closing(open_engine(config, [config.cache])) as engine, open_session(engine) as session:
-            yield from streaming.analyze(session, reader, agenda, max_tokens=asking.max_answer_tokens, seed=config.seed)
+            options = {"max_tokens": asking.max_answer_tokens, "seed": config.seed, "recall": recall}
+            yield from streaming.analyze(session, watching(reader), agenda, **options)
             if left := [question.text for question in agenda.left()]:
                 raise VideoError(
                     f"{source.path!r} ends at {format_time(session.end)}, before {left[0]!r} could be asked"

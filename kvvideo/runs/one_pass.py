@@ -67,6 +67,7 @@ class Pass:
                 self._agenda,
                 max_tokens=run.asking.max_answer_tokens,
                 seed=self._seed,
+                recall=run.recall,
                 answered=self._answered,
                 stopped=run.hooks.stopped,
                 on_chunk=self._on_chunk,

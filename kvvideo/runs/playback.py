@@ -13,10 +13,11 @@ from kvvideo.prompt import Turn
 from kvvideo.runs.events import Event, happened
 from kvvideo.runs.memories import Memories
 from kvvideo.runs.streaming import shown_until
-from kvvideo.session import BASELINES, Answer, Engine, VideoSession
+from kvvideo.session import BASELINES, Answer, Engine, Recall, VideoSession
 from kvvideo.session.memory import Memory
 from kvvideo.storage.checkpoints import SLACK, Checkpoints
 from kvvideo.storage.file import MemoryFile, write
+from kvvideo.storage.frames import KeptFrames
 from kvvideo.times import format_time
 from kvvideo.types import Chunk
 from kvvideo.video import Source, VideoReader
@@ -69,6 +70,8 @@ class Playback:
         saved: a file with memories of earlier moments of the same stream.
         memory: where to begin, instead of at the beginning.
         reader: reads ``source`` from there already.
+        recall: how questions look again; None for not at all.
+        kept: takes the frames of what cannot be read again, so that they can be looked at again.
 
     Attributes:
         session: stands at the end of the last whole chunk.
@@ -76,6 +79,7 @@ class Playback:
         at: the moment, in seconds of the source.
         memories: of earlier moments of the stream.
         ended: there are no frames after it.
+        recall: how questions look again.
         duration: of the video in seconds, once it was opened; None if it does not say.
 
     Raises:
@@ -92,6 +96,8 @@ class Playback:
         saved: MemoryFile | None = None,
         memory: Memory | None = None,
         reader: VideoReader | None = None,
+        recall: Recall | None = None,
+        kept: KeptFrames | None = None,
     ) -> None:
         cache = engine.config.cache
         _check_keeps(cache)
@@ -105,6 +111,7 @@ class Playback:
         if source is not None:
             self._about = {**source.as_dict(), "fingerprint": source.fingerprint()}
         self.start: float = (self._about.get("start") if source is None else source.start) or 0.0
+        self.recall, self._kept = recall, kept
         self._reader = reader
         self._pending: Chunk | None = None
         self._visiting = False
@@ -119,6 +126,8 @@ class Playback:
         self._stop_reading()
         if not self.engine.closed:
             self.session.close()
+        if self._kept is not None:
+            self._kept.close()
 
     # Onwards -------------------------------------------------------------------------------------
 
@@ -169,6 +178,8 @@ class Playback:
             self.at = max(self.at, self.session.end)
             return None
         self.session.ingest(chunk)
+        if self._kept is not None:
+            self._kept.add(chunk)
         self._pending = self.also = None
         self.at = self.session.end
         due = self._every > 0 and self._periods(chunk.start) < self._periods(chunk.end)
@@ -207,7 +218,7 @@ class Playback:
 
     def stream(self, question: str, **options: Any) -> Generator[Answer, None, None]:
         """Ask about the moment stood at; yields the answer so far as its tokens come. See ``Session.ask_all``."""
-        for _, answer in self.session.stream([question], also=self.also, **options):
+        for _, answer in self.session.stream([question], also=self.also, recall=self.recall, **options):
             yield answer
 
     def _next(self) -> Chunk | None:
@@ -325,6 +336,8 @@ class Playback:
         if home.reader is not None:
             home.reader.close()
         self.memories.let_go()
+        if self._kept is not None:
+            self._kept.close()
         return other
 
     def _begin_at(self, since: float | None) -> float | None:

@@ -10,6 +10,7 @@ from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import Engine
 from kvvideo.session.pool import with_room_for
+from kvvideo.session.recall import Recall
 from kvvideo.session.recent import RecentSession
 from kvvideo.session.session import VideoSession
 from kvvideo.session.summary import SummarySession
@@ -19,6 +20,7 @@ __all__ = [
     "Answer",
     "Engine",
     "EngineConfig",
+    "Recall",
     "RecentSession",
     "Session",
     "Span",

@@ -6,12 +6,12 @@ alone and every layer's vote were chosen by measurement: see docs/recall.md.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from kvvideo.types import Hit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BYTES = 256_000_000
 """Size that an index stays below, in bytes: ten hours of Qwen2.5-VL-7B in chunks of four seconds take as much."""
@@ -20,6 +20,16 @@ _EVENT = 0.5
 """Share of an event's best score that a neighbour must have to be part of it: our choice."""
 _TREND_CHUNKS = 8
 """Fewest chunks in whose scores a trend in time can be told from what they show: our choice."""
+
+
+def bytes_of(chunks: int, vector: int, limit: int = BYTES) -> int:
+    """Return the bytes of an index of so many ``chunks``, with ``vector`` bytes for each."""
+    entries = 0
+    for _ in range(chunks):
+        entries += 1
+        if entries * vector > limit:
+            entries = (entries + 1) // 2
+    return entries * vector
 
 
 class Found(NamedTuple):
@@ -57,7 +67,7 @@ class ChunkIndex:
         """Bytes of the vectors."""
         return 0 if self._keys is None else len(self) * self._keys[0].nbytes
 
-    def append(self, key: Tensor, start: float, end: float) -> None:
+    def append(self, key: "Tensor", start: float, end: float) -> None:
         """Add a chunk from ``start`` to ``end`` seconds.
 
         Args:
@@ -77,6 +87,8 @@ class ChunkIndex:
 
     def _merge(self) -> None:
         """Merge neighbours in pairs; an odd last entry stays."""
+        import torch
+
         assert self._keys is not None
         spans, count = self._spans, len(self)
         weights = torch.tensor([float(span[2]) for span in spans])
@@ -88,12 +100,14 @@ class ChunkIndex:
             merged.append((spans[pair][0][0], spans[pair][-1][1], sum(span[2] for span in spans[pair])))
         self._spans = merged
 
-    def scores(self, queries: Tensor) -> Tensor:
+    def scores(self, queries: "Tensor") -> "Tensor":
         """Return each entry's share of a question's attention over the index, ``float32 [entries]``; they add up to 1.
 
         Args:
             queries: un-rotated, of the question's last token, ``float32 [layers, heads, head_dim]``.
         """
+        import torch
+
         assert self._keys is not None
         total = torch.zeros(len(self))
         for layer, query in enumerate(queries):
@@ -103,7 +117,7 @@ class ChunkIndex:
             total += _without_trend(logits).softmax(-1).sum(0)
         return total / (queries.shape[0] * queries.shape[1])
 
-    def find(self, queries: Tensor) -> Iterator[Found]:
+    def find(self, queries: "Tensor") -> Iterator[Found]:
         """Yield the events that a question attends to, the best first.
 
         Args:
@@ -132,15 +146,17 @@ class ChunkIndex:
         earlier, later = min(entry, beside), max(entry, beside)
         return abs(self._spans[earlier][1] - self._spans[later][0]) < 1e-6
 
-    def as_tensors(self) -> dict[str, Tensor]:
+    def as_tensors(self) -> "dict[str, Tensor]":
         """Return the index as tensors of a ``Memory``: its vectors, and start, end and chunks of each entry."""
+        import torch
+
         if self._keys is None:
             return {}
         spans = torch.tensor(self._spans, dtype=torch.float64)
         return {"index": self._keys[: len(self)].clone(), "index_spans": spans}
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], limit: int = BYTES) -> Self:
+    def of_tensors(cls, tensors: "dict[str, Tensor]", limit: int = BYTES) -> Self:
         """Return the index that ``as_tensors`` made ``tensors`` of; an empty one if they have none."""
         index = cls(limit)
         if "index" in tensors:
@@ -149,12 +165,14 @@ class ChunkIndex:
         return index
 
 
-def _without_trend(logits: Tensor) -> Tensor:
+def _without_trend(logits: "Tensor") -> "Tensor":
     """Return ``logits`` (``[heads, entries]``) less a line in time, whose slope is the median over pairs half apart.
 
     The scores of real models rise in time whatever is shown (MemStream, arXiv 2602.18434). A median does not see the
-    few entries that a question is about, and one of slopes takes a line out to the last bit (Theil and Sen).
+    few entries that a question is about, and one of slopes leaves nothing of a line (after Theil and Sen).
     """
+    import torch
+
     count = logits.shape[-1]
     if count < _TREND_CHUNKS:
         return logits

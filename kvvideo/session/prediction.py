@@ -8,8 +8,9 @@ from kvvideo.prompt import OPENING, chunk_text
 from kvvideo.session import BASELINES
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.hub import model_path
+from kvvideo.session.index import bytes_of
 from kvvideo.session.model_config import model_config
-from kvvideo.session.pool import block_bytes
+from kvvideo.session.pool import block_bytes, vector_bytes
 from kvvideo.video.geometry import FACTOR
 from kvvideo.video.plan import Plan
 
@@ -26,6 +27,7 @@ class Prediction:
         compactions: times the cache will be compacted.
         peak_tokens: most tokens held at once.
         bytes: size of the cache at its largest.
+        index_bytes: host memory of the vectors that chunks are found by; 0 without them.
         full_bytes: size that it would reach without compression.
         last_position: M-RoPE position the stream reaches.
         trained_positions: the model's trained range of positions.
@@ -35,6 +37,7 @@ class Prediction:
     compactions: int
     peak_tokens: int
     bytes: int
+    index_bytes: int
     full_bytes: int
     last_position: int
     trained_positions: int
@@ -78,6 +81,7 @@ def predict(config: EngineConfig, planned: Plan, chunk_seconds: float, fps: floa
         compactions=schedule.compactions(tokens) if schedule and compacts else 0,
         peak_tokens=peak,
         bytes=-(-peak // size) * per_block,
+        index_bytes=bytes_of(planned.chunks, vector_bytes(path, config)) if config.index and compacts else 0,
         full_bytes=-(-tokens // size) * per_block,
         last_position=position,
         trained_positions=int(settings.text_config.max_position_embeddings),

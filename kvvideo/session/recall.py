@@ -84,5 +84,5 @@ def chosen(
     best.sort(key=lambda pair: pair[0].start)
     if not best:
         return Shown()
-    last = () if newest is None else (newest,)
-    return Shown((*(chunk for _, chunk in best), *last), tuple(hit for hit, _ in best))
+    earlier = [chunk for _, chunk in best if newest is None or chunk.start < newest.start]
+    return Shown((*earlier, *([] if newest is None else [newest])), tuple(hit for hit, _ in best))

@@ -1,7 +1,6 @@
 """One video's stream: ingest chunks, ask questions, see what is still remembered."""
 
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -137,11 +136,17 @@ class VideoSession(Session):
         shown = [Shown()] * len(questions)
         if recall is not None and recall.count and len(self.index) and self.stats().evicted:
             shown = yield from self._looking(questions, also, dialogue, recall, max_tokens)
-        open_ones = _Open(self.engine, questions, shown, asked, max_tokens)
-        for question, again in zip(questions, shown, strict=True):
-            params = answering(self._id, max_tokens, temperature, seed, logprobs)
-            open_ones.pending.append(self._request(question, params, (*again.chunks, *_given(also)), dialogue))
-        yield from open_ones.answers()
+        # One at a time, for the frames that they bring may be many.
+        requests = (
+            self._request(
+                question,
+                answering(self._id, max_tokens, temperature, seed, logprobs),
+                (*again.chunks, *_given(also)),
+                dialogue,
+            )
+            for question, again in zip(questions, shown, strict=True)
+        )
+        yield from _Open(self.engine, questions, shown, asked, max_tokens).answers(requests)
 
     def finding(
         self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = ()
@@ -261,7 +266,7 @@ class VideoSession(Session):
         if not self.alive:
             raise EngineError("the session was ended and holds nothing")
         stats: CacheStats = self.engine.scheduler.stats_of(self._id)
-        return stats
+        return replace(stats, index_bytes=self.index.bytes)
 
     def timeline(self, layer: int | None = None) -> list[Span]:
         """Return, for each chunk ingested, the share of its tokens still held: mean over KV heads and layers.
@@ -413,9 +418,6 @@ class _Open:
         shown: what each is shown again.
         asked: when, by ``time.perf_counter``.
         max_tokens: longest answer.
-
-    Attributes:
-        pending: requests that were not sent yet, in the order of ``questions``.
     """
 
     def __init__(
@@ -423,17 +425,21 @@ class _Open:
     ) -> None:
         self._engine, self._questions, self._shown = engine, questions, shown
         self._asked, self._max_tokens = asked, max_tokens
-        self.pending: deque[Any] = deque()
         self._first: dict[str, float] = {}
 
-    def answers(self) -> Generator[tuple[int, Answer] | None, None, None]:
-        """Yield answers as tokens come, and None where the engine must step; what is left at the end is dropped."""
-        engine, waiting = self._engine, dict[str, int]()
+    def answers(self, requests: Iterator[Any]) -> Generator[tuple[int, Answer] | None, None, None]:
+        """Yield answers as tokens come, and None where the engine must step; what is left at the end is dropped.
+
+        Args:
+            requests: one for each question, in order; the next is made when the one before was sent.
+        """
+        engine, waiting, sent = self._engine, dict[str, int](), 0
+        pending = next(requests, None)
         try:
-            while self.pending or waiting:
-                while self.pending and engine.has_room(self.pending[0], self._max_tokens):
-                    index = len(self._questions) - len(self.pending)
-                    waiting[engine.ask(self.pending.popleft(), self._max_tokens)] = index
+            while pending is not None or waiting:
+                while pending is not None and engine.has_room(pending, self._max_tokens):
+                    waiting[engine.ask(pending, self._max_tokens)] = sent
+                    sent, pending = sent + 1, next(requests, None)
                 # A chunk or other questions may have been waited for since, and stepped for these too.
                 outputs = [output for name in waiting if (output := engine.take(name)) is not None]
                 if not outputs:

@@ -417,10 +417,10 @@ def test_ctrl_z_suspends_the_chat_and_fg_brings_it_back(clip: Path, tmp_path: Pa
 def test_ctrl_c_while_the_model_is_loaded_leaves_at_once(clip: Path, tmp_path: Path):
     terminal = Terminal(tmp_path, str(clip), *SETTINGS, program=LOADING)
     terminal.expect("^loading tiny …")
-    assert [*terminal.temporary.glob("kvvideo-chat-*")]
+    assert [*terminal.temporary.glob("kvvideo-scratch-*")]
     terminal.ctrl_c()
     assert terminal.wait() == 130
-    assert not [*terminal.temporary.glob("kvvideo-chat-*")]
+    assert not [*terminal.temporary.glob("kvvideo-scratch-*")]
 
 
 @pytest.mark.slow

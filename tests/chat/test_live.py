@@ -143,9 +143,9 @@ def test_lines_are_typed_at_the_terminal_while_the_video_comes_through_a_pipe(
     terminal.enter(LETTER)
     terminal.expect(rf"› {re.escape(LETTER)}\n{expected[60.0]}$")
     # The window is closed: nothing is left behind.
-    assert [*terminal.temporary.glob("kvvideo-chat-*")]
+    assert [*terminal.temporary.glob("kvvideo-scratch-*")]
     terminal.hang_up()
     until = time.monotonic() + 60
-    while [*terminal.temporary.glob("kvvideo-chat-*")]:
+    while [*terminal.temporary.glob("kvvideo-scratch-*")]:
         assert time.monotonic() < until
         time.sleep(0.1)

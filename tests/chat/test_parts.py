@@ -22,7 +22,7 @@ from kvvideo.chat.commands import COMMANDS, SETTINGS, Parsed, WatchOrder
 from kvvideo.chat.dialogue import KINDS, Dialogue, Said
 from kvvideo.chat.hints import little_held, times_in
 from kvvideo.chat.panel import Status, column_shares, panel, prompt_line, timeline_bar, to_ansi
-from kvvideo.chat.scratch import scratch
+from kvvideo.storage.scratch import scratch
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import dialogue_text
 from kvvideo.session import Span
@@ -635,7 +635,7 @@ def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypat
     """Remains of killed chats go when the next one begins; what living ones use, and what is not ours, stays."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = (
-        "import time; from kvvideo.chat.scratch import scratch\n"
+        "import time; from kvvideo.storage.scratch import scratch\n"
         "with scratch() as directory: print(directory, flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -646,7 +646,7 @@ def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypat
     try:
         places = [Path(chat.stdout.readline().strip()) for chat in chats if chat.stdout]
         (places[0] / "0").mkdir()
-        (tmp_path / "kvvideo-chat-of-others").mkdir()
+        (tmp_path / "kvvideo-scratch-of-others").mkdir()
         chats[0].kill()
         chats[0].wait()
         assert places[0].exists()
@@ -655,7 +655,7 @@ def test_a_place_on_the_disk_lasts_as_long_as_its_chat(tmp_path: Path, monkeypat
             assert not places[0].parent.exists()
             assert places[1].exists()
         assert not mine.parent.exists()
-        assert (tmp_path / "kvvideo-chat-of-others").exists()
+        assert (tmp_path / "kvvideo-scratch-of-others").exists()
     finally:
         for chat in chats:
             chat.kill()

@@ -261,7 +261,7 @@ def test_the_picture_of_a_stretch_is_a_small_one_of_its_middle(tmp_path: Path) -
 def test_of_what_cannot_be_read_again_only_what_was_seen_last_has_a_picture() -> None:
     def chunk(start: float) -> Chunk:
         times = tuple(start + i / 2 for i in range(8))
-        frames = np.stack([np.full((28, 28, 3), int(4 * time), np.uint8) for time in times])
+        frames = np.stack([np.full((84, 840, 3), int(4 * time), np.uint8) for time in times])
         return Chunk(frames, times, start, start + 4.0, 2.0)
 
     with closing(Stills(Source("-"))) as stills:
@@ -270,7 +270,9 @@ def test_of_what_cannot_be_read_again_only_what_was_seen_last_has_a_picture() ->
         gone, seen = stills(0.0, 4.0).result(), stills(4.0, 8.0).result()
     assert gone is None
     assert seen is not None
-    assert np.asarray(Image.open(io.BytesIO(seen))).mean() == pytest.approx(4 * 6.0, abs=2)
+    picture = Image.open(io.BytesIO(seen))
+    assert picture.size == (320, 32)
+    assert np.asarray(picture).mean() == pytest.approx(4 * 6.0, abs=2)
 
 
 def test_a_delivery_writes_it_to_all_files_at_once(

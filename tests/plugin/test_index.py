@@ -1,4 +1,4 @@
-"""Chunks leave the mean un-rotated keys that plain transformers finds, and questions ask with its un-rotated queries."""
+"""Chunks leave the mean un-rotated keys that plain transformers finds, and questions ask with its last query."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from kvvideo.types import Chunk
 from tests.conftest import EngineFor
 from tests.helpers.engines import BUDGET, EXACT, MAX_TOKENS, SINK, add, clip, clips, during_step, step_size
 from tests.helpers.reference import Contiguous, Model, Stream, keep_best, nearest_newer_key, neighbourhood
-from tests.plugin.test_reference import KEEPS, check_kept, ids, varied_chunks
+from tests.plugin.test_reference import KEEPS, check_kept, varied_chunks
 
 QUESTION = "Where was the red ball when it all began?"
 

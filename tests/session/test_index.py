@@ -175,4 +175,4 @@ def test_a_drift_in_time_hides_no_peak(count: int, where: float, drift: float, h
     logits[peak] += height
     still, moved = drifting(logits, 0.0), drifting(logits, drift)
     torch.testing.assert_close(moved.scores(query), still.scores(query), rtol=2e-3, atol=1e-6)
-    assert [event.best.start for event in found(moved, query)][0] == peak
+    assert found(moved, query)[0].best.start == peak

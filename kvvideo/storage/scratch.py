@@ -1,4 +1,4 @@
-"""A place on the disk for as long as a chat lasts."""
+"""A place on the disk for as long as a command lasts."""
 
 import fcntl
 import os
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "kvvideo-chat-"
+_PREFIX = "kvvideo-scratch-"
 _LOCK = "lock"
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Make an empty directory, delete it afterwards; those of chats that were killed are deleted now."""
+    """Make an empty directory, delete it afterwards; those of commands that were killed are deleted now."""
     _remove_left(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         directory = Path(name)
@@ -23,9 +23,9 @@ def scratch() -> Iterator[Path]:
             with suppress(OSError):  # some network file systems have no locks; there, what is left stays
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 os.replace(lock.name, directory / _LOCK)
-            memories = directory / "memories"
-            memories.mkdir()
-            yield memories
+            inside = directory / "files"
+            inside.mkdir()
+            yield inside
 
 
 def _remove_left(where: Path) -> None:
