@@ -119,6 +119,7 @@ def one_engine(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands use an engine that runs already, for each start would take seconds."""
     engine = engine_for("distinct", cache={"max_tokens": 512, "budget": None, "sink": 32})
     monkeypatch.setattr(kvvideo.session, "Engine", lambda config: engine)
+    monkeypatch.setattr(engine, "close", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,35 +1,33 @@
 """``bench memory``: what each strategy still remembers, by size of the cache and by age.
 
 Clips of the synthetic world, which no model was trained on, are streamed once for each strategy and
-share; every letter shown so far is then asked about. A share is ``max_tokens`` as a part of the stream: at 10 % the
-cache never takes more than a tenth of the full cache's memory. The budget follows from it as everywhere.
+share; every letter shown so far is then asked about, without and with looking again. A share is ``max_tokens`` as a
+part of the stream: at 10 % the cache never takes more than a tenth of the full cache's memory. The budget follows from
+it as everywhere.
 """
 
 import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from kvvideo.bench.clips import SEEDS, Clip, clip_size, slots_in
 from kvvideo.bench.machine import describe
 from kvvideo.compression import load
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import KvvideoError
 from kvvideo.prompt import chunk_text
-from kvvideo.session import Engine, EngineConfig, open_session
+from kvvideo.session import BASELINES, Engine, EngineConfig, Session, VideoSession, open_session
 from kvvideo.session.hub import model_path
 from kvvideo.session.pool import block_bytes, with_room_for
-from kvvideo.session.prediction import frame_pixels
+from kvvideo.session.recall import Recall
 from kvvideo.times import format_time
 from kvvideo.tiny import world
-from kvvideo.types import Chunk
-from kvvideo.video import frame_size, tokens
-
-FPS = 2.0
+from kvvideo.video import tokens
 
 AGES = (30.0, 60.0, 120.0, 240.0, 480.0, math.inf)
 """Upper ends, in seconds, of the classes of age that answers are counted in: our choice."""
@@ -39,9 +37,6 @@ MOMENTS = (0.4, 0.7, 1.0)
 
 REAL_TIME = 12
 """Moments of a clip at which it is asked what is on screen: our choice."""
-
-SEEDS = 700_000
-"""First seed of the clips; the bundled model was trained on others."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +49,6 @@ class Probe:
     real_time: bool
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A clip as chunks, and what is asked after which of them (by number, from 1)."""
-
-    chunks: list[Chunk]
-    probes: dict[int, list[Probe]]
-
-
 @dataclass
 class Cell:
     """Results of one strategy at one share.
@@ -70,54 +57,56 @@ class Cell:
         strategy: its name.
         share: of the stream that the cache may hold at most.
         max_tokens: the same in tokens.
+        recall: most stretches that a question was shown again.
         right, asked: counts of questions about the past, by class of age (``AGES``).
         real_time_right, real_time_asked: counts of questions about what is on screen.
+        real_time_changed: those of them that were answered otherwise than without looking again.
         peak_bytes: of the cache, side state included.
+        index_bytes: of the vectors that chunks are found by, at the end.
         ms_per_chunk: of ingesting, mean.
+        ms_per_question: mean of questions asked at once, answers included.
         seconds: in all, questions included.
     """
 
     strategy: str
     share: float
     max_tokens: int
-    right: list[int]
-    asked: list[int]
+    recall: int = 0
+    right: list[int] = field(default_factory=lambda: [0] * len(AGES))
+    asked: list[int] = field(default_factory=lambda: [0] * len(AGES))
     real_time_right: int = 0
     real_time_asked: int = 0
+    real_time_changed: int = 0
     peak_bytes: int = 0
+    index_bytes: int = 0
     ms_per_chunk: float = 0.0
+    ms_per_question: float = 0.0
     seconds: float = 0.0
 
 
-def make_clip(seed: int, slots: int, height: int, width: int) -> Clip:
-    """Draw a clip of ``slots`` chunks with as many of the 26 letters as fit, in pictures of that size."""
-    drawn = world.Clip(seed, slots, density=min(0.6, len(world.LETTERS) / slots))
-    count = round(world.SLOT * FPS)
-    chunks = []
-    for slot in drawn.slots:
-        times = tuple(slot.start + i / FPS for i in range(count))
-        pictures = [Image.fromarray(drawn.frame(t)).resize((width, height), Image.Resampling.BICUBIC) for t in times]
-        chunks.append(Chunk(np.stack([np.asarray(p) for p in pictures]), times, slot.start, slot.end, FPS))
-    rng = np.random.default_rng([seed, 2])
+def probes_of(clip: Clip) -> dict[int, list[Probe]]:
+    """Return what is asked about ``clip`` after which of its chunks (by number, from 1)."""
+    slots, rng = len(clip), np.random.default_rng([clip.seed, 2])
     probes: dict[int, list[Probe]] = {}
     for part in MOMENTS:
         now = max(1, round(part * slots))
-        probes[now] = list(_backward(drawn, now, rng))
+        probes[now] = [*backward(clip, now, rng)]
     for now in rng.choice(np.arange(1, slots + 1), min(REAL_TIME, slots), replace=False).tolist():
-        probes.setdefault(now, []).extend(_real_time(drawn, now))
-    return Clip(chunks, probes)
+        probes.setdefault(now, []).extend(_real_time(clip, now))
+    return probes
 
 
-def _backward(clip: world.Clip, now: int, rng: np.random.Generator) -> Iterable[Probe]:
-    for index, slot in enumerate(clip.slots[:now]):
+def backward(clip: Clip, now: int, rng: np.random.Generator) -> Iterable[Probe]:
+    """Yield the questions after ``now`` chunks about each letter that is not on screen any more."""
+    for index, slot in enumerate(clip.drawn.slots[:now]):
         if slot.letter is not None and slot.colour is not None and index < now - 1:
             age = world.SLOT * now - slot.end
             yield Probe(world.phrase("colour", rng, slot.letter), slot.colour, age, False)
             yield Probe(world.phrase("when", rng, slot.letter), format_time(slot.start), age, False)
 
 
-def _real_time(clip: world.Clip, now: int) -> Iterable[Probe]:
-    slot = clip.slots[now - 1]
+def _real_time(clip: Clip, now: int) -> Iterable[Probe]:
+    slot = clip.drawn.slots[now - 1]
     yield Probe(world.PHRASES["now"][0], slot.letter or world.NONE, 0.0, True)
     yield Probe(world.PHRASES["now colour"][0], slot.colour or world.NONE, 0.0, True)
 
@@ -144,11 +133,11 @@ def run(
     strategies: Sequence[str],
     shares: Sequence[float],
     *,
+    recalls: Sequence[int] = (0,),
     minutes: float = 10.0,
     clips: int = 4,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda _: None,
-    on_cell: Callable[[Cell], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Stream every clip with every strategy at every share, and ask; return the report.
 
@@ -156,34 +145,29 @@ def run(
         config: the model and the cache settings that all strategies share; ``ratio`` sets the budget.
         strategies: names; ``full`` is always run, as the yardstick.
         shares: ``max_tokens``, as parts of the stream's tokens.
+        recalls: most stretches that a question is shown again; each, and none, is tried on the same streams.
         minutes: length of a clip.
         clips: number of clips.
         seed: added to the first clip's seed.
         on_progress: told what is being done.
-        on_cell: told each result.
     """
-    height, width = frame_size(world.HEIGHT, world.WIDTH, *frame_pixels(config))
-    made = []
-    for number in range(clips):
-        on_progress(f"drawing clip {number + 1} of {clips}")
-        made.append(make_clip(SEEDS + seed + number, max(4, round(minutes * 60 / world.SLOT)), height, width))
+    size, slots, first = clip_size(config), slots_in(minutes), SEEDS + seed
+    made = [Clip(first + number, slots, size) for number in range(clips)]
     bounded = [name for name in strategies if load(name).bounded]
-    skipped = []
-    engine = _start(config, bounded, _tokens_at_most(made, height, width))
-    cells = [_cell(engine, CacheConfig("full"), "full", 1.0, 0, made, on_progress)]
-    on_cell(cells[0])
+    skipped, recalls = [], sorted({0, *recalls})
+    engine = start(config, bounded, tokens_at_most(made[0], size))
+    cells = _cells(engine, CacheConfig("full"), Cell("full", 1.0, 0), made, [0], on_progress)
     total = cells[0].max_tokens
     for share in shares:
         for name in bounded:
-            cache = replace(config.cache, strategy=name, max_tokens=_whole_blocks(share * total, engine.block_size))
+            most, again = whole_blocks(share * total, engine.block_size), [0] if name in BASELINES else recalls
             try:
-                cells.append(_cell(engine, cache, name, share, cache.max_tokens, made, on_progress))
+                cache = replace(config.cache, strategy=name, max_tokens=most)
+                cells += _cells(engine, cache, Cell(name, share, most), made, again, on_progress)
             except KvvideoError as error:
-                # Too small for a baseline that needs whole chunks or notes; the others can still be measured.
+                # Too small for the sinks, or for whole chunks or notes; the others can still be measured.
                 skipped.append({"strategy": name, "share": share, "reason": str(error)})
                 on_progress(f"{name} at {share:.0%}: {error}")
-                continue
-            on_cell(cells[-1])
     engine.close()
     return {
         "bench": "memory",
@@ -191,7 +175,7 @@ def run(
         "model": config.model,
         "minutes": minutes,
         "clips": clips,
-        "seed": SEEDS + seed,
+        "seed": first,
         "stream_tokens": total,
         "ratio": config.cache.ratio,
         "ages": [None if math.isinf(age) else age for age in AGES],
@@ -216,14 +200,14 @@ def summary(cell: Cell, full: Cell) -> dict[str, Any]:
     }
 
 
-def _tokens_at_most(clips: Sequence[Clip], height: int, width: int) -> int:
-    """Return an upper bound of the longest clip's tokens."""
-    text = max(len(chunk_text(clip.chunks[-1].start)) for clip in clips)
-    return max(sum(tokens(height, width, len(c.frames)) + text for c in clip.chunks) for clip in clips) + 256
+def tokens_at_most(clip: Clip, size: tuple[int, int]) -> int:
+    """Return an upper bound of the tokens of ``clip``, in pictures of ``size`` (height, width)."""
+    last = clip.chunk(len(clip) - 1)
+    return len(clip) * (tokens(*size, len(last.frames)) + len(chunk_text(last.start))) + 256
 
 
-def _start(config: EngineConfig, strategies: Sequence[str], longest: int) -> Engine:
-    """Start an engine whose pool holds the longest clip in full, and any strategy's side state."""
+def start(config: EngineConfig, strategies: Sequence[str], longest: int) -> Engine:
+    """Start an engine whose pool holds a stream of ``longest`` tokens in full, and any strategy's side state."""
     caches = [replace(config.cache, strategy=name) for name in strategies]
     config = with_room_for(caches, replace(config, cache=CacheConfig("full"), max_model_len=longest + 1024))
     size = 32
@@ -231,46 +215,67 @@ def _start(config: EngineConfig, strategies: Sequence[str], longest: int) -> Eng
     return Engine(replace(config, kv_bytes=blocks * block_bytes(model_path(config.model), config, size)))
 
 
-def _whole_blocks(count: float, size: int) -> int:
+def whole_blocks(count: float, size: int) -> int:
+    """Return ``count`` tokens in whole blocks of ``size``, at least two."""
     return max(2, round(count / size)) * size
 
 
-def _cell(
+def _cells(
     engine: Engine,
     cache: CacheConfig,
-    name: str,
-    share: float,
-    max_tokens: int,
+    cell: Cell,
     clips: Sequence[Clip],
+    recalls: Sequence[int],
     on_progress: Callable[[str], None],
-) -> Cell:
+) -> list[Cell]:
+    """Stream all clips once; return a cell like ``cell`` for each number of ``recalls``, of which the first is 0."""
     engine.use(cache)
-    cell = Cell(name, share, max_tokens, [0] * len(AGES), [0] * len(AGES))
-    began, ingesting, count = time.perf_counter(), 0.0, 0
-    for number, clip in enumerate(clips):
-        on_progress(f"{name} at {share:.0%}: clip {number + 1} of {len(clips)}")
+    cells = [replace(cell, recall=n, right=[*cell.right], asked=[*cell.asked]) for n in recalls]
+    ingesting, count = 0.0, 0
+    for number, clip in enumerate(clips, 1):
+        on_progress(f"{cell.strategy} at {cell.share:.0%}: clip {number} of {len(clips)}")
+        probes = probes_of(clip)
         with open_session(engine) as session:
-            for index, chunk in enumerate(clip.chunks, 1):
-                start = time.perf_counter()
+            for index in range(len(clip)):
+                chunk = clip.chunk(index)
+                began = time.perf_counter()
                 session.ingest(chunk)
-                ingesting += time.perf_counter() - start
+                ingesting += time.perf_counter() - began
                 count += 1
-                cell.peak_bytes = max(cell.peak_bytes, session.stats().bytes)
-                if probes := clip.probes.get(index):
-                    answers = session.ask_all([p.question for p in probes], max_tokens=16)
-                    for probe, answer in zip(probes, answers, strict=True):
-                        _count(cell, probe, is_right(answer.text, probe.answer))
-            if name == "full":
-                cell.max_tokens = max(cell.max_tokens, session.stats().seen)
-    cell.ms_per_chunk = round(ingesting / count * 1000, 2)
-    cell.seconds = round(time.perf_counter() - began, 1)
-    return cell
+                for own in cells:
+                    own.peak_bytes = max(own.peak_bytes, session.stats().bytes)
+                if asked := probes.get(index + 1):
+                    _ask(cells, session, clip, asked)
+            for own in cells:
+                own.index_bytes = session.index.bytes if isinstance(session, VideoSession) else 0
+                own.max_tokens = own.max_tokens or session.stats().seen
+    for own in cells:
+        questions = own.real_time_asked + sum(own.asked)
+        own.ms_per_chunk = round(ingesting / count * 1000, 2)
+        own.ms_per_question = round(own.seconds / max(1, questions) * 1000, 2)
+        own.seconds = round(ingesting + own.seconds, 1)
+    return cells
 
 
-def _count(cell: Cell, probe: Probe, right: bool) -> None:
+def _ask(cells: Sequence[Cell], session: Session, clip: Clip, probes: Sequence[Probe]) -> None:
+    """Ask ``probes`` once for each cell, which looks again as often as it says, and count the right answers."""
+    before: list[str] = []
+    for cell in cells:
+        began = time.perf_counter()
+        recall = Recall(cell.recall, clip) if cell.recall else None
+        answers = session.ask_all([p.question for p in probes], recall=recall, max_tokens=16)
+        cell.seconds += time.perf_counter() - began
+        texts = [answer.text for answer in answers]
+        before = before or texts
+        for probe, said, earlier in zip(probes, texts, before, strict=True):
+            _count(cell, probe, is_right(said, probe.answer), said != earlier)
+
+
+def _count(cell: Cell, probe: Probe, right: bool, changed: bool) -> None:
     if probe.real_time:
         cell.real_time_right += right
         cell.real_time_asked += 1
+        cell.real_time_changed += changed
         return
     place = next(i for i, age in enumerate(AGES) if probe.age <= age)
     cell.right[place] += right

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kvvideo.bench import operations
@@ -19,12 +20,13 @@ LANGUAGE = "language model, but for what follows"
 ATTENTION = "attention"
 WRITING = "writing keys and values"
 STATE = "side state of new tokens"
+INDEXING = "index of chunks"
 WATCHING = "watching queries"
 COMPACTING = "compaction"
 SAMPLING = "logits and sampling"
 REST = "all else"
 
-OURS = (STATE, WATCHING, COMPACTING)
+OURS = (STATE, INDEXING, WATCHING, COMPACTING)
 """Parts that a cache without compression does not have."""
 
 
@@ -37,6 +39,7 @@ STAGES = {
     "attention": ATTENTION,
     "writing": WRITING,
     "state": STATE,
+    "indexing": INDEXING,
     "watching": WATCHING,
     "compacting": COMPACTING,
     "sampling": SAMPLING,
@@ -54,6 +57,18 @@ def watch(engine: Engine) -> Spans:
     for stage, owner, method in stages(engine.core):
         spans.add(STAGES[stage], owner, method)
     return spans
+
+
+def set_index(engine: Engine, on: bool) -> None:
+    """Let the chunks that come be indexed, or not."""
+    engine.on_workers(_set_index, on)
+    engine.config = replace(engine.config, index=on)
+
+
+def _set_index(worker: Any, on: bool) -> None:
+    from kvvideo.plugin.inspect import bounded_builder
+
+    bounded_builder(worker).indexes = on
 
 
 LIMIT = 200
@@ -89,25 +104,31 @@ def run(
 ) -> dict[str, Any]:
     """Ingest made-up chunks over ``cycles`` compactions, with and without spans; return the report.
 
-    Chunks are watched and left alone by turns of a cycle, from one compaction to the next, so that both are
-    the same work. ``parts`` are milliseconds per chunk, mean; ``ms`` is a chunk's time when nothing is watched;
-    ``least_ms`` is what the matrix products of a part would take at the machine's rate of large ones.
+    Chunks are watched, left alone, and left without an index by turns of a cycle, from one compaction to the next, so
+    that all are the same work. ``parts`` are milliseconds per chunk, mean; ``ms`` is a chunk's time when nothing is
+    watched, ``ms_without_index`` the same when nothing is indexed either; ``least_ms`` is what the matrix products of
+    a part would take at the machine's rate of large ones.
     """
     engine = Engine(config)
     frames, spans = Frames(config, frame_tokens, seconds=chunk_seconds), watch(engine)
     plain: list[float] = []
+    bare: list[float] = []
     watched: list[float] = []
     with VideoSession(engine) as session:
+        spans.add(INDEXING, session, "_note")
         for _ in range(2):  # warms up
             ingest_cycle(session, frames)
         began = session.stats()
         for number in range(cycles):
             plain += ingest_cycle(session, frames)
+            set_index(engine, False)
+            bare += ingest_cycle(session, frames)
+            set_index(engine, True)
             with spans:
                 watched += ingest_cycle(session, frames)
             on_cycle(number + 1)
         ended = session.stats()
-    schedule, tokens = config.cache.schedule(engine.block_size), (ended.seen - began.seen) / len(plain + watched)
+    schedule, tokens = config.cache.schedule(engine.block_size), (ended.seen - began.seen) / len(plain + bare + watched)
     ends = (schedule.budget, schedule.max_tokens) if schedule else (began.live, ended.live)
     whole = 1000 * statistics.fmean(watched)
     parts = {name: 1000 * seconds / len(watched) for name, seconds in spans.seconds.items()}
@@ -116,9 +137,11 @@ def run(
         **heading("profile", config, engine.block_size, frames),
         "chunks": len(watched),
         "ms": round(1000 * statistics.fmean(plain), 3),
+        "ms_without_index": round(1000 * statistics.fmean(bare), 3),
         "ms_watched": round(whole, 3),
         "parts": {name: round(ms, 3) for name, ms in sorted(parts.items(), key=lambda part: -part[1])},
         "least_ms": _least(config, frames, tokens, statistics.fmean(ends)),
+        "index_share": round(parts.get(INDEXING, 0.0) / whole, 4),
         "ours_share": round(sum(parts.get(name, 0.0) for name in OURS) / whole, 4),
     }
     engine.close()

@@ -1,13 +1,20 @@
-"""``bench stream``: time per chunk, and memory, along one long stream."""
+"""``bench stream``: time per chunk, and memory, along one long stream; and of looking again at its end."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.machine import gpu_mb, host_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
+from kvvideo.session.recall import Recall
+from kvvideo.types import Chunk
+
+QUESTION = "Which letter is on screen now?"
+REPEATS = 5
+"""Questions whose median is taken: our choice."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,12 @@ def run(
     chunks: int,
     frames: Frames,
     windows: int = 20,
+    recall: int = 0,
     on_window: Callable[[Window], None] = lambda _: None,
 ) -> dict[str, object]:
     """Stream ``chunks`` chunks of made-up ``frames`` through one session; return the report.
 
+    With ``recall``, a question is asked at the end without and with that many chunks shown again; see ``looking``.
     Ratios compare the last window with the second: the first pays for warming up. ``mean_ms`` is of all
     chunks but the first window's, compactions included, which medians do not show.
     """
@@ -80,16 +89,65 @@ def run(
             on_window(rows[-1])
             later += took if len(rows) > 1 else []
             took, peak = [], 0
-    session.close()
     report: dict[str, object] = {
         **heading("stream", config, engine.block_size, frames),
+        "index": config.index,
+        "index_bytes": session.index.bytes,
         "max_model_len": config.max_model_len,
         "pool_bytes": engine.blocks * engine.scheduler.block_bytes,
         "windows": [asdict(row) for row in rows],
     }
     if len(rows) > 1:
-        report["mean_ms"] = round(1000 * statistics.fmean(later), 2)
-        report["time_ratio"] = round(rows[-1].ms / rows[1].ms, 3)
-        report["host_growth_mb"] = round(rows[-1].host_mb - rows[1].host_mb, 1)
+        report |= _ratios(rows, later)
+    if recall:
+        report["looking"] = looking(session, frames, recall)
+    session.close()
     engine.close()
     return report
+
+
+def _ratios(rows: Sequence[Window], later: Sequence[float]) -> dict[str, float]:
+    return {
+        "mean_ms": round(1000 * statistics.fmean(later), 2),
+        "time_ratio": round(rows[-1].ms / rows[1].ms, 3),
+        "host_growth_mb": round(rows[-1].host_mb - rows[1].host_mb, 1),
+    }
+
+
+class Anew:
+    """Made-up frames of the same stretches, never twice the same, for vLLM remembers what it has seen."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames, self._viewer = frames, 0
+
+    def chunks(self, stretches: Sequence[tuple[float, float]]) -> list[Chunk | None]:
+        """Return the frames of each stretch; no time is spent on decoding."""
+        self._viewer += 1
+        return [self._frames.chunk(round(start / self._frames.seconds), self._viewer) for start, _ in stretches]
+
+
+def looking(session: VideoSession, frames: Frames, recall: int) -> dict[str, Any]:
+    """Return the median milliseconds of finding chunks, and to the first token with 0, 1 and ``recall`` shown again.
+
+    ``chunk_ms`` is what each chunk adds, the newest included, which is shown again after the others.
+    """
+    again, engine = Anew(frames), session.engine
+    finding, first = list[float](), dict[int, list[float]]()
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        engine.drive(session.finding([QUESTION]))
+        finding.append(time.perf_counter() - began)
+        for count in sorted({0, 1, recall}):
+            answer = session.ask(QUESTION, recall=Recall(count, again), max_tokens=1)
+            first.setdefault(count, []).append(answer.first_token_seconds)
+            shown = len(answer.looked_at)
+    # The first of each warms up.
+    found = 1000 * statistics.median(finding[1:])
+    tokens = {count: 1000 * statistics.median(seconds[1:]) for count, seconds in first.items()}
+    return {
+        "finding_ms": round(found, 2),
+        "first_token_ms": {count: round(ms, 2) for count, ms in tokens.items()},
+        "shown": shown,
+        "chunk_ms": round((tokens[recall] - tokens[0] - found) / (shown + 1), 2) if shown else None,
+        "chunk_tokens": engine.chunk_tokens(frames.chunk(0)),
+    }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvvideo.chat import asking, changing, commands, files, looking, moving
+from kvvideo.chat import asking, changing, commands, files, finding, looking, moving
 from kvvideo.chat.commands import Value
 from kvvideo.chat.dialogue import Dialogue
 from kvvideo.chat.player import Cancelled, Player
@@ -124,6 +124,7 @@ HANDLERS: dict[str, Callable[[Chat, str], None]] = {
     "pause": moving.pause,
     "step": moving.step,
     "at": asking.at,
+    "find": finding.find,
     "seek": moving.seek,
     "stats": looking.stats,
     "dash": looking.dash,

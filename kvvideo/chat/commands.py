@@ -32,6 +32,7 @@ COMMANDS = (
     Command("pause", "", "stop the video where it is"),
     Command("step", "[n]", "take in the next chunk, or the next n"),
     Command("at", "TIME question", "ask as of an earlier moment, and come back"),
+    Command("find", "WORDS", "list the moments that show something, best first"),
     Command("seek", "TIME", "go to another moment and pause there"),
     Command("stats", "[layer N]", "show what the cache holds, in one layer or all"),
     Command("dash", "[off]", "keep the panel on screen, or take it away"),

@@ -12,7 +12,21 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kvvideo._version import __version__
-from kvvideo.cli import analyze, ask, batch, bench, chat, config, doctor, ingest, samples, serve, settings, strategies
+from kvvideo.cli import (
+    analyze,
+    ask,
+    batch,
+    bench,
+    chat,
+    config,
+    doctor,
+    find,
+    ingest,
+    samples,
+    serve,
+    settings,
+    strategies,
+)
 from kvvideo.cli.command import App, commands
 from kvvideo.cli.screen import standard_streams
 from kvvideo.cli.stop import say
@@ -57,6 +71,7 @@ app.command("analyze", no_args_is_help=True)(analyze.command)
 app.command("chat", no_args_is_help=True)(chat.command)
 app.command("ingest", no_args_is_help=True)(ingest.command)
 app.command("ask", no_args_is_help=True)(ask.command)
+app.command("find", no_args_is_help=True)(find.command)
 app.command("batch", no_args_is_help=True)(batch.command)
 app.command("serve", no_args_is_help=True, context_settings=serve.SETTINGS)(serve.command)
 app.add_typer(samples.app, name="samples")

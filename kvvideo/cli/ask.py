@@ -111,18 +111,10 @@ def _run(
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
+        asked = {"hooks": hooks, "recall": recall, "max_answer_tokens": max_answer_tokens}
         try:
             with progress:
-                for record in answering(
-                    file,
-                    last,
-                    source,
-                    questions,
-                    config,
-                    hooks=hooks,
-                    recall=recall,
-                    max_answer_tokens=max_answer_tokens,
-                ):
+                for record in answering(file, last, source, questions, config, **asked):
                     if record["type"] == "answer":
                         _note(record)
                     else:

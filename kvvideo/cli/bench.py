@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -14,10 +14,11 @@ from kvvideo.cli.command import App
 from kvvideo.cli.download import ensure
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.session import EngineConfig
+from kvvideo.session import BASELINES, EngineConfig
 
 app = App(no_args_is_help=True, help="Measure speed and memory on this machine.")
 
+Number = TypeVar("Number", int, float)
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
@@ -68,21 +69,31 @@ def stream(
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: Model,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
+    index: Annotated[bool, typer.Option(help="Index the chunks, so that questions find them again.")] = True,
+    recall: Annotated[
+        int, typer.Option("--recall", min=0, help="At the end, time a question that is shown this many chunks again.")
+    ] = 0,
     json_output: Json = False,
 ) -> None:
     """Measure time per chunk, and memory, along one long stream of made-up frames."""
     from kvvideo.bench.frames import LARGE, SMALL, Frames
-    from kvvideo.bench.stream import run
+    from kvvideo.bench.stream import Window, run
     from kvvideo.cli import bench_tables, render
 
-    config = model.config(cache.config(), max_model_len=max_model_len)
+    if recall and not index:
+        raise ConfigError("recall: without an index no chunk is found; leave --no-index out")
+    config = model.config(cache.config(), max_model_len=max_model_len, index=index)
     # Small pictures for the bundled model, as always: figures can be compared with earlier ones.
     source = SMALL if model.shape is None and frame_tokens is None else LARGE
     frames = Frames(config, frame_tokens, source, seconds=chunk)
     ensure(config.model)
     with render.Progress() as progress:
         progress.wait(f"loading {config.model} …")
-        report = run(config, chunks, frames, on_window=lambda w: progress.say(f"chunk {w.chunk}: {w.ms:.1f} ms"))
+
+        def say(window: Window) -> None:
+            progress.say(f"chunk {window.chunk}: {window.ms:.1f} ms")
+
+        report = run(config, chunks, frames, recall=recall, on_window=say)
     if json_output:
         print(json.dumps(report))
     else:
@@ -280,12 +291,7 @@ def _race(
     from kvvideo.bench.race import run
     from kvvideo.cli import bench_tables, render
 
-    try:
-        chunks = [int(part) for part in lengths.split(",")]
-    except ValueError:
-        chunks = []
-    if not chunks or min(chunks) < 2:
-        raise ConfigError(f"lengths: {lengths!r} are not numbers of at least 2 with commas between, such as {LENGTHS}")
+    chunks = _numbers(int, "lengths", lengths, "numbers of at least 2", LENGTHS, lambda length: length >= 2)
     names = [name.strip() for name in against.split(",")]
     ensure(config.model)
     with render.Progress() as progress:
@@ -294,6 +300,27 @@ def _race(
             config, chunks, names, questions, frame_tokens, chunk, lambda n: progress.say(f"chunk {n} of {max(chunks)}")
         )
     _print(report, bench_tables.race, json_output)
+
+
+def _numbers(
+    kind: Callable[[str], Number], name: str, text: str, said: str, example: str, is_good: Callable[[Number], bool]
+) -> list[Number]:
+    """Return the numbers in ``text`` that option ``name`` was given.
+
+    Raises:
+        ConfigError: if they are not what is ``said`` of them.
+    """
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(map(is_good, numbers)):
+        raise ConfigError(f"{name}: {text!r} are not {said} with commas between, such as {example}")
+    return numbers
+
+
+def _shares(text: str) -> list[float]:
+    return _numbers(float, "shares", text, "numbers between 0 and 1", "0.05,0.1", lambda share: 0 < share < 1)
 
 
 def _print(report: dict[str, Any], table: Callable[[dict[str, Any]], None], json_output: bool) -> None:
@@ -321,6 +348,9 @@ def memory(
     shares: Annotated[
         str, typer.Option("--shares", help="The most a cache may hold (max_tokens), as parts of the stream.")
     ] = "0.02,0.05,0.1,0.2,0.5",
+    recall: Annotated[
+        str, typer.Option("--recall", help="Most stretches that a question is shown again; several with commas.")
+    ] = "0",
     minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Length of a clip.")] = 10.0,
     clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Three strategies, two shares, two clips of 6 min.")] = False,
@@ -365,6 +395,7 @@ def memory(
             ),
             strategies,
             shares,
+            recall,
             minutes,
             clips,
         )
@@ -379,7 +410,9 @@ def memory(
             render.err.print(f"wrote {path}", markup=False)
 
 
-def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes: float, clips: int) -> dict[str, Any]:
+def _measure(
+    config: EngineConfig, strategies: str | None, shares: str, recall: str, minutes: float, clips: int
+) -> dict[str, Any]:
     from kvvideo.bench.memory import run
     from kvvideo.cli import render
 
@@ -388,16 +421,21 @@ def _measure(config: EngineConfig, strategies: str | None, shares: str, minutes:
     names = usual if strategies is None else [name.strip() for name in strategies.split(",")]
     for name in names:
         compression.load(name)
-    try:
-        parts = [float(part) for part in shares.split(",")]
-    except ValueError:
-        parts = []
-    if not parts or not all(0 < part < 1 for part in parts):
-        raise ConfigError(f"shares: {shares!r} are not numbers between 0 and 1 with commas between, such as 0.05,0.1")
+    parts = _shares(shares)
+    again = _numbers(int, "recall", recall, "whole numbers", "1,4", lambda count: count >= 0)
     ensure(config.model)
     with render.Progress() as progress:
         progress.wait(f"loading {config.model} …")
-        return run(config, names, parts, minutes=minutes, clips=clips, seed=config.seed, on_progress=progress.say)
+        return run(
+            config,
+            names,
+            parts,
+            recalls=again,
+            minutes=minutes,
+            clips=clips,
+            seed=config.seed,
+            on_progress=progress.say,
+        )
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -408,3 +446,42 @@ def _read_report(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("bench") != "memory":
         raise ConfigError(f"{str(path)!r} is no report of 'kvvideo bench memory --json'")
     return report
+
+
+SINK = 16
+"""Sinks of ``bench recall``: 1 % of 10 minutes has room for no more."""
+
+
+@app.command("recall")
+def recall(
+    *,
+    strategies: Annotated[
+        str,
+        typer.Option("--strategies", "-s", help="Names, with commas between.", autocompletion=complete.strategies),
+    ] = "streaming,distinct",
+    shares: Annotated[
+        str, typer.Option("--shares", help="The most a cache may hold (max_tokens), as parts of the stream.")
+    ] = "0.01,0.05",
+    minutes: Annotated[str, typer.Option("--minutes", help="Lengths of clips, such as 10,30,120,600.")] = "10,30",
+    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips of each length.")] = 2,
+    ratio: options.Ratio = options.RATIO,
+    sink: options.Sink = SINK,
+    model: options.Model = "tiny",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json_output: Json = False,
+) -> None:
+    """Measure how often a question finds the chunk it is about, by strategy, budget and length of the stream."""
+    from kvvideo.bench.recall import run
+    from kvvideo.cli import bench_tables, render
+
+    names = [name.strip() for name in strategies.split(",")]
+    if other := [name for name in names if name in BASELINES or not compression.load(name).bounded]:
+        raise ConfigError(f"strategies: {', '.join(other)}: no cache that is compacted; choose others")
+    parts, lengths = _shares(shares), _numbers(float, "minutes", minutes, "lengths", "10,30", lambda number: number > 0)
+    config = EngineConfig(model=model, dtype=dtype, seed=seed, cache=CacheConfig(ratio=ratio, sink=sink))
+    ensure(config.model)
+    with render.Progress() as progress:
+        progress.wait(f"loading {config.model} …")
+        report = run(config, names, parts, lengths, clips=clips, seed=seed, on_progress=progress.say)
+    _print(report, bench_tables.recall, json_output)

@@ -93,7 +93,8 @@ def profile(report: dict[str, Any]) -> None:
     table.add_row("in all", f"{report['ms_watched']:.2f}", "", f"{sum(report['least_ms'].values()):.2f}")
     whole(table)
     out.print(
-        f"{report['ms']:.2f} ms per chunk when nothing is timed inside; compression is {report['ours_share']:.1%} "
+        f"{report['ms']:.2f} ms per chunk when nothing is timed inside, {report['ms_without_index']:.2f} without an "
+        f"index; compression is {report['ours_share']:.1%}, the index {report['index_share']:.1%} of it all "
         f"({report['strategy']}; means of {report['chunks']} chunks, compactions included)"
     )
 
@@ -127,26 +128,67 @@ def decode(report: dict[str, Any]) -> None:
 def memory(report: dict[str, Any]) -> None:
     """Print the report of ``bench memory``: a row for each strategy and share."""
     ages = [f"≤{age:g}s" if age else "older" for age in report["ages"]]
-    table = Table("strategy", "budget", "tokens", "past", "95 %", "now", *ages, "cache", "ms/chunk", box=None)
+    costs = ("cache", "index", "ms/chunk", "ms/question")
+    table = Table("strategy", "budget", "tokens", "again", "past", "95 %", "now", *ages, *costs, box=None)
     for cell in report["cells"]:
         low, high = cell["backward_interval"]
         table.add_row(
             cell["strategy"],
             f"{cell['share']:.0%}",
             str(cell["max_tokens"]),
+            str(cell.get("recall", 0)),
             f"{cell['backward']:.1%}",
             f"{low:.0%} to {high:.0%}",
             f"{cell['real_time']:.1%}",
             *("" if share is None else f"{share:.0%}" for share in cell["by_age"]),
             size(cell["peak_bytes"]),
+            size(cell["index_bytes"]) if "index_bytes" in cell else "",
             f"{cell['ms_per_chunk']:.1f}",
+            f"{cell['ms_per_question']:.1f}" if "ms_per_question" in cell else "",
         )
     whole(table)
     for skipped in report["skipped"]:
         err.print(Text(f"{skipped['strategy']} at {skipped['share']:.0%} was left out: {skipped['reason']}"))
     out.print(
         f"{report['clips']} clips of {report['minutes']:g} min, {report['stream_tokens']} tokens each; budget: the "
-        "most the cache ever holds; past: questions about what was shown before, now: about what is on screen"
+        "most the cache ever holds; again: most stretches that a question was shown again; past: questions about what "
+        "was shown before, now: about what is on screen"
+    )
+    for cell in report["cells"]:
+        if changed := cell.get("real_time_changed"):
+            out.print(
+                f"{cell['strategy']} at {cell['share']:.0%}, looking again at {cell['recall']}: {changed} of "
+                f"{cell['real_time_asked']} answers about now are others than without"
+            )
+
+
+def recall(report: dict[str, Any]) -> None:
+    """Print the report of ``bench recall``: a row for each strategy, share and length."""
+    first = [column for count in report["first"] for column in (f"first {count}", "95 %")]
+    table = Table("min", "strategy", "budget", "tokens", "questions", *first, "index", "ms/question", box=None)
+    for cell in report["cells"]:
+        intervals = [f"{low:.1%} to {high:.1%}" for low, high in cell["intervals"]]
+        table.add_row(
+            f"{cell['minutes']:g}",
+            cell["strategy"],
+            f"{cell['share']:.1%}",
+            str(cell["max_tokens"]),
+            str(cell["asked"]),
+            *(
+                text
+                for pair in zip((f"{share:.1%}" for share in cell["among"]), intervals, strict=True)
+                for text in pair
+            ),
+            size(cell["index_bytes"]),
+            f"{cell['ms_per_question']:.1f}",
+        )
+    whole(table)
+    for skipped in report["skipped"]:
+        what = f"{skipped['strategy']} at {skipped['share']:.1%} of {skipped['minutes']:g} min"
+        err.print(Text(f"{what} was left out: {skipped['reason']}"))
+    out.print(
+        f"{report['clips']} clips of each length, with 26 letters each; budget: the most the cache ever holds, of the "
+        "stream; first: the chunk that a question is about is the best of one of the first so many events found"
     )
 
 
@@ -161,6 +203,15 @@ def stream(report: dict[str, Any]) -> None:
             f"{report['mean_ms']} ms per chunk, compactions included; last window against the second: "
             f"{report['time_ratio']} x the time, {report['host_growth_mb']:+.1f} MB of host memory"
         )
+    if "looking" in report:
+        look = report["looking"]
+        times = ", ".join(f"{ms:.1f} ms with {count}" for count, ms in look["first_token_ms"].items())
+        out.print(
+            f"chunks are found in {look['finding_ms']:.1f} ms; first token after {times} shown again, of "
+            f"{look['chunk_tokens']} tokens each, decoding apart"
+        )
+        if look["chunk_ms"] is not None:
+            out.print(f"each chunk shown again takes {look['chunk_ms']:.1f} ms; the newest is shown once more too")
 
 
 def checkpoint(report: dict[str, Any]) -> None:

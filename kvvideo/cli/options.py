@@ -164,7 +164,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Recall:
-    """How questions look again at what was evicted."""
+    """Looking again at what was evicted."""
 
     recall: Annotated[
         int,

@@ -26,10 +26,11 @@ def row(record: Record) -> str:
         return ""
     held = " ".join(f"{start:g}-{end:g}" for start, end in record["held"])
     values = {**record, **record["cache"], "held": held}
-    return _line([values.get(name) for name in COLUMNS])
+    return line([values.get(name) for name in COLUMNS])
 
 
-def _line(values: Sequence[object]) -> str:
+def line(values: Sequence[object]) -> str:
+    """Return one row."""
     target = io.StringIO()
     # Texts are always in quotes, so that no other delimiter can part them.
     csv.writer(target, quoting=csv.QUOTE_NONNUMERIC).writerow([_cell(value) for value in values])
@@ -43,5 +44,5 @@ def _cell(value: object) -> object:
     return "'" + shown if shown.lstrip().startswith(_FORMULA) else shown
 
 
-HEAD = _line(COLUMNS)
+HEAD = line(COLUMNS)
 """The first line."""

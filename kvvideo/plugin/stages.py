@@ -24,6 +24,7 @@ LAYER: Stages = {
     "writing": ("do_kv_cache_update",),
     "attention": ("forward",),
     "state": ("after_attention",),
+    "indexing": ("index",),
     "watching": ("watch",),
     "compacting": ("compact",),
 }

@@ -115,19 +115,10 @@ def answering(
                 yield records.answer(asked, **common)
         except KvvideoError as error:
             failure = error
-    yield records.done(
-        *records.outcome(hooks.stopped(), failure),
-        agenda.left(),
-        stats,
-        answers=count,
-        chunks=memory.chunks,
-        frames=memory.frames,
-        start=memory.source.get("start") or 0.0,
-        end=memory.end,
-        waited=0.0,
-        seconds=time.perf_counter() - began,
-        **common,
-    )
+    outcome, took = records.outcome(hooks.stopped(), failure), time.perf_counter() - began
+    start, end = memory.source.get("start") or 0.0, memory.end
+    seen = {"chunks": memory.chunks, "frames": memory.frames, "start": start, "end": end}
+    yield records.done(*outcome, agenda.left(), stats, answers=count, waited=0.0, seconds=took, **seen, **common)
     if failure is not None:
         raise failure
 

@@ -99,7 +99,7 @@ class Part:
         restart: bool = False,
         force: bool = False,
     ) -> None:
-        self.output, self._keeps_frames = output, keep_frames
+        self.output, self._source, self._keeps_frames = output, source, keep_frames
         self.memory: Memory | None = None
         if resume and restart:
             raise ConfigError("resume, restart: an interrupted run is either gone on with or thrown away; give one")
@@ -166,14 +166,19 @@ class Part:
     def frames(self) -> Iterator[KeptFrames | None]:
         """Keep frames in the directory, if they are wanted; they stay for a run that goes on from here.
 
+        Those of what ``memory`` has seen are there, decoded again if need be.
+
         Raises:
             ConfigError: if they cannot be kept.
+            VideoError: if the video cannot be read again.
         """
         if not self._keeps_frames:
             yield None
             return
         frames = KeptFrames(self.directory)
         try:
+            if self.memory is not None:
+                _fill(frames, self._source, self.memory)
             yield frames
         finally:
             frames.close(keep=True)
@@ -256,15 +261,13 @@ def ingest(
     """
     part.begin(engine.fingerprint)
     failure: VideoError | None = None
-    latest = part.memory
     with Checkpoints(part.directory, max_bytes) as store, part.frames() as frames:
-        if frames is not None and latest is not None:
-            _fill(frames, source, latest)
+        latest = part.memory
         playback = Playback(engine, source, checkpoints=store, every=every, memory=latest, reader=reader)
         try:
             session = playback.session
             try:
-                _play(playback, stopped, on_chunk, frames)
+                play(playback, stopped, on_chunk, frames)
             except VideoError as error:
                 if not session.chunks:
                     raise
@@ -301,11 +304,11 @@ def _fill(frames: KeptFrames, source: Source, memory: Memory) -> None:
             frames.add(chunk)
 
 
-def _play(
+def play(
     playback: Playback,
     stopped: Callable[[], bool],
     on_chunk: Callable[[Progress], None],
-    frames: KeptFrames | None,
+    frames: KeptFrames | None = None,
 ) -> None:
     """Ingest the chunks to come, keep their frames, and tell of each."""
     reader = playback.reader()

@@ -31,7 +31,7 @@ _TEXT_TOKENS = 16
 
 @dataclass(frozen=True)
 class Looking:
-    """How the questions of a run look again.
+    """Settings of looking again.
 
     Attributes:
         count: most stretches that a question is shown; 0 for none.

@@ -12,7 +12,7 @@ Stretch = tuple[float, float]
 
 @dataclass(frozen=True)
 class Recall:
-    """How questions look again.
+    """Look again with every question.
 
     Attributes:
         count: most stretches that a question is shown again.

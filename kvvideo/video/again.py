@@ -23,7 +23,7 @@ _SLACK = 0.01
 
 
 class Again(Protocol):
-    """Where frames that were streamed can be had once more."""
+    """Source of frames that were streamed, to be had once more."""
 
     def chunks(self, stretches: Sequence[tuple[float, float]]) -> list[Chunk | None]:
         """Return the frames of each stretch, from a start to an end in seconds of the source.

@@ -78,7 +78,7 @@ class Notes:
 
 
 def _serve(request: dict[str, Any], out: BinaryIO, notes: Notes) -> None:
-    """Send what is known of the video, then what was asked for: its chunks, one still picture, or nothing more."""
+    """Send what is known of the video, then its chunks or one still picture if asked for; or write a clip of it."""
     grid = Grid(**request["grid"])
     with _open(request, notes) as decoder:
         wire.send(out, {"kind": "info", "info": asdict(decoder.info)})
@@ -86,6 +86,11 @@ def _serve(request: dict[str, Any], out: BinaryIO, notes: Notes) -> None:
             chunks = decoder.chunks(grid, request["min_pixels"], request["max_pixels"])
         elif request["what"] == "still":
             chunks = decoder.still(grid)
+        elif request["what"] == "clip":
+            from kvvideo.video import cutting
+
+            cutting.write(decoder, grid, request["target"], _beat(notes))
+            return
         else:
             return
         for chunk in chunks:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kvvideo.bench import memory
+from kvvideo.bench.clips import HELD, Clip
 from kvvideo.compression.config import CacheConfig
 from kvvideo.session import EngineConfig
 from kvvideo.tiny import world
@@ -46,12 +47,12 @@ def test_intervals():
 
 
 def test_questions_are_about_what_was_shown():
-    clip = memory.make_clip(5, 20, 84, 140)
+    clip = Clip(5, 20, (84, 140))
     drawn = world.Clip(5, 20, density=0.6)
-    assert len(clip.chunks) == 20
-    assert clip.chunks[3].frames.shape == (8, 84, 140, 3)
+    assert len(clip) == 20
+    assert clip.chunk(3).frames.shape == (8, 84, 140, 3)
     by_letter = {slot.letter: slot for slot in drawn.slots if slot.letter}
-    for now, probes in clip.probes.items():
+    for now, probes in memory.probes_of(clip).items():
         for probe in probes:
             if probe.real_time:
                 slot = drawn.slots[now - 1]
@@ -62,8 +63,21 @@ def test_questions_are_about_what_was_shown():
             assert slot.end < now * world.SLOT
             assert probe.age == now * world.SLOT - slot.end
             assert probe.answer in {slot.colour, f"{int(slot.start) // 60}:{int(slot.start) % 60:02d}"}
-    last = [p for p in clip.probes[20] if not p.real_time]
+    last = [p for p in memory.probes_of(clip)[20] if not p.real_time]
     assert len(last) == 2 * sum(slot.letter is not None for slot in drawn.slots[:-1])
+
+
+def test_a_chunk_is_drawn_again_as_it_was():
+    clip = Clip(5, 600, (84, 140))
+    chunk = clip.chunk(3)
+    for number in range(4, 4 + HELD):
+        clip.chunk(number)
+    first, second = clip.chunks([(12.0, 16.0), (2396.0, 2400.0)])
+    assert first is not None
+    assert second is not None
+    assert first is not chunk
+    assert (first.frames == chunk.frames).all()
+    assert (second.start, second.end, second.times[-1]) == (2396.0, 2400.0, 2399.5)
 
 
 @pytest.fixture(scope="module")

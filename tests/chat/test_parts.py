@@ -22,10 +22,10 @@ from kvvideo.chat.commands import COMMANDS, SETTINGS, Parsed, WatchOrder
 from kvvideo.chat.dialogue import KINDS, Dialogue, Said
 from kvvideo.chat.hints import little_held, times_in
 from kvvideo.chat.panel import Status, column_shares, panel, prompt_line, timeline_bar, to_ansi
-from kvvideo.storage.scratch import scratch
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import dialogue_text
 from kvvideo.session import Span
+from kvvideo.storage.scratch import scratch
 from kvvideo.types import CacheStats, Hit
 
 LEVELS = " ▁▂▃▄▅▆▇█"

@@ -235,7 +235,7 @@ def of_newer(path: Path, to: Path) -> None:
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w") as new:
         for name in old.namelist():
             data = old.read(name)
-            new.writestr(name, data.replace(b'"version": 1', b'"version": 2') if name == "manifest.json" else data)
+            new.writestr(name, data.replace(b'"version": 1', b'"version": 3') if name == "manifest.json" else data)
 
 
 def test_what_cannot_be_asked_is_one_line(clips: Path, ingested: tuple[Path, dict[str, Any]], tmp_path: Path):
@@ -288,6 +288,35 @@ def test_killed_ingests_make_the_same_memory(clips: Path, tmp_path: Path):
         assert same(one, other)
     result = ran(*words)
     assert result.stderr == f"kvvideo: {str(tmp_path / 'killed.kvv')!r} is complete already\n"
+
+
+def frames(path: Path) -> dict[int, bytes]:
+    """The chunks whose frames are in a memory file, by their starts in milliseconds."""
+    with MemoryFile(path) as file:
+        found = file.frames()
+        return {} if found is None else dict(found.whole(1e9))
+
+
+def test_killed_ingests_have_all_frames(clips: Path, tmp_path: Path):
+    """Whatever was killed, and however much they will take is about what was said."""
+    chance, part = random.Random(8), tmp_path / "killed.kvv.part"
+    words: tuple[str | Path, ...] = (*INGEST, clips / "minute.mp4", "--checkpoint-every", "8s", "--keep-frames")
+    (predicted,) = records(ran(*words, "--dry-run").stdout)
+    ran(*words, "-o", tmp_path / "whole.kvv")
+    whole = frames(tmp_path / "whole.kvv")
+    assert [*whole] == [*range(0, 60_000, 4000)]
+    assert predicted["frame_bytes"] / 4 < sum(map(len, whole.values())) < predicted["frame_bytes"]
+    words, resumed = (*words, "-o", tmp_path / "killed.kvv", "--resume"), list[float]()
+    for _ in range(KILLS):
+        before = latest(part)
+        result = killed_after(chance.random() * 0.1, lambda before=before: latest(part) > before, *words)  # type: ignore[misc]
+        resumed += [latest(part)] * (result.returncode != 0)
+    assert resumed[0] > 0
+    if result.returncode:
+        ran(*words)
+    assert frames(tmp_path / "killed.kvv") == whole
+    assert not part.exists()
+    assert "is complete already" in ran(*words).stderr
 
 
 def latest(directory: Path) -> float:

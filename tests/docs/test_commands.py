@@ -30,6 +30,7 @@ WITH_AN_ENGINE = (
     r"kvvideo analyze (samples/letters-2m|movie)\.mp4 (?!.*--resume)(?!.*--dry-run)(?!.*--model DIR).*",
     r"kvvideo ingest movie\.mp4 -o movie\.kvv",
     r"kvvideo ask movie\.kvv .*",
+    r"kvvideo find movie\.(kvv|mp4) .*",
 )
 """Run in this process, with the bundled model in an engine that other tests use too; ``movie.mp4`` is a stand-in."""
 

@@ -1,4 +1,4 @@
-"""Chunks leave the mean un-rotated keys that plain transformers finds, and questions ask with its last query."""
+"""Chunks leave the mean un-rotated keys that plain transformers finds; questions ask with its un-rotated queries."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

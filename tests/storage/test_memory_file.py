@@ -506,7 +506,7 @@ def test_archives_of_other_things_are_told_apart(saved: Path):
     assert "it holds '../x'" in opening(archived(saved, {**good, "../x": b""}))
     assert "damaged" in opening(archived(saved, {**manifest(2.0), **end}))
     assert "damaged" in opening(archived(saved, manifest()))
-    assert "(format 7, this one reads up to 1); update kvvideo" in opening(
+    assert "(format 7, this one reads up to 2); update kvvideo" in opening(
         archived(saved, {**good, **manifest(version=7, more=[]), "more": b""})
     )
     first, second, _, _ = sorted(good)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from kvvideo.outputs.schema import Schema, document
+from kvvideo.outputs.schema import Schema, document, find
 from kvvideo.outputs.schema.jobs import Job
 from kvvideo.outputs.schema.records import Record
 
@@ -15,6 +15,15 @@ def documents() -> dict[str, Schema]:
     return {
         "job.schema.json": document(
             Job, True, **{"$id": "urn:kvvideo:job:1"}, title="A job of kvvideo: one line of a job file"
+        ),
+        "find.schema.json": document(
+            find.Record,
+            False,
+            **{"$id": "urn:kvvideo:find:1"},
+            title="A record of kvvideo find, version 1",
+            description="docs/records.md says what the fields mean. Later versions of kvvideo may add fields.",
+            type="object",
+            required=["type"],
         ),
         "record.schema.json": document(
             Record,

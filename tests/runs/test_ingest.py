@@ -1,0 +1,111 @@
+"""Frames in the file of an ingest: all that were streamed, whatever interrupted it."""
+
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from kvvideo.runs.ingest import Ingested, Part, ingest, is_made, part_of
+from kvvideo.session import Engine
+from kvvideo.storage import jpegs
+from kvvideo.storage.file import MemoryFile
+from kvvideo.video import Source
+from tests.conftest import EngineFor
+from tests.helpers.clips import clip
+
+LENGTH = 10
+
+
+@pytest.fixture
+def engine(engine_for: EngineFor) -> Engine:
+    return engine_for("streaming")
+
+
+def source() -> Source:
+    return Source(str(clip("plain.mp4")), 2.0, 1.0, min_pixels=1, max_pixels=4 * 784)
+
+
+def run(
+    engine: Engine,
+    output: Path,
+    chunks: int | None = None,
+    *,
+    keep: bool = True,
+    resume: bool = False,
+    max_bytes: int | None = None,
+) -> Ingested:
+    """Ingest with a checkpoint every two chunks, stopped after so many."""
+    asked = count()
+    with Part(output, source(), engine.config.cache, keep_frames=keep, resume=resume) as part:
+        stopped = (lambda: False) if chunks is None else (lambda: next(asked) >= chunks)
+        return ingest(engine, source(), part, every=2.0, max_bytes=max_bytes, stopped=stopped)
+
+
+def frames(path: Path) -> list[bytes]:
+    """The chunks that are in the file, each as it is stored."""
+    with MemoryFile(path) as file:
+        found = file.frames()
+        return [] if found is None else [data for _, data in found.whole(1e9)]
+
+
+def streamed() -> list[bytes]:
+    with source().open() as reader:
+        return [jpegs.encode(chunk) for chunk in reader]
+
+
+def test_all_frames_are_in_the_file_if_they_are_wanted(engine: Engine, tmp_path: Path) -> None:
+    run(engine, tmp_path / "with.kvv")
+    run(engine, tmp_path / "without.kvv", keep=False)
+    assert len(streamed()) == LENGTH
+    assert frames(tmp_path / "with.kvv") == streamed()
+    assert frames(tmp_path / "without.kvv") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["with.kvv", "without.kvv"]
+
+
+def test_thinning_of_checkpoints_loses_no_frames(engine: Engine, tmp_path: Path) -> None:
+    assert run(engine, tmp_path / "x.kvv").checkpoints == 4
+    assert run(engine, tmp_path / "thin.kvv", max_bytes=1).checkpoints == 0
+    assert frames(tmp_path / "thin.kvv") == streamed()
+
+
+def test_what_a_crash_lost_is_decoded_again(engine: Engine, tmp_path: Path) -> None:
+    """Those written last before it, and an older one."""
+    path = tmp_path / "x.kvv"
+    run(engine, path, 7)
+    part = part_of(path)
+    assert len([*part.glob("*.mjpeg")]) == 7
+    for start in (2, 5, 6):
+        (part / f"{start * 1000:012d}.mjpeg").unlink()
+    assert run(engine, path, resume=True).since == 7.0
+    assert frames(path) == streamed()
+    assert not part.exists()
+
+
+def test_they_can_be_wanted_later_or_no_more(engine: Engine, tmp_path: Path) -> None:
+    late, never = tmp_path / "late.kvv", tmp_path / "never.kvv"
+    run(engine, late, 4, keep=False)
+    run(engine, late, resume=True)
+    assert frames(late) == streamed()
+    run(engine, never, 4)
+    run(engine, never, resume=True, keep=False)
+    assert frames(never) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.kvv", "never.kvv"]
+
+
+def test_what_cannot_be_read_again_is_written_with_its_frames(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source, "replayable", False)
+    assert run(engine, tmp_path / "x.kvv", 3).end == 3.0
+    assert frames(tmp_path / "x.kvv") == streamed()[:3]
+
+
+def test_a_file_without_frames_is_not_the_one_that_was_wanted(engine: Engine, tmp_path: Path) -> None:
+    run(engine, tmp_path / "with.kvv")
+    run(engine, tmp_path / "without.kvv", keep=False)
+    made = {
+        (name, keep): is_made(tmp_path / f"{name}.kvv", source(), engine.config, keep)
+        for name in ("with", "without")
+        for keep in (True, False)
+    }
+    assert made == {("with", True): True, ("with", False): True, ("without", True): False, ("without", False): True}
