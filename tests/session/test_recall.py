@@ -1,6 +1,7 @@
 """Questions look again: what they are shown is what they found, answers say so, and the stream keeps no trace."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,7 @@ def test_looking_beside_answers_and_a_chunk_that_waits(engine_for: EngineFor, st
         with pytest.raises(EngineError, match="still being answered"):
             session.ingest(chunks[7])
         events = engine.drive(looking)
-        assert [[event.whole for event, _ in zip(some, range(2), strict=False)] for some in events] == [
-            [hit for hit in hits] for hits in found
-        ]
+        assert [[event.whole for event in islice(some, 2)] for some in events] == found
         assert engine.scheduler.stats_of(session._id) == before
         assert said([[*answers][-1][1]]) == expected
         while engine.scheduler.stats_of(session._id).seen == before.seen or not engine.scheduler.is_idle(session._id):
@@ -204,8 +203,11 @@ def test_the_reference_says_the_same_of_what_was_shown(
     assert answer.looked_at == tuple(sorted(wanted_, key=lambda hit: hit.start))
     assert len(answer.looked_at) == min(3, len(wanted_)) > 0
     text, shown = given[-1]
-    assert [(chunk.start, chunk.end) for chunk in shown[:-1]] == [(hit.start, hit.end) for hit in answer.looked_at]
-    assert shown[-1] is (options["also"] if also else chunks[-2])
+    present = options["also"] if also else chunks[-2]
+    earlier = [(hit.start, hit.end) for hit in answer.looked_at if hit.start < present.start]
+    assert [(chunk.start, chunk.end) for chunk in shown[:-1]] == earlier
+    assert earlier
+    assert shown[-1] is present
     assert text == "".join(chunk_text(chunk.start) for chunk in shown) + question_text(QUESTION)
     assert text.count(VIDEO) == len(shown)
     check_shown(stream, shown, answer)
@@ -328,7 +330,7 @@ def test_the_longest_question_can_look(engine_for: EngineFor, bound: str):
             if not answer.looked_at:
                 assert said([answer]) == said([plain])
         assert 0 < longest < 399
-        with pytest.raises(EngineError, match="max_model_len|longer than"):
+        with pytest.raises(EngineError, match=r"max_model_len|nothing can go on"):
             session.ask("what " * (longest + 3), recall=recall, max_tokens=1)
         same = session.stats()
         assert session.ask(QUESTION, recall=recall, max_tokens=1).looked_at
