@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from kvvideo.prompt import OPENING, chunk_text, dialogue_text, question_text
 from kvvideo.session import Engine, VideoSession
 from kvvideo.session.index import ChunkIndex
 from kvvideo.storage.codec import decode, encode
-from kvvideo.types import Chunk
+from kvvideo.types import Chunk, Hit
 from tests.compression.test_kernels import DEVICE, Made
 from tests.conftest import EngineFor
 from tests.helpers.engines import BUDGET, EXACT, MAX_TOKENS, SINK, add, clip, clips, during_step, step_size
@@ -88,14 +89,18 @@ def indexed(model: Model, strategy: str, kind: type[Stream] = Stream) -> Indexed
     return Indexed(kind(model, KEEP[strategy], BUDGET, MAX_TOKENS))
 
 
-def asked_with(session: VideoSession, questions: Sequence[str], monkeypatch: pytest.MonkeyPatch, **options: Any):
+def asked_with(
+    session: VideoSession, questions: Sequence[str], monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[list[Tensor], list[list[Hit]]]:
     """What a session's questions look for chunks with, and what they find."""
     engine, taken = session.engine, list[Tensor]()
     queries = engine.queries
 
     def taking(name: str) -> Tensor | None:
-        taken.append(queries(name))
-        return taken[-1]
+        query = queries(name)
+        assert query is not None
+        taken.append(query)
+        return query
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "queries", taking)
@@ -114,7 +119,9 @@ def with_long_ones(count: int) -> list[Chunk]:
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "h2o", "distinct", "snapkv", "heavy", "full"])
-def test_a_session_indexes_what_it_computes(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch):
+def test_a_session_indexes_what_it_computes(
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch
+) -> None:
     """Whatever is evicted, by head or by layer, and though compactions cut chunks into three."""
     engine, stream = engine_for(strategy), indexed(reference, strategy)
     with VideoSession(engine) as session:
@@ -132,7 +139,7 @@ def test_a_session_indexes_what_it_computes(engine_for: EngineFor, reference: Mo
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "h2o", "heavy"])
-def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: Model, strategy: str):
+def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: Model, strategy: str) -> None:
     """Two sessions' chunks in one step, cut where its limit wants it, with questions and a plain request of frames."""
     engine, (first, second) = engine_for(strategy), [indexed(reference, strategy) for _ in range(2)]
     text = OPENING + chunk_text(0.0) + question_text(QUESTION)
@@ -145,7 +152,7 @@ def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: 
             next(looking)
             plain = add(engine, engine.prompt(text, clip(index, 0.0)), 3, prompt_logprobs=False)
             sizes = [1024, 24, 61]
-            with step_size(engine, sizes[index % 3]), during_step(engine, lambda it=beside: other.ingest(it)):
+            with step_size(engine, sizes[index % 3]), during_step(engine, partial(other.ingest, beside)):
                 one.ingest(chunk)
             list(answers)
             assert engine.drive(looking) is not None
@@ -159,7 +166,7 @@ def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: 
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])
-def test_gaps_that_close_do_not_show(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch):
+def test_gaps_that_close_do_not_show(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch) -> None:
     engine = engine_for(strategy, cache={"positions": "contiguous"})
     stream = indexed(reference, strategy, Contiguous)
     with VideoSession(engine) as session:
@@ -174,7 +181,7 @@ def test_gaps_that_close_do_not_show(engine_for: EngineFor, reference: Model, st
 @pytest.mark.parametrize("positions", ["absolute", "contiguous"])
 def test_positions_that_are_counted_anew_do_not_show(
     engine_for: EngineFor, reference: Model, positions: str, monkeypatch
-):
+) -> None:
     short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}}
     engine = engine_for("streaming", cache={"positions": positions}, options=short, max_model_len=512)
     stream = indexed(reference, "streaming", Contiguous if positions == "contiguous" else Stream)
@@ -188,7 +195,9 @@ def test_positions_that_are_counted_anew_do_not_show(
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])
-def test_a_loaded_session_goes_on_with_its_index(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch):
+def test_a_loaded_session_goes_on_with_its_index(
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch
+) -> None:
     """Of the latest moment and, as ``/seek`` does, of an earlier one, with other chunks after that."""
     engine, stream, chunks = engine_for(strategy), indexed(reference, strategy), varied_chunks(20)
     memories = []
@@ -261,7 +270,7 @@ def ask_alone(engine: Engine, block: int) -> None:
 @pytest.mark.parametrize("before", [close, cut_off, ask_alone])
 def test_who_had_its_blocks_before_leaves_nothing(
     engine_for: EngineFor, reference: Model, before: Callable[[Engine, int], None], loaded: bool
-):
+) -> None:
     engine, stream, chunks = engine_for("streaming"), indexed(reference, "streaming"), varied_chunks(8)
     with VideoSession(engine) as session:
         for chunk in chunks[:6]:
@@ -281,7 +290,7 @@ def test_who_had_its_blocks_before_leaves_nothing(
         stream.check(session)
 
 
-def test_a_switched_engine_indexes_for_the_next_strategy(engine_for: EngineFor, reference: Model):
+def test_a_switched_engine_indexes_for_the_next_strategy(engine_for: EngineFor, reference: Model) -> None:
     engine = engine_for("full", spare_rows=3)
     try:
         for strategy in ("streaming", "heavy", "half-norm"):
@@ -297,7 +306,7 @@ def test_a_switched_engine_indexes_for_the_next_strategy(engine_for: EngineFor, 
         engine.use(CacheConfig("full", max_tokens=MAX_TOKENS, budget=BUDGET, sink=SINK))
 
 
-def test_nothing_is_indexed_where_nobody_wants_it(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_indexed_where_nobody_wants_it(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_for("streaming")
     monkeypatch.setattr(engine, "config", replace(engine.config, index=False))
     with VideoSession(engine) as session:
@@ -308,11 +317,12 @@ def test_nothing_is_indexed_where_nobody_wants_it(engine_for: EngineFor, monkeyp
 
 
 @pytest.mark.parametrize("size", [1024, 16])
-def test_each_question_asks_with_its_own_query(engine_for: EngineFor, reference: Model, size: int, monkeypatch):
+def test_each_question_asks_with_its_own_query(engine_for: EngineFor, reference: Model, size: int, monkeypatch) -> None:
     """Several at once, in steps that cut them, after frames of the next chunk or a dialogue; beside answers."""
     engine, stream = engine_for("streaming"), indexed(reference, "streaming")
     questions = [QUESTION, "What?", "Which letter was shown, and in which corner of the picture was it when?"]
     turns = [("What is it?", "A thing.")]
+    told = dialogue_text(turns)
     with VideoSession(engine) as session, VideoSession(engine) as other:
         for chunk in varied_chunks(9):
             session.ingest(chunk)
@@ -321,7 +331,8 @@ def test_each_question_asks_with_its_own_query(engine_for: EngineFor, reference:
         answers = other.stream(["What is it?"], max_tokens=30)
         next(answers)
         also = clip(70, session.end, frames=4)
-        for options, before in (({}, ""), ({"also": also}, ""), ({"dialogue": turns}, dialogue_text(turns))):
+        given: list[tuple[dict[str, Any], str]] = [({}, ""), ({"also": also}, ""), ({"dialogue": turns}, told)]
+        for options, before in given:
             with step_size(engine, size):
                 queries, found = asked_with(session, questions, monkeypatch, **options)
             for question, query in zip(questions, queries, strict=True):
@@ -330,7 +341,7 @@ def test_each_question_asks_with_its_own_query(engine_for: EngineFor, reference:
         list(answers)
 
 
-def test_scores_are_shares_of_attention(engine_for: EngineFor, reference: Model, monkeypatch):
+def test_scores_are_shares_of_attention(engine_for: EngineFor, reference: Model, monkeypatch) -> None:
     """Of each head over the chunks, with the median slope of pairs half the stream apart taken out, all added up."""
     engine = engine_for("streaming")
     with VideoSession(engine) as session:
@@ -367,7 +378,7 @@ def check_scores(index: ChunkIndex, query: Tensor) -> None:
 
 @pytest.mark.parametrize("layers", [range(3), range(1, 3)])
 @pytest.mark.parametrize("tokens", [1, 37, 70])
-def test_a_kernel_adds_up_as_torch_does(layers: range, tokens: int):
+def test_a_kernel_adds_up_as_torch_does(layers: range, tokens: int) -> None:
     """On a GPU, of all layers at once and out of the pages; in Triton's interpreter elsewhere."""
     made, rotary = Made(layers=3), Rotary.of(32, 1e6, [4, 6, 6]).to(torch.device(DEVICE))
     order = torch.randperm(9 * made.slots, generator=torch.Generator().manual_seed(1))
@@ -397,7 +408,9 @@ def test_a_kernel_adds_up_as_torch_does(layers: range, tokens: int):
 
 
 @pytest.mark.parametrize("step", ["refused", "preempted"])
-def test_a_question_that_ends_before_it_has_looked_ends_alone(engine_for: EngineFor, step: str, monkeypatch):
+def test_a_question_that_ends_before_it_has_looked_ends_alone(
+    engine_for: EngineFor, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One about a session that is not there, which any client could send, or one that lost its blocks."""
     from kvvideo.plugin.sampling import looking
 

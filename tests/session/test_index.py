@@ -35,7 +35,7 @@ def spans(index: ChunkIndex) -> list[tuple[float, float, int]]:
 
 @given(count=st.integers(1, 700), room=st.integers(1, 40), seed=st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_entries_are_means_of_neighbours_and_cover_all_of_time(count: int, room: int, seed: int):
+def test_entries_are_means_of_neighbours_and_cover_all_of_time(count: int, room: int, seed: int) -> None:
     """Each chunk counts alike in the one entry that it is part of, and there are never more than there is room for."""
     index, keys, times = filled(count, room * ENTRY, seed)
     assert index.bytes == len(index) * ENTRY <= room * ENTRY
@@ -48,7 +48,7 @@ def test_entries_are_means_of_neighbours_and_cover_all_of_time(count: int, room:
 
 
 @pytest.mark.parametrize("room", [1, 2, 5, 64])
-def test_the_limit_holds_after_every_chunk(room: int):
+def test_the_limit_holds_after_every_chunk(room: int) -> None:
     index = ChunkIndex(room * ENTRY)
     for number in range(300):
         index.append(random(LAYERS, KV_HEADS, DIM, seed=number), number, number + 1)
@@ -57,7 +57,7 @@ def test_the_limit_holds_after_every_chunk(room: int):
         assert len(index) >= min(number + 1, room // 2)
 
 
-def test_a_chunk_is_worth_as_much_in_half_precision():
+def test_a_chunk_is_worth_as_much_in_half_precision() -> None:
     index = ChunkIndex(4 * ENTRY // 2)
     keys = random(16, LAYERS, KV_HEADS, DIM).bfloat16()
     for number, key in enumerate(keys):
@@ -72,7 +72,7 @@ def test_a_chunk_is_worth_as_much_in_half_precision():
         first += chunks
 
 
-def test_ten_hours_of_the_7b_model_are_small():
+def test_ten_hours_of_the_7b_model_are_small() -> None:
     """28 layers, 4 KV heads of 128 numbers in bfloat16, a chunk every four seconds."""
     index, key = ChunkIndex(), torch.zeros(28, 4, 128, dtype=torch.bfloat16)
     for number in range(9000):
@@ -85,7 +85,7 @@ def test_ten_hours_of_the_7b_model_are_small():
 
 @given(count=st.integers(0, 200), room=st.integers(1, 40), more=st.integers(0, 20))
 @settings(max_examples=60, deadline=None)
-def test_an_index_that_was_saved_goes_on_as_if_it_was_not(count: int, room: int, more: int):
+def test_an_index_that_was_saved_goes_on_as_if_it_was_not(count: int, room: int, more: int) -> None:
     index, _, times = filled(count, room * ENTRY)
     before = index.as_tensors()
     loaded = ChunkIndex.of_tensors(before, room * ENTRY)
@@ -101,7 +101,7 @@ def test_an_index_that_was_saved_goes_on_as_if_it_was_not(count: int, room: int,
     assert all(torch.equal(before[name], again[name]) for name in again)
 
 
-def test_what_an_older_version_saved_has_an_empty_index():
+def test_what_an_older_version_saved_has_an_empty_index() -> None:
     assert len(ChunkIndex.of_tensors({"keys": torch.zeros(1)})) == 0
     assert ChunkIndex().as_tensors() == {}
     assert ChunkIndex().bytes == 0
@@ -113,7 +113,7 @@ def found(index: ChunkIndex, query: Tensor) -> list[Found]:
 
 @given(count=st.integers(0, 80), seed=st.integers(0, 99), gap=st.integers(0, 80), sharp=st.floats(0.1, 5.0))
 @settings(max_examples=80, deadline=None)
-def test_events_are_apart_cover_all_and_come_best_first(count: int, seed: int, gap: int, sharp: float):
+def test_events_are_apart_cover_all_and_come_best_first(count: int, seed: int, gap: int, sharp: float) -> None:
     """An event is one stretch of neighbours, none across a gap in time, whose best entry is the one named."""
     index, keys = ChunkIndex(), random(count, LAYERS, KV_HEADS, DIM, seed=seed)
     for number, key in enumerate(keys):
@@ -141,7 +141,7 @@ def test_events_are_apart_cover_all_and_come_best_first(count: int, seed: int, g
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_chunks_are_found_too(count: int):
+def test_few_chunks_are_found_too(count: int) -> None:
     index, keys, _ = filled(count)
     query = keys[-1].repeat_interleave(HEADS // KV_HEADS, dim=1) * 5
     events = found(index, query)
@@ -167,7 +167,7 @@ def drifting(logits: Tensor, drift: float) -> ChunkIndex:
     seed=st.integers(0, 99),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_drift_in_time_hides_no_peak(count: int, where: float, drift: float, height: float, seed: int):
+def test_a_drift_in_time_hides_no_peak(count: int, where: float, drift: float, height: float, seed: int) -> None:
     """However steep, and wherever the peak is: scores are those without the drift, and the peak is found first."""
     peak, query = min(int(where * count), count - 1), torch.zeros(LAYERS, HEADS, DIM)
     query[..., 0] = 1.0

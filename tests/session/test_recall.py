@@ -83,7 +83,7 @@ def same_memory(one: VideoSession, other: VideoSession) -> None:
     "strategy",
     ["streaming", *(pytest.param(name, marks=pytest.mark.slow) for name in ("distinct", "heavy", "snapkv"))],
 )
-def test_looking_leaves_no_trace(engine_for: EngineFor, strategy: str):
+def test_looking_leaves_no_trace(engine_for: EngineFor, strategy: str) -> None:
     """Asked after every chunk, or never: the same is held, to the last bit, and said."""
     engine, chunks = engine_for(strategy), clips(11, frames=28)
     recall = Recall(3, Frames(chunks))
@@ -108,7 +108,7 @@ def test_looking_leaves_no_trace(engine_for: EngineFor, strategy: str):
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])
-def test_looking_beside_answers_and_a_chunk_that_waits(engine_for: EngineFor, strategy: str):
+def test_looking_beside_answers_and_a_chunk_that_waits(engine_for: EngineFor, strategy: str) -> None:
     """The chunk is computed when all forks have ended, those that look and those that do not; its sum is its own."""
     from vllm import SamplingParams
 
@@ -146,7 +146,7 @@ def test_looking_beside_answers_and_a_chunk_that_waits(engine_for: EngineFor, st
             torch.testing.assert_close(kept[name], wanted_[name], rtol=0, atol=1e-5)
 
 
-def test_without_recall_nothing_is_looked_for(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch):
+def test_without_recall_nothing_is_looked_for(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> None:
     """None and a count of 0 are what they were before there was any, bit for bit, and cost no request."""
     engine, chunks = engine_for("streaming"), clips(8)
     with VideoSession(engine) as session:
@@ -160,7 +160,7 @@ def test_without_recall_nothing_is_looked_for(engine_for: EngineFor, monkeypatch
             assert [answer.looked_at for answer in answers] == [()] * 3
 
 
-def test_what_is_held_in_full_is_not_shown_again(engine_for: EngineFor):
+def test_what_is_held_in_full_is_not_shown_again(engine_for: EngineFor) -> None:
     """Before anything was evicted nothing is looked for; later, what has come since the latest compaction is not."""
     engine, chunks = engine_for("streaming"), clips(14)
     frames = Frames(chunks)
@@ -189,7 +189,7 @@ def older(seen: Sequence[int], session: VideoSession, chunks: Sequence[Chunk]) -
 @pytest.mark.parametrize("also", [False, True])
 def test_the_reference_says_the_same_of_what_was_shown(
     engine_for: EngineFor, reference: Model, prompts: Callable[[Engine], list[tuple[str, list[Chunk]]]], also: bool
-):
+) -> None:
     """Chunks found, in order of time, each with its clock; then the present: the newest chunk, or the next one's."""
     engine, stream, chunks = engine_for("streaming"), stream_of(reference, "streaming"), clips(12)
     with VideoSession(engine) as session:
@@ -224,7 +224,7 @@ def check_shown(stream: Stream, shown: Sequence[Chunk], answer: Answer) -> None:
     check_generated(asked, answer.token_ids, answer.logprobs)
 
 
-def test_each_question_is_shown_its_own(engine_for: EngineFor):
+def test_each_question_is_shown_its_own(engine_for: EngineFor) -> None:
     """Several at once are answered, and look, as one by one."""
     engine, chunks = engine_for("streaming"), clips(16)
     recall = Recall(2, Frames(chunks))
@@ -244,7 +244,7 @@ def test_each_question_is_shown_its_own(engine_for: EngineFor):
 
 def test_frames_that_are_gone_are_done_without(
     engine_for: EngineFor, prompts: Callable[[Engine], list[tuple[str, list[Chunk]]]]
-):
+) -> None:
     """Some, and the others are shown; all, and the answer is what it is without looking."""
     engine, chunks = engine_for("streaming"), clips(14)
     with VideoSession(engine) as session:
@@ -269,7 +269,7 @@ def test_a_loaded_session_fetches_the_newest_chunk_too(
     prompts: Callable[[Engine], list[tuple[str, list[Chunk]]]],
     remembered: bool,
     lost: bool,
-):
+) -> None:
     """Its last chunk, whatever was said since; if that is gone, what was found is shown all the same."""
     engine, chunks = engine_for("streaming"), clips(14)
     frames = Frames(chunks, [chunks[-1].start] if lost else [])
@@ -297,7 +297,7 @@ SHORT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("bound", list(SHORT))
-def test_where_room_is_short_fewer_are_shown(engine_for: EngineFor, bound: str):
+def test_where_room_is_short_fewer_are_shown(engine_for: EngineFor, bound: str) -> None:
     """Whatever is short. What can be asked at all can be asked with looking again."""
     engine, chunks = engine_for("streaming", **SHORT[bound]), clips(12)
     recall = Recall(8, Frames(chunks))
@@ -314,7 +314,7 @@ def test_where_room_is_short_fewer_are_shown(engine_for: EngineFor, bound: str):
 
 
 @pytest.mark.parametrize("bound", list(SHORT))
-def test_the_longest_question_can_look(engine_for: EngineFor, bound: str):
+def test_the_longest_question_can_look(engine_for: EngineFor, bound: str) -> None:
     """Up to the length that is refused without looking again, too."""
     engine, chunks = engine_for("streaming", **SHORT[bound]), clips(12)
     recall = Recall(8, Frames(chunks))
@@ -340,7 +340,7 @@ def test_the_longest_question_can_look(engine_for: EngineFor, bound: str):
         assert session.stats() == same
 
 
-def test_a_question_about_a_session_that_is_not_there_is_refused_alone(engine_for: EngineFor):
+def test_a_question_about_a_session_that_is_not_there_is_refused_alone(engine_for: EngineFor) -> None:
     """Beside others that look, and answers, which go on."""
     from kvvideo.plugin.sampling import looking
 
@@ -359,7 +359,7 @@ def test_a_question_about_a_session_that_is_not_there_is_refused_alone(engine_fo
         engine.forget(lost)
 
 
-def test_a_session_that_is_lost_while_it_looks_says_so(engine_for: EngineFor):
+def test_a_session_that_is_lost_while_it_looks_says_so(engine_for: EngineFor) -> None:
     engine, chunks = engine_for("streaming"), clips(8)
     session = VideoSession(engine)
     for chunk in chunks:
@@ -377,14 +377,14 @@ def event(start: float, end: float, score: float) -> Found:
     return Found(Hit(start - 4, end + 4, score), Hit(start, end, score))
 
 
-def test_only_what_ended_before_the_first_eviction_is_wanted():
+def test_only_what_ended_before_the_first_eviction_is_wanted() -> None:
     events = [event(8.0, 12.0, 0.5), event(20.0, 24.0, 0.3), event(0.0, 4.0, 0.2), event(16.0, 20.0, 0.1)]
     assert [hit.start for hit in wanted(iter(events), 2, 20.0)] == [8.0, 0.0]
     assert [hit.start for hit in wanted(iter(events), 9, 20.0)] == [8.0, 0.0, 16.0]
     assert wanted(iter(events), 9, 3.0) == []
 
 
-def test_what_fits_is_shown_the_best_first():
+def test_what_fits_is_shown_the_best_first() -> None:
     chunks = {(c.start, c.end): c for c in clips(5)}
     hits = [Hit(8.0, 12.0, 0.5), Hit(0.0, 4.0, 0.3), Hit(4.0, 8.0, 0.1)]
     newest = chunks[16.0, 20.0]
@@ -398,7 +398,7 @@ def test_what_fits_is_shown_the_best_first():
     assert chosen(hits, chunks, None, lambda _: 10, 10).chunks == (chunks[8.0, 12.0],)
 
 
-def test_a_chunk_is_as_long_as_is_said(engine_for: EngineFor):
+def test_a_chunk_is_as_long_as_is_said(engine_for: EngineFor) -> None:
     engine = engine_for("streaming")
     for chunk in (clip(0, 0.0), clip(1, 4000.0, frames=2, side=112), clip(2, 86_399.5, frames=6, side=84)):
         text = question_text(QUESTION)
