@@ -157,7 +157,7 @@ def _run(
     from kvvideo.outputs.delivery import Delivery
 
     progress = render.Progress(source.start)
-    with closing(Stills(source)) as stills, Stop() as stop, looking.during(source, say) as (recall, watching):
+    with Stop() as stop, looking.during(source, say) as (recall, watching), closing(Stills(source, recall)) as stills:
         hooks = Hooks(
             lambda: stop.asked,
             lambda model: progress.wait(f"loading {model} …"),

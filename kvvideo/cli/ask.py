@@ -107,7 +107,7 @@ def _run(
             say=say,
             force=force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
-            frame=None if source is None else stack.enter_context(closing(Stills(source))),
+            frame=stack.enter_context(closing(Stills(source, recall))),
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from kvvideo.session import Recall
     from kvvideo.types import Chunk
     from kvvideo.video import Source
 
@@ -25,15 +26,17 @@ class Stills:
     """Pictures of ``source`` at moments and of stretches, each fetched once, in the background.
 
     Those of a file have the size at which it is shown, up to 640 pixels, or 320 of a stretch; of what cannot be read
-    again there is only what the model got to see last.
+    again there is what the model got to see last, and of stretches what is kept of that.
 
     Args:
-        source: the video.
+        source: the video; None if it is not at hand.
+        recall: where questions look again; what is kept there of a video that cannot be read again has pictures too.
         limit: bytes of all pictures; beyond that there are no more.
     """
 
-    def __init__(self, source: "Source", limit: int = PICTURES) -> None:
-        self._source, self._left = source, limit
+    def __init__(self, source: "Source | None", recall: "Recall | None" = None, limit: int = PICTURES) -> None:
+        self._file = source if source is not None and source.replayable else None
+        self._recall, self._left = recall, limit
         self._found: dict[tuple[float, int], Future[bytes | None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kvvideo-stills")
         self._latest: list[Chunk] = []
@@ -43,17 +46,19 @@ class Stills:
 
         With ``end`` it is a small one, of the middle of the stretch from ``at``.
         """
-        at, side = (at, _SIDE) if end is None else ((at + end) / 2, _SMALL)
-        if (at, side) not in self._found:
-            # What was seen is kept for so long only as it may be asked about.
-            seen = self._seen(at) if self._latest else None
-            self._found[at, side] = self._thread.submit(self._fetch, at, side, seen)
-        return self._found[at, side]
+        moment, side = (at, _SIDE) if end is None else ((at + end) / 2, _SMALL)
+        if (moment, side) not in self._found:
+            seen = None
+            if self._file is None:
+                # What was seen is kept for so long only as it may be asked about.
+                seen = self._seen(moment) if end is None else self._kept(at, end)
+            self._found[moment, side] = self._thread.submit(self._fetch, moment, side, seen)
+        return self._found[moment, side]
 
     def watching(self, chunks: "Iterable[Chunk]") -> "Iterator[Chunk]":
         """Yield ``chunks`` as they are; the latest two are kept if the video cannot be read again."""
         for chunk in chunks:
-            if not self._source.replayable:
+            if self._file is None:
                 self._latest = [*self._latest[-1:], chunk]
             yield chunk
 
@@ -70,24 +75,29 @@ class Stills:
         ]
         return shown[-1].copy() if shown else None
 
+    def _kept(self, start: float, end: float) -> "npt.NDArray[np.uint8] | None":
+        chunk = None if self._recall is None else self._recall.frames.chunks([(start, end)])[0]
+        return self._seen((start + end) / 2) if chunk is None else chunk.frames[len(chunk.frames) // 2]
+
     def _fetch(self, at: float, side: int, seen: "npt.NDArray[np.uint8] | None") -> bytes | None:
         if self._left <= 0:
             return None
-        picture = self._decoded(at) if self._source.replayable else seen
+        picture = seen if self._file is None else _decoded(self._file, at)
         if picture is None:
             return None
         data = jpeg(picture, side)
         self._left -= len(data)
         return data
 
-    def _decoded(self, at: float) -> "npt.NDArray[np.uint8] | None":
-        from kvvideo.video.still import frame_at
 
-        # At the very end nothing is shown any more: what was seen last is a sampled frame before it.
-        for time in (at, max(at - 1 / self._source.fps, 0.0)):
-            with suppress(KvvideoError):
-                return frame_at(self._source.path, time, self._source.decoder)[1]
-        return None
+def _decoded(source: "Source", at: float) -> "npt.NDArray[np.uint8] | None":
+    from kvvideo.video.still import frame_at
+
+    # At the very end nothing is shown any more: what was seen last is a sampled frame before it.
+    for time in (at, max(at - 1 / source.fps, 0.0)):
+        with suppress(KvvideoError):
+            return frame_at(source.path, time, source.decoder)[1]
+    return None
 
 
 def jpeg(picture: "npt.NDArray[np.uint8]", side: int = _SIDE) -> bytes:

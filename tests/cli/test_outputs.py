@@ -134,19 +134,21 @@ def test_a_run_says_the_same_in_every_format(undisturbed: tuple[Path, str]) -> N
 
 
 def test_the_report_has_the_frames_and_what_the_cache_held(undisturbed: tuple[Path, str], clip: Path) -> None:
-    folder, _ = undisturbed
+    folder, text = undisturbed
     page = check_page(in_file(folder, "html"))
+    *answers, done = records(in_file(folder, "jsonl"))
     pictures = [b64decode((a["src"] or "").partition(",")[2]) for tag, a in page.tags if tag == "img"]
     moments = [20.0, 22.0, 40.0, 47.0, 59.5]
-    assert len(pictures) == len(moments)
-    for picture, at in zip(pictures, moments, strict=True):
+    again = [[(hit["start"] + hit["end"]) / 2 for hit in answer.get("looked_at", ())] for answer in answers]
+    assert text.count("\n  looked again at ") == sum(map(bool, again)) > 0
+    expected = [at for moment, middles in zip(moments, again, strict=True) for at in (moment, *middles)]
+    for picture, at in zip(pictures, expected, strict=True):
         found = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), np.float32)
         shown = frame_at(clip, at)[1]
         others = [np.abs(found - frame_at(clip, other)[1]).mean() for other in moments if other != at]
         assert np.abs(found - shown).mean() < min(6, *others)
     # Of every chunk, those of one moment once.
     lines = [a["d"] or "" for tag, a in page.tags if tag == "path" and a["class"] == "line"]
-    *answers, done = records(in_file(folder, "jsonl"))
     held = {4.0 * chunk: None for chunk in range(1, 16)} | {a["asked_at"]: a["cache"]["live"] for a in answers}
     assert [line.count(" ") for line in lines] == [2 * len(held) - 1] * 3
     (end,) = [a["d"] for tag, a in page.tags if tag == "path" and a["class"] == "line"][:1]

@@ -23,7 +23,7 @@ from kvvideo.outputs.delivery import Delivery
 from kvvideo.outputs.page import Pictures, render
 from kvvideo.runs import records
 from kvvideo.runs.streaming import Asked
-from kvvideo.session import Answer
+from kvvideo.session import Answer, Recall
 from kvvideo.tiny.samples import make
 from kvvideo.types import Chunk, Hit
 from kvvideo.video import Source, frame_at
@@ -258,12 +258,14 @@ def test_the_picture_of_a_stretch_is_a_small_one_of_its_middle(tmp_path: Path) -
     assert np.abs(found - np.asarray(Image.fromarray(frame).resize(found.shape[1::-1]), np.float32)).mean() < 6
 
 
-def test_of_what_cannot_be_read_again_only_what_was_seen_last_has_a_picture() -> None:
-    def chunk(start: float) -> Chunk:
-        times = tuple(start + i / 2 for i in range(8))
-        frames = np.stack([np.full((84, 840, 3), int(4 * time), np.uint8) for time in times])
-        return Chunk(frames, times, start, start + 4.0, 2.0)
+def chunk(start: float) -> Chunk:
+    """Four seconds of frames that are the brighter the later."""
+    times = tuple(start + i / 2 for i in range(8))
+    frames = np.stack([np.full((84, 840, 3), int(4 * time), np.uint8) for time in times])
+    return Chunk(frames, times, start, start + 4.0, 2.0)
 
+
+def test_of_what_cannot_be_read_again_only_what_was_seen_last_has_a_picture() -> None:
     with closing(Stills(Source("-"))) as stills:
         for _ in stills.watching([chunk(start) for start in (0.0, 4.0, 8.0)]):
             pass
@@ -273,6 +275,21 @@ def test_of_what_cannot_be_read_again_only_what_was_seen_last_has_a_picture() ->
     picture = Image.open(io.BytesIO(seen))
     assert picture.size == (320, 32)
     assert np.asarray(picture).mean() == pytest.approx(4 * 6.0, abs=2)
+
+
+def test_of_a_stretch_that_was_kept_there_is_what_the_model_saw() -> None:
+    """Also where no video is at hand at all, only a memory with frames."""
+
+    class Kept:
+        def chunks(self, stretches: Sequence[tuple[float, float]]) -> list[Chunk | None]:
+            return [chunk(start) if start < 8.0 else None for start, _ in stretches]
+
+    for source in (Source("-"), None):
+        with closing(Stills(source, Recall(1, Kept()))) as stills:
+            kept, gone, moment = stills(4.0, 8.0).result(), stills(8.0, 12.0).result(), stills(4.0).result()
+        assert gone is moment is None
+        assert kept is not None
+        assert np.asarray(Image.open(io.BytesIO(kept))).mean() == pytest.approx(4 * 6.0, abs=2)
 
 
 def test_a_delivery_writes_it_to_all_files_at_once(
