@@ -4,9 +4,7 @@ from typing import TYPE_CHECKING
 
 from kvvideo.errors import ConfigError
 from kvvideo.outputs.evidence import clock
-from kvvideo.runs.find import COUNT, question_of, score_of
-from kvvideo.runs.playback import Playback
-from kvvideo.types import Hit
+from kvvideo.runs.find import COUNT, moments
 
 if TYPE_CHECKING:
     from kvvideo.chat.chat import Chat
@@ -17,10 +15,6 @@ def find(chat: "Chat", arguments: str) -> None:
     if not arguments:
         raise ConfigError("write what to find: /find the letter K")
 
-    def work(playback: Playback) -> tuple[list[Hit], int]:
-        (hits,) = playback.session.find([question_of(arguments)], COUNT)
-        return hits, len(playback.session.index)
-
-    hits, chunks = chat.player.call(work)
-    for rank, hit in enumerate(hits, 1):
-        chat.screen.say(f"{rank}. {clock((hit.start, hit.end))} (score {score_of(hit.score, chunks):.2f})")
+    found = chat.player.call(lambda playback: moments(playback.session, arguments, COUNT))
+    for rank, (hit, _, score) in enumerate(found, 1):
+        chat.screen.say(f"{rank}. {clock((hit.start, hit.end))} (score {score:.2f})")

@@ -111,10 +111,12 @@ def _run(
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
-        asked = {"hooks": hooks, "recall": recall, "max_answer_tokens": max_answer_tokens}
+        records = answering(
+            file, last, source, questions, config, hooks=hooks, recall=recall, max_answer_tokens=max_answer_tokens
+        )
         try:
             with progress:
-                for record in answering(file, last, source, questions, config, **asked):
+                for record in records:
                     if record["type"] == "answer":
                         _note(record)
                     else:

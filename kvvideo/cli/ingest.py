@@ -175,7 +175,7 @@ def _dry_run(
     from kvvideo.storage.jpegs import BYTES_PER_PIXEL
 
     record = prediction(video, decoder, reading, config)
-    each = memory_bytes(config, record["peak_tokens"])
+    each = memory_bytes(config, record["peak_tokens"]) + record["index_bytes"]
     length = record["chunks"] * reading["chunk_seconds"]
     count = min(record["chunks"], math.ceil(length / every)) - 1 if every else 0
     record |= {"checkpoints": count, "checkpoint_bytes": each, "file_bytes": min(count * each, room) + each}

@@ -144,6 +144,8 @@ def prediction(record: dict[str, Any]) -> None:
         "without": f"{size(record['full_bytes'])} without compression",
         "positions": f"up to {record['last_position']}; the model was trained to {record['trained_positions']}",
     }
+    if record.get("index_bytes"):
+        rows["index"] = f"{size(record['index_bytes'])} of host memory, by which questions find chunks again"
     if "file_bytes" in record:
         rows["file"] = (
             f"at most {size(record['file_bytes'])}, with {record['checkpoints']} checkpoints of up to "

@@ -8,10 +8,11 @@ which is also the distance of their three positions.
 import torch
 from torch import Tensor
 
-_BITS = 10  # for each of row and column; what is left of 31 is for time
-_MASK = (1 << _BITS) - 1
+BITS = 10
+"""Bits for each of row and column; what is left of 31 is for time."""
+_MASK = (1 << BITS) - 1
 
-LIMITS = (1 << 11, 1 << _BITS, 1 << _BITS)
+LIMITS = (1 << 11, 1 << BITS, 1 << BITS)
 """Temporal positions, rows and columns that a chunk may span."""
 
 
@@ -22,17 +23,17 @@ def encode(offsets: Tensor) -> Tensor:
     """
     t, h, w = (axis.clamp(0, limit - 1) for axis, limit in zip(offsets, LIMITS, strict=True))
     # The last place of all would not fit into 31 bits.
-    place: Tensor = ((t << _BITS | h) << _BITS | w) + 1
+    place: Tensor = ((t << BITS | h) << BITS | w) + 1
     return place.clamp(max=(1 << 31) - 1)
 
 
 def patch(places: Tensor) -> Tensor:
     """Return the number of each place's patch, the same in every frame of that size; -1 for text."""
-    return torch.where(places > 0, (places - 1) & (_MASK << _BITS | _MASK), -1)
+    return torch.where(places > 0, (places - 1) & (_MASK << BITS | _MASK), -1)
 
 
 def axes(positions: Tensor, places: Tensor) -> Tensor:
     """Return the M-RoPE positions ``int64 [3, ...]`` of tokens at temporal ``positions`` and ``places`` (``[...]``)."""
     t, p = positions.long(), (places.long() - 1).clamp(min=0)
-    base = t - (p >> 2 * _BITS)
-    return torch.stack([t, base + (p >> _BITS & _MASK), base + (p & _MASK)])
+    base = t - (p >> 2 * BITS)
+    return torch.stack([t, base + (p >> BITS & _MASK), base + (p & _MASK)])

@@ -24,7 +24,7 @@ from kvvideo.compression.policy import LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.rows import ROWS, own_rows, state_rows
 from kvvideo.errors import KvvideoError
-from kvvideo.plugin.index import Notes, turns
+from kvvideo.plugin.index import Notes
 from kvvideo.plugin.layout import LOOKS, lay_out
 from kvvideo.plugin.pages import Pages, PlainPages, put_rows, side_state, slots_of
 from kvvideo.plugin.settings import cache_config, is_indexed, spare_rows
@@ -71,7 +71,6 @@ class Step:
         notes: takes what finds chunks again.
         last: ``int64 [n]``, the last token of each request that looks for chunks; None if none does.
         tokens: ``int64 [2, >= tokens]``, temporal M-RoPE positions and places; None if the model has no M-RoPE.
-        turned: what ``turns`` has worked out; None before.
     """
 
     spec: BoundedSpec
@@ -83,7 +82,6 @@ class Step:
     notes: Notes
     last: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
-    turned: tuple[torch.Tensor, torch.Tensor] | None = None
 
     # All layers write the same, so it is worked out once a step: on a GPU each launch costs more than its work.
 
@@ -93,12 +91,6 @@ class Step:
         if self.tokens is None:
             return torch.stack([self.ordinals, torch.zeros_like(self.ordinals)], dim=1)
         return self.tokens[:, : len(self.slots)].T.to(torch.int32)
-
-    def turns(self, rotary: Rotary) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines of the turns of the step's tokens; see ``kvvideo.plugin.index.turns``."""
-        if self.turned is None:
-            self.turned = turns(rotary, self.rows)
-        return self.turned
 
 
 def tell_tokens(tokens: torch.Tensor) -> None:
@@ -338,8 +330,10 @@ class BoundedImpl(ABC):
                 self.streams[request.name] = {}
                 if number == 0:
                     step.notes.forget(request.name)
-            if request.indexed:
-                self.index(number, key, step, request, at_once=policy.heads_alike or not request.evictable)
+            # All layers have their keys in the pages until the last one is through, or until they are compacted.
+            at_once = step.pages.sums_at_once and (policy.heads_alike or not request.evictable)
+            if request.indexed and (number == count - 1 or not at_once):
+                self.index(range(count) if at_once else range(number, number + 1), key, step, request)
             if policy.observes() and policy.watches(request.left):
                 self.watch(number, query[request.queries], kv_cache, step, request, policy)
             if request.evictable and not policy.heads_alike:
@@ -348,25 +342,19 @@ class BoundedImpl(ABC):
                 for layers in step.pages.parts(request.evictable):
                     self.compact(layers, step, request, policy)
 
-    def index(self, number: int, key: torch.Tensor, step: Step, request: RequestStep, at_once: bool) -> None:
+    def index(self, layers: range, key: torch.Tensor, step: Step, request: RequestStep) -> None:
         """Add a request's keys of this step to the sums of its chunk.
 
         Args:
-            number: the layer's, from 0.
-            key: ``[tokens, kv_heads, head_dim]``, rotated.
+            layers: numbers of layers.
+            key: ``[tokens, kv_heads, head_dim]``, rotated, of the last of them.
             step: the step.
             request: one of its requests.
-            at_once: True if all layers still have their keys in the pages when the last one is through.
         """
-        count, spec, pages = len(step.layers), step.spec, step.pages
-        if pages.sums_at_once and at_once and number < count - 1:
-            return
-        layers = range(count if pages.sums_at_once and at_once else 0)
-        layers = layers if layers else range(number, number + 1)
-        sums = step.notes.sums(request.name, (count, spec.num_kv_heads, spec.head_size), key.device)
-        cos, sin = (part[request.queries] for part in step.turns(self.rotary_on(key.device)))
-        keys = key[request.queries].view(-1, spec.num_kv_heads, spec.head_size)
-        pages.add_up(layers, step.slots[request.queries], keys, cos, sin, sums[layers.start : layers.stop])
+        shape = len(step.layers), step.spec.num_kv_heads, step.spec.head_size
+        sums = step.notes.sums(request.name, shape, key.device)[layers.start : layers.stop]
+        rotary = self.rotary_on(key.device)
+        step.pages.add_up(layers, request.queries, step.slots, step.rows, key, rotary, sums)
 
     def watch(
         self,

@@ -15,9 +15,6 @@ from kvvideo.compression.rotary import Rotary
 class Notes:
     """Sums of each stream's chunk at hand, and the last queries of the latest step's questions that look for chunks.
 
-    A key of a video token is un-rotated by the turn of its own position. The products of keys with the cosines and
-    with the sines are summed apart, for turning back is one addition for the whole chunk then.
-
     Attributes:
         queries: of the latest step, ``[asking, heads * head_dim]`` or ``[asking, heads, head_dim]`` by layer.
     """
@@ -37,11 +34,10 @@ class Notes:
             device: of the keys.
 
         Returns:
-            ``float32 [layers, 2, kv_heads, head_dim]``: keys times cosines, keys times sines.
+            ``float32 [layers, kv_heads, head_dim]``.
         """
         if name not in self._sums:
-            layers, heads, size = shape
-            self._sums[name] = torch.zeros(layers, 2, heads, size, device=device)
+            self._sums[name] = torch.zeros(shape, device=device)
         return self._sums[name]
 
     def forget(self, name: int) -> None:
@@ -50,11 +46,7 @@ class Notes:
 
     def take(self, name: int) -> torch.Tensor | None:
         """Return the sum of un-rotated keys ``float32 [layers, kv_heads, head_dim]`` since this was last called."""
-        sums = self._sums.pop(name, None)
-        if sums is None:
-            return None
-        (low_cos, high_cos), (low_sin, high_sin) = (part.chunk(2, dim=-1) for part in sums.unbind(1))
-        return torch.cat([low_cos + high_sin, high_cos - low_sin], dim=-1)
+        return self._sums.pop(name, None)
 
     def listen(self, rows: Sequence[int]) -> None:
         """Expect the queries of a step in which the requests at ``rows`` of the batch look for chunks."""

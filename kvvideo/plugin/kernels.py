@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kvvideo.compression import places
 from kvvideo.compression.rotary import Rotary
 from kvvideo.plugin.pages import Pages
 
@@ -144,13 +145,15 @@ def _add_up(
     caches,
     like,
     slots_of,
-    cosines,
-    sines,
+    rows,
+    frequencies,
+    axis,
     sums,
     tokens,
     page_block,
     page_head,
     page_slot,
+    bits: tl.constexpr,
     half: tl.constexpr,
     slots: tl.constexpr,
     tile: tl.constexpr,
@@ -158,29 +161,32 @@ def _add_up(
     head, layer, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     cache = tl.load(caches + layer).to(tl.pointer_type(like.dtype.element_ty))
     pair = tl.arange(0, half)
-    low_cos, high_cos = tl.zeros([half], tl.float32), tl.zeros([half], tl.float32)
-    low_sin, high_sin = tl.zeros([half], tl.float32), tl.zeros([half], tl.float32)
+    frequency = tl.load(frequencies + pair)[None, :]
+    own_axis = tl.load(axis + pair)[None, :]
+    low_sum, high_sum = tl.zeros([half], tl.float32), tl.zeros([half], tl.float32)
     # One program goes through all tokens in order, so that a sum is the same whenever it is made.
     for first in range(0, tokens, tile):
         token = first + tl.arange(0, tile)
-        inside = (token < tokens)[:, None]
-        where = tl.load(slots_of + token, mask=token < tokens, other=0)
+        inside = token < tokens
+        where = tl.load(slots_of + token, mask=inside, other=0)
+        position = tl.load(rows + 2 * token, mask=inside, other=0)[:, None]
+        place = tl.load(rows + 2 * token + 1, mask=inside, other=0)
+        video = inside & (place > 0)
+        offset = tl.maximum(place - 1, 0)[:, None]
+        base = position - (offset >> 2 * bits)
+        mask = (1 << bits) - 1
+        down, across = base + (offset >> bits & mask), base + (offset & mask)
+        there = tl.where(own_axis == 0, position, tl.where(own_axis == 1, down, across))
+        angle = there.to(tl.float32) * frequency
+        cos, sin = tl.cos(angle), tl.sin(angle)
         source = (where // slots * page_block + head * page_head + where % slots * page_slot)[:, None] + pair[None, :]
-        low = tl.load(cache + source, mask=inside, other=0.0).to(tl.float32)
-        high = tl.load(cache + source + half, mask=inside, other=0.0).to(tl.float32)
-        turn = token[:, None] * half + pair[None, :]
-        cos = tl.load(cosines + turn, mask=inside, other=0.0)
-        sin = tl.load(sines + turn, mask=inside, other=0.0)
-        low_cos += tl.sum(low * cos, 0)
-        high_cos += tl.sum(high * cos, 0)
-        low_sin += tl.sum(low * sin, 0)
-        high_sin += tl.sum(high * sin, 0)
-    own = sums + (layer * 2 * heads + head) * 2 * half + pair
-    other = own + heads * 2 * half
-    tl.store(own, tl.load(own) + low_cos)
-    tl.store(own + half, tl.load(own + half) + high_cos)
-    tl.store(other, tl.load(other) + low_sin)
-    tl.store(other + half, tl.load(other + half) + high_sin)
+        low = tl.load(cache + source, mask=video[:, None], other=0.0).to(tl.float32)
+        high = tl.load(cache + source + half, mask=video[:, None], other=0.0).to(tl.float32)
+        low_sum += tl.sum(low * cos + high * sin, 0)
+        high_sum += tl.sum(high * cos - low * sin, 0)
+    own = sums + (layer * heads + head) * 2 * half + pair
+    tl.store(own, tl.load(own) + low_sum)
+    tl.store(own + half, tl.load(own + half) + high_sum)
 
 
 class KernelPages(Pages):
@@ -273,24 +279,27 @@ class KernelPages(Pages):
     def add_up(
         self,
         layers: range,
+        tokens: slice,
         slots: torch.Tensor,
+        rows: torch.Tensor,
         keys: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
+        rotary: Rotary,
         sums: torch.Tensor,
     ) -> None:
         """Add up what the pages hold by one kernel, a program for each KV head of each layer."""
         del keys
-        _, heads, size, width = self._cache.shape
+        (_, heads, size, width), own = self._cache.shape, slots[tokens]
         _add_up[(heads, len(layers))](
             self._caches[layers.start :],
             self._cache,
-            slots,
-            cos.contiguous(),
-            sin.contiguous(),
+            own,
+            rows[tokens].contiguous(),
+            rotary.frequencies,
+            rotary.axis,
             sums,
-            len(slots),
+            len(own),
             *self._strides[:3],
+            places.BITS,
             width // 4,
             size,
             _TILE,

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from kvvideo.compression.rotary import Rotary
+from kvvideo.plugin.index import turns
 from kvvideo.plugin.spec import BoundedSpec
 
 
@@ -116,21 +117,23 @@ class Pages(ABC):
     def add_up(
         self,
         layers: range,
+        tokens: slice,
         slots: torch.Tensor,
+        rows: torch.Tensor,
         keys: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
+        rotary: Rotary,
         sums: torch.Tensor,
     ) -> None:
-        """Add the products of keys with cosines and sines to ``sums``.
+        """Add the un-rotated keys of video tokens to ``sums``.
 
         Args:
             layers: numbers of the layers.
-            slots: ``int64 [tokens]``, where their keys are.
-            keys: ``[tokens, kv_heads, d]``, the keys of the last of ``layers``.
-            cos: ``float32 [tokens, d / 2]``.
-            sin: ``float32 [tokens, d / 2]``.
-            sums: ``float32 [layers, 2, kv_heads, d]``, changed in place.
+            tokens: those of the step to look at.
+            slots: ``int64 [all tokens]``, where the step's keys are.
+            rows: ``int32 [all tokens, 2]``, positions and places; the same object all through a step.
+            keys: ``[all tokens, kv_heads, d]``, the step's keys in the last of ``layers``.
+            rotary: the model's.
+            sums: ``float32 [layers, kv_heads, d]``, changed in place.
         """
 
     @abstractmethod
@@ -161,6 +164,7 @@ class PlainPages(Pages):
         self._words = [side_words(cache, spec) for cache in caches]
         self._states = [side_state(cache, spec) for cache in caches]
         _, rows, self._heads, self._slots = self._states[0].shape
+        self._turned: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         # From the first word of a token's side state to all of them.
         self._lanes = torch.arange(rows * self._heads, device=caches[0].device) * self._slots
 
@@ -217,17 +221,24 @@ class PlainPages(Pages):
     def add_up(
         self,
         layers: range,
+        tokens: slice,
         slots: torch.Tensor,
+        rows: torch.Tensor,
         keys: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
+        rotary: Rotary,
         sums: torch.Tensor,
     ) -> None:
         """Add up the ``keys`` of the only layer, which need not be read."""
         del layers, slots
-        halves = keys.view(*keys.shape[:-1], 2, -1)
-        for own, part in zip(sums[0], (cos, sin), strict=True):
-            own.add_((halves * part[:, None, None]).sum(0).flatten(1))
+        if self._turned is None or self._turned[0] is not rows:
+            # All layers turn alike.
+            self._turned = rows, *turns(rotary, rows)
+        _, cos, sin = self._turned
+        halves = keys[tokens].view(-1, self._heads, 2, self._spec.head_size // 2)
+        (low_cos, high_cos), (low_sin, high_sin) = (
+            (halves * part[tokens, None, None]).sum(0).unbind(1) for part in (cos, sin)
+        )
+        sums[0] += torch.cat([low_cos + high_sin, high_cos - low_sin], dim=-1)
 
     def note(self, slots: torch.Tensor, words: torch.Tensor) -> None:
         """Write by one operation a layer; no slot may be below 0."""

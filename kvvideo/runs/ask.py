@@ -96,8 +96,7 @@ def answering(
     """
     began, agenda, count, failure = time.perf_counter(), agenda_of(memory, questions), 0, None
     hooks.loading(config.model)
-    engine = Engine(config)
-    schedule = config.cache.schedule(engine.block_size)
+    schedule = config.cache.schedule((engine := Engine(config)).block_size)
     common: dict[str, Any] = {
         "video": str(memory.source.get("path", file.path)) if source is None else source.path,
         "model": config.model,
@@ -115,12 +114,25 @@ def answering(
                 yield records.answer(asked, **common)
         except KvvideoError as error:
             failure = error
-    outcome, took = records.outcome(hooks.stopped(), failure), time.perf_counter() - began
-    start, end = memory.source.get("start") or 0.0, memory.end
-    seen = {"chunks": memory.chunks, "frames": memory.frames, "start": start, "end": end}
-    yield records.done(*outcome, agenda.left(), stats, answers=count, waited=0.0, seconds=took, **seen, **common)
+    status, why = records.outcome(hooks.stopped(), failure)
+    yield records.done(
+        status,
+        why,
+        agenda.left(),
+        stats,
+        answers=count,
+        seconds=time.perf_counter() - began,
+        **_seen(memory),
+        **common,
+    )
     if failure is not None:
         raise failure
+
+
+def _seen(memory: Memory) -> dict[str, Any]:
+    """Return the part of the last record that is about the video."""
+    start = memory.source.get("start") or 0.0
+    return {"chunks": memory.chunks, "frames": memory.frames, "start": start, "end": memory.end, "waited": 0.0}
 
 
 def answers(

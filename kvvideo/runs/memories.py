@@ -7,6 +7,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.session.memory import Memory
 from kvvideo.storage.checkpoints import SLACK, Checkpoints
 from kvvideo.storage.file import MemoryFile
+from kvvideo.storage.frames import StoredFrames
 
 logger = logging.getLogger("kvvideo.memories")
 
@@ -26,6 +27,10 @@ class Memories:
         """Return the moment of the latest memory of ``time`` or before, in seconds; None if there is none."""
         times = [] if self.checkpoints is None else self.checkpoints.times
         return max((t for t in [*times, *self._filed()] if t <= time + SLACK), default=None)
+
+    def frames(self) -> StoredFrames | None:
+        """Return the frames in the file; None if there are none."""
+        return None if self._saved is None else self._saved.frames()
 
     def recall(self, time: float) -> Memory | None:
         """Return the latest memory of ``time`` seconds or before; None if there is none."""

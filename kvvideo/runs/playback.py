@@ -208,13 +208,15 @@ class Playback:
         return replace(self.session.save(), source={**self._about, **happened})
 
     def write(self, path: Path) -> None:
-        """Write a memory file of now, with the checkpoints there are. Damaged ones are left out, with a warning.
+        """Write a memory file of now, with the checkpoints there are, and the frames of the file it came from.
+
+        Damaged ones are left out, with a warning.
 
         Raises:
             ConfigError: if it cannot be written.
         """
         self.memories.gather()
-        write(path, self.save(), self.memories.checkpoints)
+        write(path, self.save(), self.memories.checkpoints, self.memories.frames())
 
     def stream(self, question: str, **options: Any) -> Generator[Answer, None, None]:
         """Ask about the moment stood at; yields the answer so far as its tokens come. See ``Session.ask_all``."""

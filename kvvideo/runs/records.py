@@ -141,7 +141,7 @@ def cache(stats: CacheStats, schedule: Schedule | None) -> Record:
 
 
 def _cache(stats: CacheStats, schedule: Schedule | None) -> models.Cache:
-    return {
+    found: models.Cache = {
         "budget": schedule.budget if schedule else None,
         "max_tokens": schedule.max_tokens if schedule else None,
         "seen": stats.seen,
@@ -151,3 +151,6 @@ def _cache(stats: CacheStats, schedule: Schedule | None) -> models.Cache:
         "compactions": stats.compactions,
         "bytes": stats.bytes,
     }
+    if stats.index_bytes:
+        found["index_bytes"] = stats.index_bytes
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvvideo.compression.schedule import Schedule
 from kvvideo.runs.agenda import Agenda, Question
-from kvvideo.session import Answer, Session
+from kvvideo.session import Answer, Recall, Session
 from kvvideo.types import CacheStats, Chunk, Progress
 from kvvideo.video import VideoReader
 
@@ -161,7 +161,7 @@ def _asking(
     session: Session, at: float, questions: Sequence[Question], also: Chunk | None, **options: Any
 ) -> Generator[None, None, list[Asked]]:
     """Do what ``ask`` does, but yield where the engine must step for it."""
-    answers = yield from session.answering([question.text for question in questions], also=also, **options)
+    answers = yield from _answers(session, questions, also, **options)
     cache, held = session.stats(), list(session.held())
     if also is not None:
         shown = (also.start, max(also.times[-1], also.start))
@@ -170,6 +170,20 @@ def _asking(
         Asked(answer, at, cache, tuple(held), question=question)
         for answer, question in zip(answers, questions, strict=True)
     ]
+
+
+def _answers(
+    session: Session, questions: Sequence[Question], also: Chunk | None, recall: Recall | None = None, **options: Any
+) -> Generator[None, None, list[Answer]]:
+    """Return the answers in order. What a task asks is about now, and does not look again."""
+    free, of_tasks = ([n for n, q in enumerate(questions) if bool(q.task) == task] for task in (False, True))
+    found: dict[int, Answer] = {}
+    for numbers, again in ((free, recall), (of_tasks, None)):
+        if numbers:
+            texts = [questions[number].text for number in numbers]
+            said = yield from session.answering(texts, also=also, recall=again, **options)
+            found.update(zip(numbers, said, strict=True))
+    return [found[number] for number in range(len(questions))]
 
 
 class Meter:

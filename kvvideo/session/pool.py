@@ -44,11 +44,13 @@ def vector_bytes(path: str, config: EngineConfig) -> int:
     """Return the bytes that a chunk leaves in the index: a vector for each layer and KV head."""
     text = text_config(path)
     heads = int(text.num_hidden_layers * text.num_key_value_heads)
-    return heads * _head_dim(text) * computed_in(path, config).itemsize
+    size: int = heads * _head_dim(text) * computed_in(path, config).itemsize
+    return size
 
 
 def _head_dim(text: Any) -> int:
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    dim: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return dim
 
 
 def pool_bytes(config: EngineConfig, size: int = 32) -> int | None:

@@ -142,8 +142,8 @@ class KeptFrames(StoredFrames):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kvvideo-frames")
 
     @property
-    def bytes(self) -> int:
-        """Size of all files."""
+    def size(self) -> int:
+        """Bytes of all files."""
         self.settle()
         return sum(self._sizes.values())
 

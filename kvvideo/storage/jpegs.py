@@ -54,14 +54,12 @@ def decode(data: bytes) -> Chunk:
     Raises:
         ValueError: if it made nothing of the kind.
     """
-    facts, end = _facts(data)
-    shape = len(facts["sizes"]), facts["height"], facts["width"], 3
-    frames, start = np.empty(shape, np.uint8), 0
+    facts = _facts(data)
+    frames = np.empty((len(facts["sizes"]), facts["height"], facts["width"], 3), np.uint8)
+    start = 0
     for frame, size in zip(frames, facts["sizes"], strict=True):
         frame[:] = _picture(data[start : start + size], facts)
         start += size
-    if start != end:
-        raise ValueError("the frames are not where they should be")
     return Chunk(frames, tuple(facts["times"]), facts["start"], facts["end"], facts["fps"])
 
 
@@ -70,16 +68,18 @@ def check(data: bytes) -> None:
     _facts(data)
 
 
-def _facts(data: bytes) -> tuple[dict[str, Any], int]:
-    """Return the facts of a chunk, checked, and where the frames end."""
+def _facts(data: bytes) -> dict[str, Any]:
+    """Return the facts of a chunk, checked."""
     length, crc = (int.from_bytes(data[at : at + 4], "little") for at in (len(data) - _TAIL, len(data) - 4))
     end = len(data) - _TAIL - length
     if len(data) < _TAIL or end < 0 or zlib.crc32(data[:-_TAIL]) != crc:
         raise ValueError("the checksum is wrong")
     facts = codec.loads(data[end:-_TAIL], "its description")
-    times, sizes, fps = (facts.get(name) for name in ("times", "sizes", "fps"))
-    if not (isinstance(times, list) and codec.are_counts(sizes) and len(times) == len(sizes) > 0 == len(times) % 2):
+    times, sizes, fps = facts.get("times"), facts.get("sizes"), facts.get("fps")
+    if not isinstance(times, list) or not isinstance(sizes, list) or not codec.are_counts(sizes):
         raise ValueError("the frames are not described")
+    if len(times) != len(sizes) or len(times) % 2 or sum(sizes) != end or not sizes:
+        raise ValueError("the frames are not as many as they should be")
     if not all(map(codec.is_time, [*times, *(facts.get(name) for name in _TIMES)])):
         raise ValueError("the times are none")
     if not isinstance(fps, float | int) or not 0 < fps < math.inf:
@@ -88,7 +88,7 @@ def _facts(data: bytes) -> tuple[dict[str, Any], int]:
         raise ValueError("the frames have no size")
     if len(sizes) * facts["height"] * facts["width"] * 3 > _MOST_BYTES:
         raise ValueError("the frames are too large")
-    return facts, end
+    return facts
 
 
 def _jpeg(frame: npt.NDArray[np.uint8]) -> bytes:

@@ -52,7 +52,7 @@ DONE: dict[str, Any] = {
 # Formats -----------------------------------------------------------------------------------------
 
 
-def test_rows_are_the_fields_of_a_record_and_no_formulas():
+def test_rows_are_the_fields_of_a_record_and_no_formulas() -> None:
     assert find.row(DONE) == ""
     assert {*find.COLUMNS} == HIT.keys() - {"type", "schema"}
     (row,) = csv.reader(io.StringIO(find.row(HIT)))
@@ -61,7 +61,7 @@ def test_rows_are_the_fields_of_a_record_and_no_formulas():
     assert found["video"] == "'=a <b>.mp4"
 
 
-def test_the_page_has_every_moment_with_its_picture_and_nothing_active():
+def test_the_page_has_every_moment_with_its_picture_and_nothing_active() -> None:
     page = find.render([HIT, {**HIT, "rank": 2, "start": 20.0, "end": 28.0}, DONE], {1: b"jpeg"})
     check_page(page)
     assert page.count("<article") == 2
@@ -75,7 +75,7 @@ def test_the_page_has_every_moment_with_its_picture_and_nothing_active():
     assert "did not come to its end" in find.render([HIT])
 
 
-def test_the_schema_asks_for_each_field_of_both_records():
+def test_the_schema_asks_for_each_field_of_both_records() -> None:
     for record in (HIT, DONE):
         SCHEMA.validate(record)
         for name in record:
@@ -97,7 +97,7 @@ def test_the_schema_asks_for_each_field_of_both_records():
         (("csv", "a.txt"), ("csv", Path("a.txt"))),
     ],
 )
-def test_the_format_and_the_file_follow_from_what_is_said(given: Any, chosen: Any):
+def test_the_format_and_the_file_follow_from_what_is_said(given: Any, chosen: Any) -> None:
     assert find.choose(*given) == chosen
 
 
@@ -146,7 +146,7 @@ def checked(done: Done) -> list[dict[str, Any]]:
 
 def test_a_video_is_ingested_and_its_memory_finds_the_same(
     here: Path, memories: list[str], capfd: pytest.CaptureFixture[str]
-):
+) -> None:
     letter, at = next(iter(letters(77).items()))
     of_video = checked(run(capfd, "find", "one.mp4", f"the letter {letter}", *TINY, "-f", "jsonl"))
     of_memory = checked(run(capfd, "find", "one.kvv", f"the letter {letter}", "-f", "jsonl"))
@@ -158,7 +158,7 @@ def test_a_video_is_ingested_and_its_memory_finds_the_same(
     assert times[0] == times[1]
 
 
-def test_one_ranking_over_several_memories(memories: list[str], capfd: pytest.CaptureFixture[str]):
+def test_one_ranking_over_several_memories(memories: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     done = run(capfd, "find", *memories, f"the letter {ONLY_IN_TWO}", "-n", "2", "-o", "found.csv")
     assert done.returncode == 0, done.stderr
     head, first, second = done.stdout.splitlines()
@@ -175,7 +175,7 @@ def test_one_ranking_over_several_memories(memories: list[str], capfd: pytest.Ca
 
 def test_clips_and_frames_are_cut_out_and_a_page_shows_them(
     memories: list[str], capfd: pytest.CaptureFixture[str], tmp_path: Path
-):
+) -> None:
     cut = ("--clips", tmp_path / "clips", "--frames", tmp_path / "frames")
     command = ("find", "one.kvv", "the letter K", "-n", "2", *cut, "-o", tmp_path / "found.html")
     done = run(capfd, *command)
@@ -192,7 +192,7 @@ def test_clips_and_frames_are_cut_out_and_a_page_shows_them(
     assert run(capfd, *command, "--force").returncode == 0
 
 
-def test_what_a_search_would_take_is_said_without_it(here: Path, capfd: pytest.CaptureFixture[str]):
+def test_what_a_search_would_take_is_said_without_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     done = run(capfd, "find", "one.mp4", "the letter K", *TINY, "--dry-run", "-f", "jsonl")
     (predicted,) = records(done.stdout)
     assert (predicted["type"], predicted["chunks"]) == ("prediction", 15)
@@ -229,7 +229,7 @@ def test_what_cannot_be_is_refused_in_one_line_before_the_model_is_loaded(
     memories: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-):
+) -> None:
     if not (here / "old.kvv").exists():
         with MemoryFile("one.kvv") as file:
             memory = file.memory()

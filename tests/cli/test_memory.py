@@ -297,9 +297,13 @@ def frames(path: Path) -> dict[int, bytes]:
         return {} if found is None else dict(found.whole(1e9))
 
 
-def test_killed_ingests_have_all_frames(clips: Path, tmp_path: Path):
-    """Whatever was killed, and however much they will take is about what was said."""
+def test_killed_ingests_have_all_frames(clips: Path, tmp_path: Path) -> None:
+    """Killed at random moments and gone on with; they take about what was said before."""
     chance, part = random.Random(8), tmp_path / "killed.kvv.part"
+
+    def later_than(before: float) -> Callable[[], bool]:
+        return lambda: latest(part) > before
+
     words: tuple[str | Path, ...] = (*INGEST, clips / "minute.mp4", "--checkpoint-every", "8s", "--keep-frames")
     (predicted,) = records(ran(*words, "--dry-run").stdout)
     ran(*words, "-o", tmp_path / "whole.kvv")
@@ -308,8 +312,7 @@ def test_killed_ingests_have_all_frames(clips: Path, tmp_path: Path):
     assert predicted["frame_bytes"] / 4 < sum(map(len, whole.values())) < predicted["frame_bytes"]
     words, resumed = (*words, "-o", tmp_path / "killed.kvv", "--resume"), list[float]()
     for _ in range(KILLS):
-        before = latest(part)
-        result = killed_after(chance.random() * 0.1, lambda before=before: latest(part) > before, *words)  # type: ignore[misc]
+        result = killed_after(chance.random() * 0.1, later_than(latest(part)), *words)
         resumed += [latest(part)] * (result.returncode != 0)
     assert resumed[0] > 0
     if result.returncode:

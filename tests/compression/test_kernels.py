@@ -161,3 +161,26 @@ def test_new_tokens_are_noted_in_all_layers() -> None:
             wanted[:, slot // 16, :, :, slot % 16] = torch.tensor([*row, 0], dtype=torch.int32, device=DEVICE)[:, None]
     made.pages.note(slots, words)
     assert torch.equal(torch.stack(made.states), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_keys_of_video_tokens_are_unrotated_and_added_up(dtype: torch.dtype) -> None:
+    """Those of the tokens asked for, in the layers asked for, on top of what was there; text counts for nothing."""
+    made, rotary = Made(layers=3, dtype=dtype), Rotary.of(32, 1e6, [4, 6, 6]).to(torch.device(DEVICE))
+    order = torch.randperm(9 * made.slots, generator=torch.Generator().manual_seed(1))
+    n = 70
+    slots, tokens, layers = order[:n].to(DEVICE), slice(3, 69), range(1, 3)
+    where = places.encode(torch.stack([torch.arange(n) // 8, torch.arange(n) % 8 // 4, torch.arange(n) % 4]))
+    where[5:14] = 0  # text
+    rows = torch.stack([torch.arange(n) // 8 + 31_000, where], dim=1).int().to(DEVICE)
+    before = random(3, made.heads, made.size, seed=9)
+    sums, wanted = before.clone(), before.clone()
+    axes = places.axes(rows[:, 0], rows[:, 1])
+    for layer in layers:
+        keys = made.caches[layer][slots // made.slots, :, slots % made.slots, : made.size]
+        plain = rotary.unrotate(keys, axes[:, :, None])
+        plain[where == 0] = 0
+        wanted[layer] += plain[tokens].sum(0)
+    made.pages.add_up(layers, tokens, slots, rows, slots, rotary, sums[layers.start : layers.stop])
+    near(sums, wanted, 1e-4 if dtype == torch.float32 else 1e-3)
+    assert torch.equal(sums[0], before[0])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ CONFIG = EngineConfig(model="tiny", cache=CacheConfig(strategy="distinct", max_t
 # How moments compare -----------------------------------------------------------------------------
 
 
-def test_a_score_tells_how_far_a_moment_stands_out_among_any_number():
+def test_a_score_tells_how_far_a_moment_stands_out_among_any_number() -> None:
     assert score_of(1.0, 10) == score_of(1.0, 900) == 1.0
     assert score_of(0.1, 10) == pytest.approx(0.0)
     assert score_of(0.01, 10) == 0.0
@@ -40,7 +41,7 @@ def test_a_score_tells_how_far_a_moment_stands_out_among_any_number():
     assert score_of(1.0000001, 10) == 1.0  # a sum of rounded numbers
 
 
-def test_words_are_their_own_question():
+def test_words_are_their_own_question() -> None:
     assert question_of("  the letter K ") == "the letter K"
     for nothing in ("", "  \n"):
         with pytest.raises(ConfigError, match="there is nothing to find"):
@@ -60,10 +61,17 @@ class FakeSession:
     def index(self) -> list[int]:
         return [0] * self.chunks
 
-    def find(self, questions: list[str], count: int) -> list[list[Hit]]:
+    @property
+    def engine(self) -> Any:
+        return SimpleNamespace(drive=lambda found: found)
+
+    def finding(self, questions: list[str]) -> list[Iterator[tuple[Hit, Hit]]]:
+        """Moments of a chunk, but for the last, which has another beside it."""
         assert questions == ["a dog"]
-        hits = [Hit(4.0 * at, 4.0 * at + 4, share) for at, share in enumerate(self.shares)]
-        return [hits[:count]]
+        best = [Hit(4.0 * at, 4.0 * at + 4, share) for at, share in enumerate(self.shares)]
+        last = best[-1]
+        wide = Hit(last.start, last.end + 4, 1.9 * last.score)
+        return [iter([*zip(best[:-1], best[:-1], strict=True), (wide, last)])]
 
 
 class FakeEngine:
@@ -103,14 +111,14 @@ def subject(name: str, model: str = "tiny", strategy: str = "distinct", source: 
     return Subject(name, replace(CONFIG, model=model, cache=cache), source, Path(name))
 
 
-def test_one_ranking_over_several_and_an_engine_for_each_model(sessions: dict[str, Any]):
+def test_one_ranking_over_several_and_an_engine_for_each_model(sessions: dict[str, Any]) -> None:
     """A clear moment of a short video comes before the best of a long one that shows nothing of the kind."""
     sessions["short"] = FakeSession("short", [0.9, 0.02], 10)
     sessions["long"] = FakeSession("long", [0.3, 0.05], 600)
     sessions["other"] = FakeSession("other", [0.5, 0.5], 30)
     search = Search([subject("short"), subject("other", model="m"), subject("long", strategy="h2o")], "a dog", 4)
     ranked = search.run()
-    assert [(one.subject.name, one.hit.score) for one in ranked] == [
+    assert [(one.subject.name, one.best.score) for one in ranked] == [
         ("short", 0.9),
         ("long", 0.3),
         ("other", 0.5),
@@ -122,7 +130,7 @@ def test_one_ranking_over_several_and_an_engine_for_each_model(sessions: dict[st
     assert {one.subject.name for one in search.searched} == {"short", "long", "other"}
 
 
-def test_what_was_found_before_a_failure_is_kept(sessions: dict[str, Any]):
+def test_what_was_found_before_a_failure_is_kept(sessions: dict[str, Any]) -> None:
     sessions["good"] = FakeSession("good", [0.5], 10)
     sessions["bad"] = EngineError("vLLM failed")
     search = Search([subject("good"), subject("bad"), subject("good")], "a dog")
@@ -133,7 +141,7 @@ def test_what_was_found_before_a_failure_is_kept(sessions: dict[str, Any]):
     assert FakeEngine.log[-1] == "tiny ends"
 
 
-def test_a_search_that_is_stopped_says_so(sessions: dict[str, Any]):
+def test_a_search_that_is_stopped_says_so(sessions: dict[str, Any]) -> None:
     sessions["one"] = FakeSession("one", [0.5], 10)
     asked = iter([False, *[True] * 20])
     search = Search([subject("one"), subject("one")], "a dog", hooks=Hooks(lambda: next(asked)))
@@ -141,29 +149,29 @@ def test_a_search_that_is_stopped_says_so(sessions: dict[str, Any]):
     assert (done["status"], done["error"], len(done["searched"])) == ("interrupted", None, 1)
 
 
-def test_moments_are_cut_out_once_and_replaced_only_if_forced(sessions: dict[str, Any], tmp_path: Path):
+def test_moments_are_cut_out_once_and_replaced_only_if_forced(sessions: dict[str, Any], tmp_path: Path) -> None:
     source = Source(str(clip("plain.mp4")))
     sessions["one"] = FakeSession("one", [0.6, 0.3], 3)
-    folders = {"clips": tmp_path / "new" / "clips", "frames": tmp_path / "frames"}
-    first, second, done = recorded(Search([subject("one", source=source)], "a dog"), Cuts(**folders))
+    cuts = Cuts(tmp_path / "new" / "clips", tmp_path / "frames")
+    first, second, done = recorded(Search([subject("one", source=source)], "a dog"), cuts)
     assert first["clip"] == str(tmp_path / "new/clips/01-plain-0-00.mp4")
     assert second["frame"] == str(tmp_path / "frames/02-plain-0-04.jpg")
     assert done["status"] == "complete"
     with Image.open(second["frame"]) as picture:
         assert picture.size == (160, 120)
         assert read(np.asarray(picture)) == 180  # the middle of 0:04 to 0:08, at 30 a second
-    assert sum(1 for _ in folders["clips"].iterdir()) == 2
+    assert sum(1 for _ in (tmp_path / "new" / "clips").iterdir()) == 2
 
     again = Search([subject("one", source=source)], "a dog")
-    first, second, done = recorded(again, Cuts(**folders))
+    first, second, done = recorded(again, cuts)
     assert first["clip"] is None is second["frame"]
-    assert (done["status"], again.found[0].hit.score) == ("error", 0.6)
+    assert (done["status"], again.found[0].best.score) == ("error", 0.6)
     assert "01-plain-0-00.mp4' is there already" in done["error"]
-    *_, done = recorded(Search([subject("one", source=source)], "a dog"), Cuts(**folders, force=True))
+    *_, done = recorded(Search([subject("one", source=source)], "a dog"), replace(cuts, force=True))
     assert done["status"] == "complete"
 
 
-def test_what_cannot_be_cut_out_is_known_before(tmp_path: Path):
+def test_what_cannot_be_cut_out_is_known_before(tmp_path: Path) -> None:
     cuts = Cuts(clips=tmp_path)
     with pytest.raises(ConfigError, match=r"clips: the video of 'a\.kvv' is not at hand; say where it is with --video"):
         cuts.check([subject("a.kvv")])
@@ -205,7 +213,7 @@ def shows(found: Found, at: float) -> bool:
 @pytest.mark.usefixtures("one_engine")
 def test_letters_are_found_where_they_were_shown_and_in_the_memory_too(
     film: tuple[Path, dict[str, float]], tmp_path: Path
-):
+) -> None:
     """Most of what was shown is evicted. The memory finds what the session found, in the video's place."""
     path, letters = film
     kept = tmp_path / "film.kvv"
@@ -229,7 +237,7 @@ def test_letters_are_found_where_they_were_shown_and_in_the_memory_too(
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_python_finds_in_five_lines(film: tuple[Path, dict[str, float]]):
+def test_python_finds_in_five_lines(film: tuple[Path, dict[str, float]]) -> None:
     path, letters = film
     letter, at = next(iter(letters.items()))
     cache = CONFIG.cache
@@ -241,7 +249,7 @@ def test_python_finds_in_five_lines(film: tuple[Path, dict[str, float]]):
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_a_memory_without_an_index_is_refused_in_one_line(film: tuple[Path, dict[str, float]], tmp_path: Path):
+def test_a_memory_without_an_index_is_refused_in_one_line(film: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     path, _ = film
     new, old = tmp_path / "new.kvv", tmp_path / "old.kvv"
     Search([find.of_video(replace(source_of(path), end=12.0), CONFIG)], "the letter K", keep=new).run()
@@ -255,7 +263,17 @@ def test_a_memory_without_an_index_is_refused_in_one_line(film: tuple[Path, dict
         of_memory(old, CONFIG)
 
 
-def test_a_strategy_without_a_cache_has_nothing_to_find_words_in():
+def test_a_strategy_without_a_cache_has_nothing_to_find_words_in() -> None:
     config = replace(CONFIG, cache=replace(CONFIG.cache, strategy="recent"))
     with pytest.raises(ConfigError, match="'recent' keeps no cache to find words in; choose another"):
         find.of_video(Source(str(clip("plain.mp4"))), config)
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_a_search_that_is_stopped_looks_at_what_was_ingested_by_then(film: tuple[Path, dict[str, float]]) -> None:
+    seen: list[float] = []
+    hooks = Hooks(stopped=lambda: len(seen) >= 3, chunk=lambda now: seen.append(now.position))
+    *hits, done = recorded(Search([find.of_video(source_of(film[0]), CONFIG)], "the letter K", hooks=hooks), Cuts())
+    assert (done["status"], done["searched"][0]["end"]) == ("interrupted", 12.0)
+    assert hits
+    assert all(hit["end"] <= 12 for hit in hits)

@@ -55,7 +55,7 @@ def wanted(path: Path, start: float, end: float) -> list[int]:
 
 
 @pytest.mark.parametrize("name", COPIED)
-def test_packets_are_copied_and_what_leads_to_the_first_frame_is_hidden(name: str, tmp_path: Path):
+def test_packets_are_copied_and_what_leads_to_the_first_frame_is_hidden(name: str, tmp_path: Path) -> None:
     source, target = clip(name), tmp_path / "cut.mp4"
     cut(source, START, END, target)
     found = pictures(target)
@@ -72,7 +72,7 @@ def test_packets_are_copied_and_what_leads_to_the_first_frame_is_hidden(name: st
 
 
 @pytest.mark.parametrize("name", ENCODED)
-def test_what_mp4_does_not_take_is_encoded_anew(name: str, tmp_path: Path):
+def test_what_mp4_does_not_take_is_encoded_anew(name: str, tmp_path: Path) -> None:
     source, target = clip(name), tmp_path / "cut.mp4"
     cut(source, START, END, target)
     times, numbers = zip(*pictures(target), strict=True)
@@ -83,7 +83,7 @@ def test_what_mp4_does_not_take_is_encoded_anew(name: str, tmp_path: Path):
     assert len(packets(target)) == len(numbers)
 
 
-def test_a_group_too_long_to_be_hidden_is_encoded_anew(tmp_path: Path):
+def test_a_group_too_long_to_be_hidden_is_encoded_anew(tmp_path: Path) -> None:
     """Its only keyframe is half a minute and more before the stretch."""
     source = tmp_path / "slow.mp4"
     Clip(
@@ -100,7 +100,7 @@ def test_a_group_too_long_to_be_hidden_is_encoded_anew(tmp_path: Path):
     assert len(packets(tmp_path / "far.mp4")) == 8
 
 
-def test_a_frame_that_stands_for_long_is_where_the_clip_begins(tmp_path: Path):
+def test_a_frame_that_stands_for_long_is_where_the_clip_begins(tmp_path: Path) -> None:
     """The frame shown at the beginning appeared long before; without it the clip would begin black."""
     source = tmp_path / "slow.mp4"
     Clip("slow.mp4", frames=10, rate=1, options={"preset": "veryfast", "x264-params": "log-level=none"}).write(source)
@@ -108,7 +108,7 @@ def test_a_frame_that_stands_for_long_is_where_the_clip_begins(tmp_path: Path):
     assert [number for _, number in pictures(tmp_path / "cut.mp4")][:4] == [3, 4, 5, 6]
 
 
-def test_sound_comes_with_the_pictures(tmp_path: Path):
+def test_sound_comes_with_the_pictures(tmp_path: Path) -> None:
     for name in ("audio.mp4", "longer_audio.mkv"):
         cut(clip(name), START, END, tmp_path / name)
         assert {*packets(tmp_path / name, "audio")} <= {*packets(clip(name), "audio")}
@@ -118,7 +118,7 @@ def test_sound_comes_with_the_pictures(tmp_path: Path):
         assert heard == pytest.approx(END - START, abs=0.3)
 
 
-def test_pictures_encoded_anew_are_upright_and_of_their_size(tmp_path: Path):
+def test_pictures_encoded_anew_are_upright_and_of_their_size(tmp_path: Path) -> None:
     source = tmp_path / "turned.mov"
     Clip("turned.mov", frames=60, codec="mjpeg", rotation=(90.0, False, False), options={"strict": "unofficial"}).write(
         source
@@ -131,7 +131,7 @@ def test_pictures_encoded_anew_are_upright_and_of_their_size(tmp_path: Path):
     assert 0 in turned
 
 
-def test_what_cannot_be_cut_is_refused_in_one_line(tmp_path: Path):
+def test_what_cannot_be_cut_is_refused_in_one_line(tmp_path: Path) -> None:
     target = tmp_path / "cut.mp4"
     with pytest.raises(ConfigError, match="nothing from 0:03 to 0:03 to cut out"):
         cut(clip("plain.mp4"), 3.0, 3.0, target)

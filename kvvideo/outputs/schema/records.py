@@ -26,6 +26,7 @@ class Cache(TypedDict):
     blocks: Count
     compactions: Count
     bytes: Count
+    index_bytes: NotRequired[Count]
 
 
 class Hit(TypedDict):
@@ -133,6 +134,7 @@ class Prediction(TypedDict):
     compactions: Count
     peak_tokens: Count
     bytes: Count
+    index_bytes: NotRequired[Count]
     full_bytes: Count
     last_position: Count
     trained_positions: Count
@@ -218,6 +220,7 @@ class Check(TypedDict):
     compactions: NotRequired[Count]
     peak_tokens: NotRequired[Count]
     bytes: NotRequired[Count]
+    index_bytes: NotRequired[Count]
     full_bytes: NotRequired[Count]
     last_position: NotRequired[Count]
     trained_positions: NotRequired[Count]
