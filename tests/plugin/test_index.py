@@ -10,17 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvvideo.compression import places
 from kvvideo.compression.config import CacheConfig
-from kvvideo.compression.rotary import Rotary
-from kvvideo.plugin.index import Notes, turns
-from kvvideo.plugin.pages import PlainPages
 from kvvideo.prompt import OPENING, chunk_text, dialogue_text, question_text
 from kvvideo.session import Engine, VideoSession
 from kvvideo.session.index import ChunkIndex
 from kvvideo.storage.codec import decode, encode
 from kvvideo.types import Chunk, Hit
-from tests.compression.test_kernels import DEVICE, Made
 from tests.conftest import EngineFor
 from tests.helpers.engines import BUDGET, EXACT, MAX_TOKENS, SINK, add, clip, clips, during_step, step_size
 from tests.helpers.reference import Contiguous, Model, Stream, keep_best, nearest_newer_key, neighbourhood
@@ -374,37 +369,6 @@ def check_scores(index: ChunkIndex, query: Tensor) -> None:
     wanted = total / asked.shape[0] / asked.shape[1]
     assert wanted.sum() == pytest.approx(1)
     np.testing.assert_allclose(index.scores(query).numpy(), wanted, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("layers", [range(3), range(1, 3)])
-@pytest.mark.parametrize("tokens", [1, 37, 70])
-def test_a_kernel_adds_up_as_torch_does(layers: range, tokens: int) -> None:
-    """On a GPU, of all layers at once and out of the pages; in Triton's interpreter elsewhere."""
-    made, rotary = Made(layers=3), Rotary.of(32, 1e6, [4, 6, 6]).to(torch.device(DEVICE))
-    order = torch.randperm(9 * made.slots, generator=torch.Generator().manual_seed(1))
-    slots = order[:tokens].to(DEVICE)
-    offsets = torch.stack([torch.arange(tokens) // 8, torch.arange(tokens) % 8 // 4, torch.arange(tokens) % 4])
-    where = places.encode(offsets)
-    where[::5] = 0  # text
-    rows = torch.stack([500 + torch.arange(tokens), where], dim=1).int().to(DEVICE)
-    keys = torch.stack([cache[slots // made.slots, :, slots % made.slots, :32] for cache in made.caches])
-    notes, (cos, sin) = Notes(), turns(rotary, rows)
-    sums = notes.sums(5, (3, made.heads, 32), torch.device(DEVICE))
-    for _ in range(2):
-        made.pages.add_up(layers, slots, keys[-1], cos, sin, sums[layers.start : layers.stop])
-    plain = Notes()
-    for layer in layers:
-        own = plain.sums(5, (3, made.heads, 32), torch.device(DEVICE))[layer : layer + 1]
-        for _ in range(2):
-            PlainPages.add_up(None, range(layer, layer + 1), slots, keys[layer], cos, sin, own)  # type: ignore[arg-type]
-    axes = places.axes(rows[:, :1], rows[:, 1:])
-    video = (rows[:, 1] > 0)[:, None, None]
-    wanted = 2 * (rotary.rotate(keys, -rotary.angles(axes)) * video).sum(1)
-    wanted[: layers.start] = 0
-    for taken in (notes.take(5), plain.take(5)):
-        assert taken is not None
-        np.testing.assert_allclose(taken.cpu(), wanted.cpu(), rtol=0, atol=1e-4)
-    assert notes.take(5) is None
 
 
 @pytest.mark.parametrize("step", ["refused", "preempted"])

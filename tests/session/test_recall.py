@@ -191,7 +191,7 @@ def test_the_reference_says_the_same_of_what_was_shown(
     engine_for: EngineFor, reference: Model, prompts: Callable[[Engine], list[tuple[str, list[Chunk]]]], also: bool
 ) -> None:
     """Chunks found, in order of time, each with its clock; then the present: the newest chunk, or the next one's."""
-    engine, stream, chunks = engine_for("streaming"), stream_of(reference, "streaming"), clips(12)
+    engine, stream, chunks = engine_for("streaming"), stream_of(reference, "streaming"), clips(14)
     with VideoSession(engine) as session:
         seen = [0]
         for index, chunk in enumerate(chunks[:-1]):
