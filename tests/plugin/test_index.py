@@ -47,7 +47,7 @@ class Indexed:
             self._pieces.append([self.model.keys[layer][0].clone() for layer in range(stream.layers)])
             return result
 
-        stream._forward = computing  # type: ignore[method-assign]
+        stream._forward = computing  # type: ignore[method-assign, assignment]
 
     def feed(self, chunk: Chunk) -> None:
         text = (OPENING if not self.stream.seen else "") + chunk_text(chunk.start)

@@ -93,9 +93,9 @@ def test_an_index_that_was_saved_goes_on_as_if_it_was_not(count: int, room: int,
     for number in range(more):
         for one in (index, loaded):
             one.append(random(LAYERS, KV_HEADS, DIM, seed=number), times[-1] + number, times[-1] + number + 1)
-    one, other = index.as_tensors(), loaded.as_tensors()
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    mine, theirs = index.as_tensors(), loaded.as_tensors()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     # Neither the saved tensors nor the other index were written to.
     again = filled(count, room * ENTRY)[0].as_tensors()
     assert all(torch.equal(before[name], again[name]) for name in again)

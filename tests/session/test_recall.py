@@ -124,7 +124,7 @@ def test_looking_beside_answers_and_a_chunk_that_waits(engine_for: EngineFor, st
         looking = session.finding([QUESTION, *OTHERS])
         next(looking)
         params = SamplingParams(max_tokens=1, temperature=0, detokenize=False, ignore_eos=True)
-        request = engine.process(session._id, engine.prompt(chunk_text(chunks[7].start), chunks[7]), params, True)
+        request = engine.process(str(session._id), engine.prompt(chunk_text(chunks[7].start), chunks[7]), params, True)
         request.prompt_token_ids = list(request.prompt_token_ids)
         before = engine.scheduler.stats_of(session._id)
         engine.llm.engine_core.add_request(request)
@@ -198,7 +198,7 @@ def test_the_reference_says_the_same_of_what_was_shown(
             session.ingest(chunk)
             feed_chunk(stream, chunk, first=index == 0)
             seen.append(stream.seen)
-        options = {"also": chunks[-1].until(chunks[-1].times[3])} if also else {}
+        options: dict[str, Any] = {"also": chunks[-1].until(chunks[-1].times[3])} if also else {}
         best = [event.best for event in engine.drive(session.finding([QUESTION], **options))[0]]
         wanted_ = [hit for hit in best if (hit.start, hit.end) in older(seen, session, chunks)][:3]
         given = prompts(engine)
@@ -297,8 +297,11 @@ SHORT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("bound", list(SHORT))
-def test_where_room_is_short_fewer_are_shown(engine_for: EngineFor, bound: str) -> None:
+def test_where_room_is_short_fewer_are_shown(
+    engine_for: EngineFor, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is short. What can be asked at all can be asked with looking again."""
+    monkeypatch.setattr("kvvideo.session.index._EVENT", 2.0)  # each chunk by itself, for there to be many
     engine, chunks = engine_for("streaming", **SHORT[bound]), clips(12)
     recall = Recall(8, Frames(chunks))
     with VideoSession(engine) as session:
@@ -309,7 +312,7 @@ def test_where_room_is_short_fewer_are_shown(engine_for: EngineFor, bound: str) 
             answer = session.ask(QUESTION, recall=recall, max_tokens=max_tokens)
             shown.append(len(answer.looked_at))
         assert shown == sorted(shown, reverse=True)
-        assert shown[0] > 1
+        assert 1 < shown[0] < 8
         assert shown[-1] == 0
 
 
