@@ -54,7 +54,9 @@ class Indexed:
         tokens = self.model.tokens(text, chunk.frames, chunk.fps)
         self._pieces.clear()
         self.stream.feed(tokens)
-        layers = [torch.cat(parts).unflatten(1, (self.stream.heads, -1)) for parts in zip(*self._pieces, strict=True)]
+        layers = [
+            torch.cat(parts).reshape(len(tokens), self.stream.heads, -1) for parts in zip(*self._pieces, strict=True)
+        ]
         self.means.append(torch.stack([keys[tokens.patches >= 0].mean(0) for keys in layers]))
         self.spans.append((chunk.start, chunk.end, 1))
 
@@ -65,7 +67,7 @@ class Indexed:
             asked.feed(self.model.tokens(chunk_text(also.start), also.frames, also.fps))
         asked.feed(self.model.tokens(before + question_text(question)))
         last = torch.stack([self.model.queries[layer][0, -1] for layer in range(self.stream.layers)])
-        return last.unflatten(1, (self.model.config.text_config.num_attention_heads, -1))
+        return last.reshape(self.stream.layers, self.model.config.text_config.num_attention_heads, -1)
 
     def check(self, session: VideoSession) -> None:
         """The session's index is that of the chunks fed, and it holds the same tokens."""
@@ -115,7 +117,7 @@ def with_long_ones(count: int) -> list[Chunk]:
 
 @pytest.mark.parametrize("strategy", ["streaming", "h2o", "distinct", "snapkv", "heavy", "full"])
 def test_a_session_indexes_what_it_computes(
-    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is evicted, by head or by layer, and though compactions cut chunks into three."""
     engine, stream = engine_for(strategy), indexed(reference, strategy)
@@ -161,7 +163,9 @@ def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: 
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])
-def test_gaps_that_close_do_not_show(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch) -> None:
+def test_gaps_that_close_do_not_show(
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_for(strategy, cache={"positions": "contiguous"})
     stream = indexed(reference, strategy, Contiguous)
     with VideoSession(engine) as session:
@@ -175,7 +179,7 @@ def test_gaps_that_close_do_not_show(engine_for: EngineFor, reference: Model, st
 
 @pytest.mark.parametrize("positions", ["absolute", "contiguous"])
 def test_positions_that_are_counted_anew_do_not_show(
-    engine_for: EngineFor, reference: Model, positions: str, monkeypatch
+    engine_for: EngineFor, reference: Model, positions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}}
     engine = engine_for("streaming", cache={"positions": positions}, options=short, max_model_len=512)
@@ -191,7 +195,7 @@ def test_positions_that_are_counted_anew_do_not_show(
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])
 def test_a_loaded_session_goes_on_with_its_index(
-    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the latest moment and, as ``/seek`` does, of an earlier one, with other chunks after that."""
     engine, stream, chunks = engine_for(strategy), indexed(reference, strategy), varied_chunks(20)
@@ -312,7 +316,9 @@ def test_nothing_is_indexed_where_nobody_wants_it(engine_for: EngineFor, monkeyp
 
 
 @pytest.mark.parametrize("size", [1024, 16])
-def test_each_question_asks_with_its_own_query(engine_for: EngineFor, reference: Model, size: int, monkeypatch) -> None:
+def test_each_question_asks_with_its_own_query(
+    engine_for: EngineFor, reference: Model, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several at once, in steps that cut them, after frames of the next chunk or a dialogue; beside answers."""
     engine, stream = engine_for("streaming"), indexed(reference, "streaming")
     questions = [QUESTION, "What?", "Which letter was shown, and in which corner of the picture was it when?"]
@@ -336,7 +342,9 @@ def test_each_question_asks_with_its_own_query(engine_for: EngineFor, reference:
         list(answers)
 
 
-def test_scores_are_shares_of_attention(engine_for: EngineFor, reference: Model, monkeypatch) -> None:
+def test_scores_are_shares_of_attention(
+    engine_for: EngineFor, reference: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of each head over the chunks, with the median slope of pairs half the stream apart taken out, all added up."""
     engine = engine_for("streaming")
     with VideoSession(engine) as session:
