@@ -250,7 +250,9 @@ class Engine:
             raise EngineError(f"vLLM failed: {first_line(error)}") from error
         self._fruitless = 0 if self.scheduler.scheduled_tokens else self._fruitless + 1
         self._latest.update((o.request_id, o) for o in outputs if o.request_id in self._latest)
-        self._hear([o.request_id for o in outputs if o.finished and o.request_id in self._looking])
+        # One that vLLM ended before was not in the step.
+        ended = [o.request_id for o in outputs if o.finished and o.outputs[0].finish_reason not in ("error", "abort")]
+        self._hear([name for name in ended if name in self._looking])
         return outputs
 
     def _hear(self, names: Sequence[str]) -> None:

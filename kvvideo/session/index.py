@@ -166,10 +166,10 @@ class ChunkIndex:
 
 
 def _without_trend(logits: "Tensor") -> "Tensor":
-    """Return ``logits`` (``[heads, entries]``) less the line through the medians of their two halves.
+    """Return ``logits`` (``[heads, entries]``) less a line in time, whose slope is the median over pairs half apart.
 
-    The scores of real models rise in time whatever is shown (MemStream, arXiv 2602.18434); medians do not see the few
-    entries that a question is about.
+    The scores of real models rise in time whatever is shown (MemStream, arXiv 2602.18434). A median does not see the
+    few entries that a question is about, and one of slopes leaves nothing of a line (after Theil and Sen).
     """
     import torch
 
@@ -177,6 +177,6 @@ def _without_trend(logits: "Tensor") -> "Tensor":
     if count < _TREND_CHUNKS:
         return logits
     half = count // 2
-    early, late = logits[:, :half].median(-1).values, logits[:, count - half :].median(-1).values
-    slope = (late - early) / (count - half)
+    apart = count - half
+    slope = (logits[:, apart:] - logits[:, :half]).median(-1).values / apart
     return logits - slope[:, None] * torch.arange(count)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, Self
 
 import numpy as np
@@ -152,6 +152,7 @@ class VideoSession(Session):
         self, questions: Sequence[str], *, also: Chunk | None = None, dialogue: Sequence[Turn] = ()
     ) -> Generator[None, None, list[Iterator[Found]]]:
         """As ``find``, but yields where the engine must step for it, and gives events one by one."""
+        from kvvideo.plugin.layout import LOOKS
         from kvvideo.plugin.sampling import looking
 
         self._check_asked(also)
@@ -160,7 +161,7 @@ class VideoSession(Session):
         engine, names = self.engine, list[str]()
         try:
             for question in questions:
-                request = self._request(question, looking(self._id), _given(also), dialogue)
+                request = self._request(question, looking(self._id), _given(also), dialogue, LOOKS)
                 while not engine.has_room(request):
                     yield
                 names.append(engine.ask(request, looks=True))
@@ -204,18 +205,23 @@ class VideoSession(Session):
         """Return what each of ``questions`` is shown again."""
         from kvvideo.plugin.sampling import looking
 
-        found = yield from self.finding(questions, also=also, dialogue=dialogue)
+        rooms = []
+        for question in questions:
+            request = self._request(question, looking(self._id or ""), _given(also), dialogue)
+            rooms.append(self._room() - len(request.prompt_token_ids) - max_tokens)
+        # To look takes a block more than to ask.
+        able = [room >= self.engine.block_size for room in rooms]
+        found = yield from self.finding([*compress(questions, able)], also=also, dialogue=dialogue)
         hits = [wanted(events, min(recall.count, CHUNKS - 2), self._whole_from()) for events in found]
         newest = None if also is not None else self._newest
-        missing = self._log[-1][2:] if also is None and newest is None else None
+        last = next((row[2:] for row in reversed(self._log) if row[3] > row[2]), None)
+        missing = last if also is None and newest is None else None
         chunks = fetched(hits, missing, recall.frames)
         newest = chunks.get(missing) if missing is not None else newest
-        shown = []
-        for question, some in zip(questions, hits, strict=True):
-            request = self._request(question, looking(self._id or ""), _given(also), dialogue)
-            room = self._room() - len(request.prompt_token_ids) - max_tokens
-            shown.append(chosen(some, chunks, newest, self.engine.chunk_tokens, room))
-        return shown
+        size, best = self.engine.chunk_tokens, iter(hits)
+        return [
+            chosen(next(best) if can else (), chunks, newest, size, room) for can, room in zip(able, rooms, strict=True)
+        ]
 
     def _whole_from(self) -> float:
         """Return the moment, in seconds, from which on all that was ingested is held in full."""
@@ -241,13 +247,15 @@ class VideoSession(Session):
         if self._id is None and also is None and self._opening == OPENING:
             raise EngineError("nothing was ingested yet; there is nothing to ask about")
 
-    def _request(self, question: str, params: Any, shown: Sequence[Chunk], dialogue: Sequence[Turn]) -> Any:
+    def _request(
+        self, question: str, params: Any, shown: Sequence[Chunk], dialogue: Sequence[Turn], marks: int = 1
+    ) -> Any:
         """Return the request that asks ``question`` after ``shown``, and after the opening if nothing was computed."""
         opening = self._opening if self._id is None else ""
         text = opening + "".join(chunk_text(chunk.start) for chunk in shown)
         prompt = self.engine.prompt(text + dialogue_text(dialogue) + question_text(question), *shown)
         request = self.engine.process(self.engine.new_id("question"), prompt, params)
-        self._check_question(len(request.prompt_token_ids))
+        self._check_question(len(request.prompt_token_ids), marks)
         return request
 
     @property
@@ -389,10 +397,10 @@ class VideoSession(Session):
             )
         self._check_length(name, tokens)
 
-    def _check_question(self, tokens: int) -> None:
-        # A fork carries one block more than the session: the mark of a fork.
+    def _check_question(self, tokens: int, marks: int) -> None:
+        # A fork carries more blocks than the session: the marks of a fork.
         size = self.engine.block_size
-        self._check_length("the question", tokens + (size if self._id else 0))
+        self._check_length("the question", tokens + (marks * size if self._id else 0))
         room = (self.engine.blocks - self.stats().blocks - 1) * size
         if tokens > room:
             raise EngineError(

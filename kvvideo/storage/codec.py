@@ -90,7 +90,7 @@ def write(memory: Memory, stream: IO[bytes]) -> None:
         places = _places_of(memory.tensors)
         _check_facts(facts)
         _check_places(facts, places)
-        _check_log(memory.tensors["log"])
+        _check_values(memory.tensors)
         head = _head_of(facts, places)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"this memory cannot be saved: {one_line(error)}") from error
@@ -129,7 +129,7 @@ def read(stream: IO[bytes], size: int, name: str) -> Memory:
             summed.read_into(_bytes_of(tensor))
             tensors[place.name] = tensor
         _check_crc(summed)
-        _check_log(tensors["log"])
+        _check_values(tensors)
         cache = _cache(facts["cache"], name)
     return Memory(**{**facts, "cache": cache, "end": float(facts["end"]), "tensors": tensors})
 
@@ -373,14 +373,18 @@ def _check_index(vectors: _Place | None, spans: _Place | None, keys: _Place) -> 
         or vectors.shape[1:] != (keys.shape[0], keys.shape[1], keys.shape[3])
     ):
         raise ValueError("its index is of another shape or dtype than its keys")
-    if spans is None or spans.dtype != "F64" or spans.shape != (vectors.shape[0], 3):
+    if spans is None or spans.dtype != "F64" or spans.shape != (vectors.shape[0], 3) or not vectors.shape[0]:
         raise ValueError("its index has no times, or other ones")
 
 
-def _check_log(log: "Tensor") -> None:
+def _check_values(tensors: "dict[str, Tensor]") -> None:
+    """Check the numbers that are times or counts."""
+    log, spans = tensors["log"], tensors.get("index_spans")
     # First positions may be negative, where positions were counted anew.
     if not log.isfinite().all() or (log[:, 1] < 0).any():
         raise ValueError("log has numbers that cannot be")
+    if spans is not None and not (spans.isfinite().all() and (spans[:, 2] >= 1).all()):
+        raise ValueError("its index has times or counts that cannot be")
 
 
 def _check_crc(summed: _Summed) -> None:

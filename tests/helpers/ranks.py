@@ -69,7 +69,8 @@ def main(path: str, ranks: int, strategies: list[str]) -> None:
                 for one in (session, loaded):
                     one.ingest(chunks[-1])
                     answer = one.ask(QUESTION, max_tokens=4, logprobs=True)
-                    ends.append((answer.token_ids, answer.logprobs, one._live_positions()))
+                    (found_again,) = one.find([QUESTION], 4)
+                    ends.append((answer.token_ids, answer.logprobs, one._live_positions(), found_again))
             found[cache.strategy] = {
                 "ends": ends,
                 "tensors": memory.tensors,

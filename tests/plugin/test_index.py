@@ -1,6 +1,8 @@
 """Chunks leave the mean un-rotated keys that plain transformers finds; questions ask with its un-rotated queries."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvvideo.prompt import OPENING, chunk_text, question_text
+from kvvideo.compression.config import CacheConfig
+from kvvideo.prompt import OPENING, chunk_text, dialogue_text, question_text
 from kvvideo.session import Engine, VideoSession
+from kvvideo.session.index import ChunkIndex
 from kvvideo.storage.codec import decode, encode
-from kvvideo.types import Chunk
+from kvvideo.types import Chunk, Hit
 from tests.conftest import EngineFor
 from tests.helpers.engines import BUDGET, EXACT, MAX_TOKENS, SINK, add, clip, clips, during_step, step_size
 from tests.helpers.reference import Contiguous, Model, Stream, keep_best, nearest_newer_key, neighbourhood
@@ -43,14 +47,16 @@ class Indexed:
             self._pieces.append([self.model.keys[layer][0].clone() for layer in range(stream.layers)])
             return result
 
-        stream._forward = computing  # type: ignore[method-assign]
+        stream._forward = computing  # type: ignore[method-assign, assignment]
 
     def feed(self, chunk: Chunk) -> None:
         text = (OPENING if not self.stream.seen else "") + chunk_text(chunk.start)
         tokens = self.model.tokens(text, chunk.frames, chunk.fps)
         self._pieces.clear()
         self.stream.feed(tokens)
-        layers = [torch.cat(parts).unflatten(1, (self.stream.heads, -1)) for parts in zip(*self._pieces, strict=True)]
+        layers = [
+            torch.cat(parts).reshape(len(tokens), self.stream.heads, -1) for parts in zip(*self._pieces, strict=True)
+        ]
         self.means.append(torch.stack([keys[tokens.patches >= 0].mean(0) for keys in layers]))
         self.spans.append((chunk.start, chunk.end, 1))
 
@@ -61,7 +67,7 @@ class Indexed:
             asked.feed(self.model.tokens(chunk_text(also.start), also.frames, also.fps))
         asked.feed(self.model.tokens(before + question_text(question)))
         last = torch.stack([self.model.queries[layer][0, -1] for layer in range(self.stream.layers)])
-        return last.unflatten(1, (self.model.config.text_config.num_attention_heads, -1))
+        return last.reshape(self.stream.layers, self.model.config.text_config.num_attention_heads, -1)
 
     def check(self, session: VideoSession) -> None:
         """The session's index is that of the chunks fed, and it holds the same tokens."""
@@ -80,14 +86,18 @@ def indexed(model: Model, strategy: str, kind: type[Stream] = Stream) -> Indexed
     return Indexed(kind(model, KEEP[strategy], BUDGET, MAX_TOKENS))
 
 
-def asked_with(session: VideoSession, questions: Sequence[str], monkeypatch: pytest.MonkeyPatch, **options: Any):
+def asked_with(
+    session: VideoSession, questions: Sequence[str], monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[list[Tensor], list[list[Hit]]]:
     """What a session's questions look for chunks with, and what they find."""
     engine, taken = session.engine, list[Tensor]()
     queries = engine.queries
 
     def taking(name: str) -> Tensor | None:
-        taken.append(queries(name))
-        return taken[-1]
+        query = queries(name)
+        assert query is not None
+        taken.append(query)
+        return query
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "queries", taking)
@@ -106,7 +116,9 @@ def with_long_ones(count: int) -> list[Chunk]:
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "h2o", "distinct", "snapkv", "heavy", "full"])
-def test_a_session_indexes_what_it_computes(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch):
+def test_a_session_indexes_what_it_computes(
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is evicted, by head or by layer, and though compactions cut chunks into three."""
     engine, stream = engine_for(strategy), indexed(reference, strategy)
     with VideoSession(engine) as session:
@@ -124,7 +136,7 @@ def test_a_session_indexes_what_it_computes(engine_for: EngineFor, reference: Mo
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "h2o", "heavy"])
-def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: Model, strategy: str):
+def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: Model, strategy: str) -> None:
     """Two sessions' chunks in one step, cut where its limit wants it, with questions and a plain request of frames."""
     engine, (first, second) = engine_for(strategy), [indexed(reference, strategy) for _ in range(2)]
     text = OPENING + chunk_text(0.0) + question_text(QUESTION)
@@ -137,7 +149,7 @@ def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: 
             next(looking)
             plain = add(engine, engine.prompt(text, clip(index, 0.0)), 3, prompt_logprobs=False)
             sizes = [1024, 24, 61]
-            with step_size(engine, sizes[index % 3]), during_step(engine, lambda it=beside: other.ingest(it)):
+            with step_size(engine, sizes[index % 3]), during_step(engine, partial(other.ingest, beside)):
                 one.ingest(chunk)
             list(answers)
             assert engine.drive(looking) is not None
@@ -151,7 +163,9 @@ def test_sessions_side_by_side_in_small_steps(engine_for: EngineFor, reference: 
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])
-def test_gaps_that_close_do_not_show(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch):
+def test_gaps_that_close_do_not_show(
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_for(strategy, cache={"positions": "contiguous"})
     stream = indexed(reference, strategy, Contiguous)
     with VideoSession(engine) as session:
@@ -165,8 +179,8 @@ def test_gaps_that_close_do_not_show(engine_for: EngineFor, reference: Model, st
 
 @pytest.mark.parametrize("positions", ["absolute", "contiguous"])
 def test_positions_that_are_counted_anew_do_not_show(
-    engine_for: EngineFor, reference: Model, positions: str, monkeypatch
-):
+    engine_for: EngineFor, reference: Model, positions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}}
     engine = engine_for("streaming", cache={"positions": positions}, options=short, max_model_len=512)
     stream = indexed(reference, "streaming", Contiguous if positions == "contiguous" else Stream)
@@ -180,7 +194,9 @@ def test_positions_that_are_counted_anew_do_not_show(
 
 
 @pytest.mark.parametrize("strategy", ["streaming", "heavy"])
-def test_a_loaded_session_goes_on_with_its_index(engine_for: EngineFor, reference: Model, strategy: str, monkeypatch):
+def test_a_loaded_session_goes_on_with_its_index(
+    engine_for: EngineFor, reference: Model, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the latest moment and, as ``/seek`` does, of an earlier one, with other chunks after that."""
     engine, stream, chunks = engine_for(strategy), indexed(reference, strategy), varied_chunks(20)
     memories = []
@@ -253,7 +269,7 @@ def ask_alone(engine: Engine, block: int) -> None:
 @pytest.mark.parametrize("before", [close, cut_off, ask_alone])
 def test_who_had_its_blocks_before_leaves_nothing(
     engine_for: EngineFor, reference: Model, before: Callable[[Engine, int], None], loaded: bool
-):
+) -> None:
     engine, stream, chunks = engine_for("streaming"), indexed(reference, "streaming"), varied_chunks(8)
     with VideoSession(engine) as session:
         for chunk in chunks[:6]:
@@ -271,3 +287,120 @@ def test_who_had_its_blocks_before_leaves_nothing(
             if session._id:
                 assert engine.scheduler.live_block_ids(session._id)[0] == block
         stream.check(session)
+
+
+def test_a_switched_engine_indexes_for_the_next_strategy(engine_for: EngineFor, reference: Model) -> None:
+    engine = engine_for("full", spare_rows=3)
+    try:
+        for strategy in ("streaming", "heavy", "half-norm"):
+            engine.use(CacheConfig(strategy, max_tokens=MAX_TOKENS, budget=BUDGET, sink=SINK))
+            stream = indexed(reference, strategy)
+            with VideoSession(engine) as session:
+                for chunk in with_long_ones(6):
+                    session.ingest(chunk)
+                    stream.feed(chunk)
+                stream.check(session)
+            assert stream.stream.compactions >= 2
+    finally:
+        engine.use(CacheConfig("full", max_tokens=MAX_TOKENS, budget=BUDGET, sink=SINK))
+
+
+def test_nothing_is_indexed_where_nobody_wants_it(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_for("streaming")
+    monkeypatch.setattr(engine, "config", replace(engine.config, index=False))
+    with VideoSession(engine) as session:
+        session.ingest(clip(0, 0.0))
+        assert len(session.index) == session.index.bytes == 0
+        assert "index" not in session.save().tensors
+        assert session.find([QUESTION], 3) == [[]]
+
+
+@pytest.mark.parametrize("size", [1024, 16])
+def test_each_question_asks_with_its_own_query(
+    engine_for: EngineFor, reference: Model, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several at once, in steps that cut them, after frames of the next chunk or a dialogue; beside answers."""
+    engine, stream = engine_for("streaming"), indexed(reference, "streaming")
+    questions = [QUESTION, "What?", "Which letter was shown, and in which corner of the picture was it when?"]
+    turns = [("What is it?", "A thing.")]
+    told = dialogue_text(turns)
+    with VideoSession(engine) as session, VideoSession(engine) as other:
+        for chunk in varied_chunks(9):
+            session.ingest(chunk)
+            stream.feed(chunk)
+            other.ingest(chunk)
+        answers = other.stream(["What is it?"], max_tokens=30)
+        next(answers)
+        also = clip(70, session.end, frames=4)
+        given: list[tuple[dict[str, Any], str]] = [({}, ""), ({"also": also}, ""), ({"dialogue": turns}, told)]
+        for options, before in given:
+            with step_size(engine, size):
+                queries, found = asked_with(session, questions, monkeypatch, **options)
+            for question, query in zip(questions, queries, strict=True):
+                near(query, stream.query(question, options.get("also"), before))
+            assert all(found)
+        list(answers)
+
+
+def test_scores_are_shares_of_attention(
+    engine_for: EngineFor, reference: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each head over the chunks, with the median slope of pairs half the stream apart taken out, all added up."""
+    engine = engine_for("streaming")
+    with VideoSession(engine) as session:
+        for chunk in clips(9):
+            session.ingest(chunk)
+        ((query,), _) = asked_with(session, [QUESTION], monkeypatch)
+        check_scores(session.index, query)
+        short = ChunkIndex()
+        keys = session.index.as_tensors()["index"]
+        for number in range(7):
+            short.append(keys[number], float(number), float(number + 1))
+        check_scores(short, query)
+
+
+def check_scores(index: ChunkIndex, query: Tensor) -> None:
+    keys = index.as_tensors()["index"].double().numpy()
+    asked = query.double().numpy()
+    total = np.zeros(len(keys))
+    for layer in range(keys.shape[1]):
+        for head in range(asked.shape[1]):
+            group = head // (asked.shape[1] // keys.shape[2])
+            logits = keys[:, layer, group] @ asked[layer, head] / keys.shape[3] ** 0.5
+            if len(logits) >= 8:
+                half = len(logits) // 2
+                apart = len(logits) - half
+                slopes = sorted((logits[n + apart] - logits[n]) / apart for n in range(half))
+                logits = logits - slopes[(half - 1) // 2] * np.arange(len(logits))
+            shares = np.exp(logits - logits.max())
+            total += shares / shares.sum()
+    wanted = total / asked.shape[0] / asked.shape[1]
+    assert wanted.sum() == pytest.approx(1)
+    np.testing.assert_allclose(index.scores(query).numpy(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["refused", "preempted"])
+def test_a_question_that_ends_before_it_has_looked_ends_alone(
+    engine_for: EngineFor, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One about a session that is not there, which any client could send, or one that lost its blocks."""
+    from kvvideo.plugin.sampling import looking
+
+    engine = engine_for("streaming")
+    with VideoSession(engine) as session:
+        for chunk in clips(6):
+            session.ingest(chunk)
+        before = session.find([QUESTION], 3)
+        name = session._id if step == "preempted" else "nobody"
+        prompt = engine.prompt(question_text(QUESTION))
+        lost = engine.ask(engine.process(engine.new_id("question"), prompt, looking(str(name))), looks=True)
+        if step == "preempted":
+            request = next(r for r in engine.scheduler.requests.values() if r.request_id != session._id)
+            engine.scheduler._refused.append(request.request_id)
+        work = session.finding([QUESTION])
+        next(work)
+        (events,) = engine.drive(work)
+        assert [[event.whole for event in events][:3]] == before
+        assert engine.queries(lost) is None
+        assert engine.take(lost).finished
+        engine.forget(lost)

@@ -59,6 +59,8 @@ def memory(end: float = 8.0, seed: int = 0, dtype: torch.dtype = torch.float32, 
             "log": torch.tensor(
                 [[-3, 8, 0, end / 2], [5, 2, end / 2, end / 2], [7, 8, end / 2, end]], dtype=torch.float64
             ),
+            "index": torch.randn(2, LAYERS, HEADS, DIM, generator=random).to(dtype),
+            "index_spans": torch.tensor([[0, end / 2, 1], [end / 2, end, 3]], dtype=torch.float64),
             "stream.0.mean": torch.randn(4, DIM, generator=random),
             "stream.1.seen": torch.tensor(seed),
             "stream.1.odd": torch.tensor([True, False, True]),
@@ -152,6 +154,10 @@ def fact(name: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]],
     return lambda head, facts: facts.update({name: value})
 
 
+def renamed(name: str, other: str) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
+    return lambda head, facts: head.update({other: head.pop(name)})
+
+
 def entry(name: str, **changes: object) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
     return lambda head, facts: head[name].update(changes)
 
@@ -198,6 +204,14 @@ def entry(name: str, **changes: object) -> Callable[[dict[str, Any], dict[str, A
         (entry("state", dtype="F32"), "'state' is of dtype 'F32'"),
         (entry("log", shape=[4, 3]), "log is [4, 3] for 2 chunks"),
         (entry("log", dtype="I64"), "'log' is of dtype 'I64'"),
+        (entry("index", shape=[2, 2, 1, 16]), "its index is of another shape or dtype than its keys"),
+        (entry("index", shape=[64]), "its index is of another shape or dtype than its keys"),
+        (entry("index", dtype="I32"), "its index is of another shape or dtype than its keys"),
+        (entry("index_spans", shape=[3, 2]), "its index has no times, or other ones"),
+        (entry("index_spans", shape=[6]), "its index has no times, or other ones"),
+        (entry("index_spans", dtype="I64"), "its index has no times, or other ones"),
+        (renamed("index", "stream.0.index"), "its index is of another shape or dtype than its keys"),
+        (renamed("index_spans", "stream.0.spans"), "its index has no times, or other ones"),
         (entry("keys", shape=[2**40] * 4), "'keys' has no possible shape"),
         (entry("keys", shape=[-2, -2, 5, 8]), "'keys' has no possible shape"),
         (entry("keys", shape="2"), "'keys' has no possible shape"),
@@ -228,6 +242,14 @@ def test_nesting_has_an_end():
     assert "nested too deeply" in refused(len(deep).to_bytes(8, "little") + deep)
 
 
+def no_chunks() -> dict[str, torch.Tensor]:
+    return {"index": torch.zeros(0, LAYERS, HEADS, DIM), "index_spans": torch.zeros(0, 3, dtype=torch.float64)}
+
+
+def spans(start: float, chunks: float) -> torch.Tensor:
+    return torch.tensor([[start, 4, chunks], [4, 8, 1]], dtype=torch.float64)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -239,6 +261,10 @@ def test_nesting_has_an_end():
         ({"source": {"path": Path()}}, "not JSON serializable"),
         ({"tensors": {}}, "no tensor 'keys'"),
         ({"tensors": {**memory().tensors, "log": torch.full((3, 4), math.inf, dtype=torch.float64)}}, "log has"),
+        ({"tensors": {**memory().tensors, "index": torch.zeros(0, LAYERS, HEADS, DIM)}}, "its index has no times"),
+        ({"tensors": {**memory().tensors, **no_chunks()}}, "its index has no times"),
+        ({"tensors": {**memory().tensors, "index_spans": spans(math.nan, 1)}}, "times or counts that cannot be"),
+        ({"tensors": {**memory().tensors, "index_spans": spans(0, 0)}}, "times or counts that cannot be"),
         ({"tensors": {**memory().tensors, "keys": torch.zeros(1, dtype=torch.complex64)}}, "'keys' is complex64"),
     ],
 )
@@ -247,12 +273,21 @@ def test_what_could_not_be_read_is_not_written(change: dict[str, Any], words: st
         codec.encode(replace(memory(), **change))
 
 
-def test_times_in_the_log_are_numbers():
-    data = codec.encode(memory())
-    good = memory().tensors["log"].numpy().tobytes()
-    bad = torch.full((3, 4), math.nan, dtype=torch.float64).numpy().tobytes()
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("log", "log has numbers that cannot be"), ("index_spans", "its index has times or counts that cannot be")],
+)
+def test_times_are_numbers(name: str, words: str):
+    data, tensor = codec.encode(memory()), memory().tensors[name]
+    good, bad = tensor.numpy().tobytes(), torch.full_like(tensor, math.nan).numpy().tobytes()
     assert good in data
-    assert "log has numbers that cannot be" in refused(edited(data.replace(good, bad), lambda head, facts: None))
+    assert words in refused(edited(data.replace(good, bad), lambda head, facts: None))
+
+
+def test_a_memory_of_an_older_version_has_no_index():
+    kept = {name: tensor for name, tensor in memory().tensors.items() if not name.startswith("index")}
+    saved = replace(memory(), tensors=kept)
+    assert same(codec.decode(codec.encode(saved), "x"), saved)
 
 
 DATA = codec.encode(memory())
@@ -296,7 +331,7 @@ JSON = st.recursive(
 )
 FACTS = ["version", "format", "model", "fingerprint", "cache", "opening", "position", "live", "end", "source", "chunks"]
 SETTINGS = list(CacheConfig().as_dict())
-ENTRIES = ["keys", "values", "state", "log", "stream.0.mean", "stream.1.seen", "crc32", "__metadata__"]
+ENTRIES = ["keys", "values", "state", "log", "index", "index_spans", "stream.0.mean", "crc32", "__metadata__"]
 
 
 @given(data=st.binary(max_size=400) | damaged(DATA))
