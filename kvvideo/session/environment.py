@@ -14,9 +14,14 @@ def set_environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # Ranks of tensor parallelism that are forked cannot use their GPUs once this process has asked for one.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    quiet_transformers()
     # vLLM logs while it is imported, before it has configured its logger from this.
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+
+
+def quiet_transformers() -> None:
+    """Have transformers say errors only. Call it before it is imported, which is when it looks."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def set_common() -> None:

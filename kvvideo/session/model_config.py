@@ -5,6 +5,7 @@ from typing import Any
 
 from kvvideo.errors import ConfigError, first_line
 from kvvideo.plugin import compat
+from kvvideo.session.environment import quiet_transformers
 
 _ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
@@ -32,6 +33,7 @@ def model_config(path: str) -> Any:
         ConfigError: if there is none that transformers can read.
     """
     compat.prepare()
+    quiet_transformers()
     from transformers import AutoConfig
 
     try:
