@@ -5,6 +5,7 @@ alone and every layer's vote were chosen by measurement: see docs/recall.md.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -18,6 +19,8 @@ BYTES = 256_000_000
 
 _EVENT = 0.5
 """Share of an event's best score that a neighbour must have to be part of it: our choice."""
+_STANDS_OUT = 2.0
+"""Times the median score that it must have, too, or all that nobody asked about would be one event: our choice."""
 _TREND_CHUNKS = 8
 """Fewest chunks in whose scores a trend in time can be told from what they show: our choice."""
 
@@ -126,22 +129,24 @@ class ChunkIndex:
         if not self._spans:
             return
         scores = self.scores(queries).tolist()
+        floor = _STANDS_OUT * statistics.median(scores)
         taken: set[int] = set()
         for best in sorted(range(len(scores)), key=lambda entry: (-scores[entry], entry)):
             if best in taken:
                 continue
             first = last = best
-            while self._goes_on(scores, first - 1, first, best, taken):
+            least = max(floor, _EVENT * scores[best])
+            while self._goes_on(scores, first - 1, first, least, taken):
                 first -= 1
-            while self._goes_on(scores, last + 1, last, best, taken):
+            while self._goes_on(scores, last + 1, last, least, taken):
                 last += 1
             taken.update(range(first, last + 1))
             whole = Hit(self._spans[first][0], self._spans[last][1], sum(scores[first : last + 1]))
             yield Found(whole, Hit(*self._spans[best][:2], scores[best]))
 
-    def _goes_on(self, scores: Sequence[float], entry: int, beside: int, best: int, taken: set[int]) -> bool:
-        """Return True if ``entry``, next to ``beside``, is part of the event whose best entry is ``best``."""
-        if not 0 <= entry < len(scores) or entry in taken or scores[entry] < _EVENT * scores[best]:
+    def _goes_on(self, scores: Sequence[float], entry: int, beside: int, least: float, taken: set[int]) -> bool:
+        """Return True if ``entry``, next to ``beside``, is part of the same event: its score is ``least`` or more."""
+        if not 0 <= entry < len(scores) or entry in taken or scores[entry] < least:
             return False
         earlier, later = min(entry, beside), max(entry, beside)
         return abs(self._spans[earlier][1] - self._spans[later][0]) < 1e-6

@@ -78,8 +78,10 @@ def chosen(
     best: list[tuple[Hit, Chunk]] = []
     for hit in hits:
         chunk = chunks.get((hit.start, hit.end))
-        if chunk is not None and size(chunk) <= left:
-            left -= size(chunk)
+        # The newest is shown anyway.
+        needed = 0 if chunk is None or (newest is not None and chunk.start == newest.start) else size(chunk)
+        if chunk is not None and needed <= left:
+            left -= needed
             best.append((hit, chunk))
     best.sort(key=lambda pair: pair[0].start)
     if not best:
