@@ -16,5 +16,7 @@ def find(chat: "Chat", arguments: str) -> None:
         raise ConfigError("write what to find: /find the letter K")
 
     found = chat.player.call(lambda playback: moments(playback.session, arguments, COUNT))
+    if not found:
+        raise ConfigError("there is nothing to find words by yet: a memory of an older version has nothing")
     for rank, (hit, _, score) in enumerate(found, 1):
         chat.screen.say(f"{rank}. {clock((hit.start, hit.end))} (score {score:.2f})")

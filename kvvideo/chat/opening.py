@@ -84,7 +84,7 @@ class Opening:
         source, note = video_of(memory, path, self.video)
         if note:
             self.tell(note)
-        recall = of_memory(self.looking, source, saved.frames(), self.tell)
+        recall = of_memory(memory, self.looking, source, saved.frames(), self.tell)
 
         def go_on(engine: Engine) -> Playback:
             store = self._checkpoints()

@@ -94,7 +94,7 @@ def _run(
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
-    recall = of_memory(looking, source, file.frames(), say)
+    recall = of_memory(last, looking, source, file.frames(), say)
     config = looking.room_for(config, last)
     ensure(config.model)
     progress, status, unasked = render.Progress(), "", []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig, Recall
 from kvvideo.session.engine import CHUNKS
-from kvvideo.session.memory import Memory
+from kvvideo.session.memory import INDEX, Memory
 from kvvideo.types import Chunk
 from kvvideo.video import Source
 from kvvideo.video.again import Again, FileAgain
@@ -125,11 +125,12 @@ def kept(chunks: Iterable[Chunk], add: Callable[[Chunk], None]) -> Iterator[Chun
 
 
 def of_memory(
-    looking: Looking, source: Source | None, filed: Again | None, say: Callable[[str], None]
+    memory: Memory, looking: Looking, source: Source | None, filed: Again | None, say: Callable[[str], None]
 ) -> Recall | None:
-    """Return how to look again at what a memory is about.
+    """Return how to look again at what ``memory`` is about.
 
     Args:
+        memory: of a version before there was an index, it has nothing that questions find chunks by.
         looking: how often.
         source: the video, if it is at hand.
         filed: frames in the memory's file, if there are any.
@@ -140,8 +141,10 @@ def of_memory(
     """
     if not looking.count:
         return None
+    if is_old := memory.chunks > 0 and INDEX[0] not in memory.tensors:
+        say("the memory was made by an older version, so no question looks again at what it has seen")
     if source is not None and source.replayable:
         return looking.of_file(source)
-    if filed is None:
+    if filed is None and not is_old:
         say("neither the video nor its frames are at hand, so no question looks again")
     return looking.at(filed)

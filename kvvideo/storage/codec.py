@@ -21,13 +21,14 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from kvvideo import times
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.session.memory import Memory
+from kvvideo.session.memory import INDEX, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "kvvideo memory"
-VERSION = 1
+VERSION = 2
+"""Version of a memory with an index: what reads only 1, that of one without, takes its tensors for damage."""
 
 _KEY = "kvvideo"
 _CRC = "crc32"
@@ -254,7 +255,8 @@ def _places_of(tensors: "dict[str, Tensor]") -> list[_Place]:
 
 
 def _head_of(facts: Facts, places: list[_Place]) -> bytes:
-    text = json.dumps({"format": FORMAT, "version": VERSION, **facts}, allow_nan=False)
+    version = VERSION if any(place.name in INDEX for place in places) else 1
+    text = json.dumps({"format": FORMAT, "version": version, **facts}, allow_nan=False)
     head: dict[str, Any] = {"__metadata__": {_KEY: text}}
     start = 0
     for place in [*places, _Place(_CRC, "U8", (4,))]:

@@ -38,7 +38,7 @@ logger = logging.getLogger("kvvideo.memories")
 SUFFIX = ".kvv"
 
 VERSION = 2
-"""Newest form of the file. One without frames is written in the first form, which every kvvideo reads."""
+"""Newest form of the file. One without frames is written in the first form; its memories have versions of their own."""
 
 _MAGIC = b"PK\x03\x04"
 _MEMORY = "memory.safetensors"
@@ -64,7 +64,7 @@ def write(
         with archive.open(zipfile.ZipInfo(_MEMORY), "w", force_zip64=True) as target:
             codec.write(memory, target)
         times = [] if checkpoints is None else _copy(checkpoints, archive, memory.end)
-        manifest = {"format": codec.FORMAT, "version": codec.VERSION, "checkpoints": times}
+        manifest = {"format": codec.FORMAT, "version": 1, "checkpoints": times}
         if frames is not None and (count := _add(frames, archive, memory.end)):
             manifest |= {"version": VERSION, "frames": count}
         archive.writestr(zipfile.ZipInfo(_MANIFEST), json.dumps(manifest))

@@ -95,7 +95,7 @@ class FileAgain:
             until = min(until, source.end)
         found: list[Chunk] = []
         try:
-            with replace(source, end=until).open(skip_chunks=first) as reader:
+            with replace(source, end=until).open(skip_chunks=first, quiet=True) as reader:
                 found.extend(reader)
         except KvvideoError as error:
             # What came before it the stream had, too.

@@ -15,8 +15,8 @@ from kvvideo.video.sampling import Grid
 def cut(path: str | os.PathLike[str], start: float, end: float, target: str | os.PathLike[str]) -> None:
     """Write what ``path`` shows from ``start`` to ``end``, in seconds of the source, to ``target``, an mp4 file.
 
-    Pictures and sound are copied as they are where their codecs allow, else the pictures are encoded anew and the sound
-    is left out (``cutting``). It is done in a process of its own.
+    Pictures and sound are copied as they are where their codecs allow; else pictures are encoded anew, and sound is
+    left out (``cutting``). It is done in a process of its own.
 
     Raises:
         VideoError: if the file cannot be decoded, shows nothing then, or ``target`` cannot be written.
@@ -35,6 +35,7 @@ def cut(path: str | os.PathLike[str], start: float, end: float, target: str | os
         "min_pixels": MIN_PIXELS,
         "max_pixels": MAX_PIXELS,
         "what": "clip",
+        "quiet": False,
         "target": os.path.abspath(target),
         "live": None,
     }

@@ -48,6 +48,7 @@ class VideoReader(Iterator[Chunk]):
         live: how a live source is treated; ``Live()`` by default for all but files, and for a file nothing
             but that it may be growing.
         what: ``chunks``; or only the ``info``; or one ``still`` picture of the start.
+        quiet: warnings are for debugging only, because they were given when the video was read first.
         inherit: file descriptors that ``path`` needs, such as that of ``/proc/self/fd/5``.
 
     Attributes:
@@ -76,6 +77,7 @@ class VideoReader(Iterator[Chunk]):
         skip_chunks: int = 0,
         live: Live | None = None,
         what: Literal["chunks", "info", "still"] = "chunks",
+        quiet: bool = False,
         inherit: Sequence[int] = (),
     ) -> None:
         grid = Grid.of(fps, chunk_seconds, start, end, skip_chunks)
@@ -106,6 +108,7 @@ class VideoReader(Iterator[Chunk]):
             "min_pixels": min_pixels,
             "max_pixels": max_pixels,
             "what": what,
+            "quiet": quiet,
             "live": None if live is None else asdict(live),
         }
         try:

@@ -42,7 +42,7 @@ def main() -> int:
     _bound()
     name = Address.of(request["path"]).name
     notes = Notes(out if request["notes"] is None else os.fdopen(request["notes"], "wb"))
-    _forward_logs(notes)
+    _forward_logs(notes, logging.DEBUG if request["quiet"] else logging.CRITICAL)
     try:
         _serve(request, out, notes)
         wire.send(out, {"kind": "end"})
@@ -147,13 +147,13 @@ def _bound() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
 
-def _forward_logs(notes: Notes) -> None:
-    """Make this process' log records messages, for the reader to log."""
+def _forward_logs(notes: Notes, most: int) -> None:
+    """Make this process' log records messages, of level ``most`` at most, for the reader to log."""
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             """Send a record."""
-            notes({"kind": "log", "level": record.levelno, "text": record.getMessage()})
+            notes({"kind": "log", "level": min(record.levelno, most), "text": record.getMessage()})
 
     logger = logging.getLogger("kvvideo.video")
     logger.addHandler(Forward())

@@ -40,3 +40,10 @@ def test_moments_so_far_are_listed_best_first(engine_for: EngineFor) -> None:
         assert float(match[4]) == pytest.approx(score, abs=0.006)
     with pytest.raises(ConfigError, match="write what to find: /find the letter K"):
         find(chat, "")
+
+
+def test_a_memory_without_an_index_says_that_there_is_nothing_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvvideo.chat.finding.moments", lambda session, words, count: [])
+    chat: Any = SimpleNamespace(player=SimpleNamespace(call=lambda work: work(SimpleNamespace(session=None))))
+    with pytest.raises(ConfigError, match="there is nothing to find words by"):
+        find(chat, "the letter K")

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -188,6 +189,28 @@ def test_damaged_stretches_give_nothing_and_say_so_once(tmp_path: Path, caplog: 
     assert again.chunks([(8.0, 9.0), (9.0, 10.0), (8.0, 10.0)]) == [None] * 3
     (line,) = warnings(caplog)
     assert "cut short" in line
+
+
+def test_what_was_said_of_the_stream_is_not_said_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray(clip("plain.mp4").read_bytes())
+    with av.open(str(clip("plain.mp4"))) as container:
+        places = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
+    for at, size in places[len(places) // 4 : len(places) // 3]:
+        data[at + 4 : at + size] = bytes(size - 4)
+    path = tmp_path / "x.mp4"
+    path.write_bytes(data)
+    source = Source(str(path), 2.0, 1.0, **SMALL)
+    with source.open() as reader:
+        *_, last = reader
+    (line,) = warnings(caplog)
+    assert "is damaged" in line
+    again = FileAgain(source)
+    caplog.clear()
+    # Decoding begins before the damage.
+    found = again.chunk(0.0, last.end)
+    assert found is not None
+    assert found.end == last.end
+    assert warnings(caplog) == []
 
 
 def test_the_file_itself_comes_first(tmp_path: Path) -> None:
