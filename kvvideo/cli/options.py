@@ -180,7 +180,7 @@ class Recall:
         int | None,
         typer.Option(
             "--recall-frame-tokens",
-            min=1,
+            min=4,
             help="Most tokens for a pair of their frames, to look closer than before. Default: as many as before.",
             rich_help_panel=RECALL,
         ),
