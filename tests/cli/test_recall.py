@@ -373,7 +373,9 @@ def chatted(capfd: pytest.CaptureFixture[str], *words: object, lines: list[str])
 
 def turns(output: str) -> list[tuple[str, str, str | None]]:
     """Return moment, answer and line about what was looked at of each answer to ``QUESTION`` in a chat."""
-    found = re.findall(rf"^\[([\d:.]+)\] {re.escape(QUESTION)}\n  (.*)$(?:\n  (looked again .*))?", output, re.MULTILINE)
+    found = re.findall(
+        rf"^\[([\d:.]+)\] {re.escape(QUESTION)}\n  (.*)$(?:\n  (looked again .*))?", output, re.MULTILINE
+    )
     return [(moment, answer, again or None) for moment, answer, again in found]
 
 
@@ -412,9 +414,7 @@ def test_a_chat_looks_wherever_it_stands(
     assert turns(again.stdout) == [early, end]
 
 
-def test_a_chat_about_a_memory_says_once_that_it_cannot_look(
-    capfd: pytest.CaptureFixture[str], ingested: Path
-) -> None:
+def test_a_chat_about_a_memory_says_once_that_it_cannot_look(capfd: pytest.CaptureFixture[str], ingested: Path) -> None:
     """With frames in the file it can, without the video."""
     (ingested / "clip.mp4").unlink()
     wanted = in_words(answers(analyzed(capfd, "-q", QUESTION)))
@@ -437,7 +437,7 @@ def test_a_chat_about_a_pipe_looks_at_what_it_keeps(
     words = (*SMALL, *STRATEGY)
     for more, found, lines in ((), wanted, 0), (("--keep-frames", 0), without, 1), (("--recall", 0), without, 0):
         with piped(transport, tmp_path) as pipe:
-            done = chatted(capfd, pipe, *words, *more, lines=["/seek end", QUESTION])
+            done = chatted(capfd, pipe, *words, *more, lines=[QUESTION])
         assert turns(done.stdout) == found
         assert done.stderr.count("so no question looks again") == lines
         assert [*temporary.iterdir()] == []
