@@ -3,6 +3,7 @@
 import os
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,8 @@ def test_python_looks_at_a_pipe_from_what_is_kept(
                 target.mux(packet)
 
     def feed() -> None:
-        try:
+        with suppress(BrokenPipeError):
             pipe.write_bytes(written.read_bytes())
-        except BrokenPipeError:
-            pass
 
     feeder = threading.Thread(target=feed)
     feeder.start()
