@@ -1,6 +1,6 @@
 """Commands that look again, run in this process on real engines of the very settings that they ask for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ import kvvideo.session
 from kvvideo.chat import opening
 from kvvideo.runs import ask
 from kvvideo.session import Engine, EngineConfig
+from kvvideo.video.again import FileAgain
 from tests.conftest import started
 from tests.helpers import SAMPLES
 
@@ -54,8 +55,25 @@ class Watched:
         self.most, self.open = max(self.most, others), max(self.open, len(of_sessions))
 
 
+_frames: dict[Any, Any] = {}
+
+
+def decoded_once(patch: pytest.MonkeyPatch) -> None:
+    """Decode each stretch of a file once for all tests: each time takes a process of its own."""
+    decode = FileAgain._decoded
+
+    def once(again: FileAgain, stretch: tuple[float, float]) -> Any:
+        key = again._fingerprint, replace(again._source, path=""), stretch
+        if key not in _frames:
+            _frames[key] = decode(again, stretch)
+        return _frames[key]
+
+    patch.setattr(FileAgain, "_decoded", once)
+
+
 def as_asked(patch: pytest.MonkeyPatch) -> Watched:
     """Give commands an engine of the very settings that they ask for, each started once for all tests."""
+    decoded_once(patch)
     watched = Watched()
 
     def start(config: EngineConfig) -> Engine:
