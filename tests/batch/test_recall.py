@@ -17,7 +17,7 @@ from kvvideo.batch.run import Local, Queue, question_tokens
 from kvvideo.batch.streams import Answered, Ended, Event, Streams
 from kvvideo.batch.tasks import Defaults, Task, tasks_of
 from kvvideo.compression.config import CacheConfig
-from kvvideo.runs.recall import Looking
+from kvvideo.runs.recall import MOST, Looking
 from kvvideo.runs.streaming import Asked, analyze
 from kvvideo.session import EngineConfig, open_engine, open_session
 from kvvideo.session.pool import pool_bytes, sessions_in
@@ -161,14 +161,14 @@ def test_few_bytes_hold_fewer_videos_and_answer_the_same(
     least = pool_bytes(config)
     assert least is not None
     watched.open = 0
-    _, found = batched(capfd, four, tmp_path / "few", "--kv-memory", least)
+    _, found = batched(capfd, four, tmp_path / "few", "--kv-memory", f"{least}B")
     assert watched.open == 1
     key = lambda record: (record["id"], record["index"])  # noqa: E731
     said = ("asked_at", "question", "answer", "looked_at")
     assert [[r[name] for name in said] for r in sorted(found, key=key)] == [
         [r[name] for name in said] for r in sorted(wanted, key=key)
     ]
-    done = run(capfd, "batch", four, "-o", tmp_path / "none", *WORDS, "--kv-memory", least - 1)
+    done = run(capfd, "batch", four, "-o", tmp_path / "none", *WORDS, "--kv-memory", f"{least - 1}B")
     assert done.returncode == 2
     assert "surely holds 0 videos at once" in done.stderr
 
@@ -176,8 +176,9 @@ def test_few_bytes_hold_fewer_videos_and_answer_the_same(
 def test_a_check_counts_what_is_shown_again(four: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The pool it foretells is the one that the batch takes; no model is loaded for it."""
     pools = []
-    for recall in (0, 4, 16):
-        done = run(capfd, "batch", four, "-o", tmp_path, *WORDS, "--check", "--json", "--recall", recall)
+    for recall in (0, 4, MOST):
+        words = ("--recall", recall, "--recall-frame-tokens", 100)
+        done = run(capfd, "batch", four, "-o", tmp_path, *WORDS, "--check", "--json", *words)
         assert done.returncode == 0, done.stderr
         *each, total = records(done.stdout)
         assert all((record["index_bytes"] > 0) == (recall > 0) for record in each)
@@ -188,7 +189,7 @@ def test_a_check_counts_what_is_shown_again(four: Path, tmp_path: Path, capfd: p
 def test_the_pool_is_as_foretold(
     four: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], watched: Watched
 ) -> None:
-    words = ("--recall", 16, "--limit", 1)
+    words = ("--recall", MOST, "--recall-frame-tokens", 100, "--limit", 1)
     done = run(capfd, "batch", four, "-o", tmp_path / "check", *WORDS, "--check", "--json", *words)
     assert watched.configs == []
     batched(capfd, four, tmp_path / "run", *words)
@@ -211,6 +212,7 @@ def test_engines_of_a_cluster_look_again(four: Path, monkeypatch: pytest.MonkeyP
         assert turn.error is None
         events += [event for _, event in turn.events]
         given = []
+    worker.turn([], True)
     found = by_video(events)
     assert {path: facts(asked) for path, asked in found.items()} == {path: facts(a) for path, a in wanted.items()}
     assert all(one.answer.looked_at for asked in found.values() for one in asked)

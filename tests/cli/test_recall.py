@@ -416,7 +416,11 @@ def test_a_chat_looks_wherever_it_stands(
     assert done.returncode == 0, done.stderr
     assert turns(done.stdout) == [end, late, early, late, end, end]
     again = chatted(capfd, "here.kvv", "--recall", recall, "--paused", lines=[QUESTION, "/play", QUESTION])
-    assert turns(again.stdout) == [early, end]
+    # A memory ends with a whole chunk.
+    loaded, last = turns(again.stdout)
+    assert loaded[:2] == ("1:08", early[1])
+    assert ("0:12–0:16" in str(loaded[2])) == (recall > 0)
+    assert last == end
 
 
 def test_a_chat_about_a_memory_says_once_that_it_cannot_look(capfd: pytest.CaptureFixture[str], ingested: Path) -> None:
