@@ -201,6 +201,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch:
     assert process.wait() == -signal.SIGKILL
     resumed = kvvideo(*words, "-o", path, "--resume", "--force")
     assert resumed.returncode == 0, resumed.stderr
+    assert "no interrupted run" not in resumed.stderr
     found, wanted = (untimed(records((tmp_path / name).read_text())) for name in ("killed.jsonl", "whole.jsonl"))
     assert found == wanted
     assert len(found) == 12

@@ -107,7 +107,7 @@ def test_room_is_for_all_that_one_question_is_shown() -> None:
 
 def test_a_memory_that_does_not_say_how_it_looked_changes_nothing() -> None:
     config = EngineConfig(model="tiny")
-    known = {"fps": 2.0, "chunk_seconds": 4.0, "max_pixels": 10 * 28**2}
+    known: dict[str, Any] = {"fps": 2.0, "chunk_seconds": 4.0, "max_pixels": 10 * 28**2}
     memory = Memory("tiny", "", config.cache, "", 0, 0, 0, 0, 0, 0, 0.0, {}, known)
     assert Looking(4).room_for(config, memory) == Looking(4).room_in(config, **known)
     for missing in known:
