@@ -9,7 +9,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.runs.analyze import Asking
 from kvvideo.runs.origin import engine_for, video_of
 from kvvideo.runs.playback import Playback
-from kvvideo.runs.recall import Looking, of_memory
+from kvvideo.runs.recall import Looking, of_memory, unkept
 from kvvideo.session import BASELINES, Engine, EngineConfig, Recall
 from kvvideo.session.hub import fetch
 from kvvideo.storage.checkpoints import Checkpoints
@@ -101,8 +101,11 @@ class Opening:
 
     def _recall(self, source: Source) -> tuple[Recall | None, KeptFrames | None]:
         """Return how to look again at ``source``, and what keeps its frames if it can be read only once."""
-        if source.replayable or not (self.looking.count and self.looking.keep_bytes):
+        if source.replayable or not self.looking.count:
             return (self.looking.of_file(source) if source.replayable else None), None
+        if not self.looking.keep_bytes:
+            self.tell(unkept(source))
+            return None, None
         kept = KeptFrames(self.directory.parent / "frames", self.looking.keep_bytes)
         return self.looking.at(kept), kept
 

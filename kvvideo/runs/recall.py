@@ -103,7 +103,7 @@ class Looking:
         if not self.count or source.replayable:
             yield (self.of_file(source) if self.count else None), lambda chunks: chunks
         elif not self.keep_bytes:
-            say(f"{source.path!r} can be read only once and its frames are not kept, so no question looks again")
+            say(unkept(source))
             yield None, lambda chunks: chunks
         else:
             from kvvideo.storage.frames import KeptFrames
@@ -115,6 +115,11 @@ class Looking:
 
 OFF = Looking(0)
 """Questions see what is held, and no more."""
+
+
+def unkept(source: Source) -> str:
+    """Return the line about a ``source`` that cannot be looked at again."""
+    return f"{source.path!r} can be read only once and its frames are not kept, so no question looks again"
 
 
 def kept(chunks: Iterable[Chunk], add: Callable[[Chunk], None]) -> Iterator[Chunk]:
