@@ -23,13 +23,11 @@ def durable(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ConfigError: if it cannot be written; nothing is left behind then.
     """
-    temporary = path.with_name(_TEMPORARY.replace("*", secrets.token_hex(8)))
     try:
         remove_temporaries(path.parent)
+        temporary, held = _held(path)
         try:
-            with open(temporary, "xb") as stream:
-                with suppress(BlockingIOError):
-                    lock(stream.fileno())
+            with held as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -45,6 +43,23 @@ def durable(path: Path) -> Iterator[BinaryIO]:
         raise ConfigError(
             f"{str(path)!r} cannot be written: {error.strerror or first_line(error)}; {advice}"
         ) from error
+
+
+def _held(path: Path) -> tuple[Path, BinaryIO]:
+    """Return a new temporary file beside ``path``, locked, and open for writing.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    while True:
+        temporary = path.with_name(_TEMPORARY.replace("*", secrets.token_hex(8)))
+        stream = open(temporary, "xb")  # noqa: SIM115  the caller closes it
+        # Before it is locked, another thread or process may take it for left behind and remove it.
+        with suppress(BlockingIOError):
+            lock(stream.fileno())
+            if temporary.exists():
+                return temporary, stream
+        stream.close()
 
 
 def remove_temporaries(directory: Path) -> None:

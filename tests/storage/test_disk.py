@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from kvvideo.errors import ConfigError
 from kvvideo.storage import disk
 from kvvideo.storage.workspace import Busy, Workspace
 
@@ -100,3 +102,29 @@ def test_a_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch
             disk.remove_temporaries(tmp_path / "x")
         assert (tmp_path / "x" / "file").read_bytes() == b"one"
         assert other.held
+
+
+def test_threads_may_write_beside_each_other(tmp_path: Path):
+    """None takes what another has begun, and not locked yet, for left behind by a process that was killed."""
+    wrong: list[ConfigError] = []
+
+    def write(number: int) -> None:
+        for _ in range(300):
+            try:
+                with disk.durable(tmp_path / str(number)) as stream:
+                    stream.write(b"x")
+            except ConfigError as error:
+                wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
