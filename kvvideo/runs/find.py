@@ -40,7 +40,7 @@ COUNT = 5
 """Moments that are listed if nobody says how many: our choice."""
 
 _QUALITY = 92
-"""Of the JPEG pictures that are cut out."""
+"""Quality of the JPEG pictures that are cut out."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ ONLY_IN_TWO = next(letter for letter in letters(78) if letter not in letters(77)
 
 @pytest.fixture
 def here(folder: Path, one_engine: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That folder, with memories of both, as the current one; commands use an engine that runs already."""
+    """The folder, with memories of both, as the current one; commands use an engine that runs already."""
     monkeypatch.chdir(folder)
     return folder
 

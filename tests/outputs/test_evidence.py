@@ -1,4 +1,4 @@
-"""What answers looked at again, in every output; of what looked at nothing, nothing is said."""
+"""Stretches that answers looked at again stand in every output; of answers that looked at nothing, nothing is said."""
 
 import io
 import json

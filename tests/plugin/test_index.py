@@ -89,7 +89,7 @@ def indexed(model: Model, strategy: str, kind: type[Stream] = Stream) -> Indexed
 def asked_with(
     session: VideoSession, questions: Sequence[str], monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> tuple[list[Tensor], list[list[Hit]]]:
-    """What a session's questions look for chunks with, and what they find."""
+    """Queries that a session's questions look for chunks with, and the chunks that they find."""
     engine, taken = session.engine, list[Tensor]()
     queries = engine.queries
 
@@ -197,7 +197,7 @@ def test_positions_that_are_counted_anew_do_not_show(
 def test_a_loaded_session_goes_on_with_its_index(
     engine_for: EngineFor, reference: Model, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the latest moment and, as ``/seek`` does, of an earlier one, with other chunks after that."""
+    """The latest moment and, as ``/seek`` does, an earlier one, with other chunks after that."""
     engine, stream, chunks = engine_for(strategy), indexed(reference, strategy), varied_chunks(20)
     memories = []
     with VideoSession(engine) as session:
@@ -345,7 +345,7 @@ def test_each_question_asks_with_its_own_query(
 def test_scores_are_shares_of_attention(
     engine_for: EngineFor, reference: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each head over the chunks, with the median slope of pairs half the stream apart taken out, all added up."""
+    """Each head's scores over the chunks, with the median slope of pairs half the stream apart taken out, added up."""
     engine = engine_for("streaming")
     with VideoSession(engine) as session:
         for chunk in clips(9):

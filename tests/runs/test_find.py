@@ -50,7 +50,7 @@ def test_words_are_their_own_question() -> None:
 
 @dataclass
 class FakeSession:
-    """What a search asks of a session: as many chunks as shares, the best first."""
+    """Session as a search asks it: as many chunks as shares, the best first."""
 
     name: str
     shares: list[float]

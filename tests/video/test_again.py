@@ -174,7 +174,7 @@ def test_a_file_that_was_only_touched_is_the_same(tmp_path: Path, caplog: pytest
 
 
 def test_damaged_stretches_give_nothing_and_say_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What the stream had before the damage is there; of what comes after nobody hears more than one line."""
+    """Frames before the damage are there; of what comes after nobody hears more than one line."""
     source = Source(str(truncated(clip("plain.mp4"), tmp_path)), 2.0, 1.0, **SMALL)
     reader, whole = source.open(), list[Chunk]()
     with reader, pytest.raises(Exception, match="cut short"):
