@@ -225,11 +225,11 @@ class VideoSession(Session):
 
     def _whole_from(self) -> float:
         """Return the moment, in seconds, from which on all that was ingested is held in full."""
-        budget, stats = self.engine.config.cache.schedule(self.engine.block_size), self.stats()
-        fresh = stats.live - (budget.budget if budget is not None and stats.evicted else 0)
+        schedule, stats = self.engine.config.cache.schedule(self.engine.block_size), self.stats()
+        fresh = stats.live - (schedule.budget if schedule is not None and stats.evicted else 0)
         since = self.end
-        for _, tokens_, start, _ in reversed(self._log):
-            if (fresh := fresh - tokens_) < 0:
+        for _, length, start, _ in reversed(self._log):
+            if (fresh := fresh - length) < 0:
                 break
             since = start
         return since
