@@ -14,7 +14,7 @@ from kvvideo.video.again import Again, FileAgain
 from kvvideo.video.geometry import FACTOR
 
 COUNT = 4
-"""Stretches that a question is shown again: our choice; in the bundled model's world one was enough (docs/recall.md)."""
+"""Stretches that a question is shown again: our choice; in the bundled model's world one is enough."""
 
 MOST = CHUNKS - 2
 """Most stretches: a question may be shown so many chunks, the newest and the one it is asked in among them."""
