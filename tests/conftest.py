@@ -156,3 +156,11 @@ def vanilla(llm_for: Callable[..., Any], engine_for: EngineFor) -> Any:
     """vLLM as it comes, without our settings, in a process where engines with them have run."""
     engine_for("streaming")
     return llm_for()
+
+
+@pytest.fixture(scope="module")
+def no_looking_again() -> Iterator[None]:
+    """Commands of a module's tests do not look again unless they say so: the tests are about what the cache holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVVIDEO_RECALL", "0")
+        yield

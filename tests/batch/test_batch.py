@@ -29,6 +29,8 @@ from kvvideo.tiny import samples
 from kvvideo.video import VideoReader
 from tests.helpers.clips import truncated
 
+pytestmark = pytest.mark.usefixtures("no_looking_again")
+
 Record = dict[str, Any]
 
 CACHE = CacheConfig(max_tokens=320, sink=16)

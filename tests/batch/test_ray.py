@@ -43,7 +43,10 @@ PARTS = [(0, 28), (4, 24), (12, 36), (20, 40), (32, 60)]
 BROKEN = "broken"
 NOTHING = CacheStats(0, 0, 0, 0, 0, 0)
 
-pytestmark = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="an engine takes a GPU, and there must be two")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.device_count() == 1, reason="an engine takes a GPU, and there must be two"),
+    pytest.mark.usefixtures("no_looking_again"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from tests.helpers import SAMPLES
 from tests.helpers.chats import COLOUR, LETTER, SETTINGS, Terminal, chat
 from tests.helpers.commands import kvvideo, records
 
+pytestmark = pytest.mark.usefixtures("no_looking_again")
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,7 +14,7 @@ from tests.helpers.chats import COLOUR, LETTER, SETTINGS, Terminal, chat
 from tests.helpers.commands import command, kvvideo, records
 from tests.helpers.servers import Play, Server, files, rtsp
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_looking_again")]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from kvvideo.tiny import samples, world
 from tests.helpers.clips import truncated
 from tests.helpers.commands import command, kvvideo, records
 
+pytestmark = pytest.mark.usefixtures("no_looking_again")
+
 ANALYZE = ("analyze", "--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "8")
 
 

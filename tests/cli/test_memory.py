@@ -24,7 +24,7 @@ from kvvideo.tiny import samples
 from tests.helpers.clips import truncated
 from tests.helpers.commands import check_refused, command, kvvideo, records, untimed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_looking_again")]
 
 MODEL = ("--model", "tiny", "--max-tokens", "512")
 ASKED = ("--max-answer-tokens", "8", "-f", "jsonl")

@@ -31,6 +31,8 @@ from tests.helpers import SAMPLES, commands
 from tests.helpers.commands import command
 from tests.helpers.windows import DRAWN, Reflowing, Window, wrapped
 
+pytestmark = pytest.mark.usefixtures("no_looking_again")
+
 LONG = ("--from", "1:59:00", "--to", "2:00:03", "--fps", "1")
 MODEL = ("--model", "tiny", "--max-tokens", "512", "--max-answer-tokens", "24", "--checkpoint-every", "0")
 QUESTION = "Which letter?"
