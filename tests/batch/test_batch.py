@@ -34,7 +34,9 @@ pytestmark = pytest.mark.usefixtures("no_looking_again")
 Record = dict[str, Any]
 
 CACHE = CacheConfig(max_tokens=320, sink=16)
-CONFIG = EngineConfig(model="tiny", dtype="float32", cache=CACHE, sessions=3, questions=8, max_model_len=4096)
+CONFIG = EngineConfig(
+    index=False, model="tiny", dtype="float32", cache=CACHE, sessions=3, questions=8, max_model_len=4096
+)
 LOW, HIGH = frame_pixels(CONFIG)
 DEFAULTS = Defaults(CONFIG, {"min_pixels": LOW, "max_pixels": HIGH}, max_answer_tokens=8)
 WORDS = ("--model", "tiny", "--dtype", "float32", "--max-tokens", "320", "--sink", "16", "--max-answer-tokens", "8")

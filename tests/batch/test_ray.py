@@ -36,7 +36,7 @@ from kvvideo.types import CacheStats, Progress
 from tests.helpers import ROOT, SAMPLES
 from tests.helpers.commands import command
 
-ENGINE = EngineConfig("tiny", CacheConfig("streaming", max_tokens=512), sessions=2, max_model_len=2048)
+ENGINE = EngineConfig("tiny", CacheConfig("streaming", max_tokens=512), sessions=2, max_model_len=2048, index=False)
 ANSWER_TOKENS = 8
 CLI = ("--model", "tiny", "-s", "streaming", "--max-tokens", "512", "--max-answer-tokens", "8", "--at-once", "2")
 PARTS = [(0, 28), (4, 24), (12, 36), (20, 40), (32, 60)]
