@@ -108,19 +108,6 @@ class FileAgain:
             logger.warning("some frames are not looked at again: %s", why)
 
 
-def again_of(
-    source: Source | None, kept: Again | None = None, filed: Again | None = None, max_pixels: int | None = None
-) -> Again | None:
-    """Return where to look again: the file itself, or else frames kept of the stream, or those in a memory's file.
-
-    Raises:
-        VideoError: if the file cannot be read.
-    """
-    if source is not None and source.replayable:
-        return FileAgain(source, max_pixels)
-    return kept or filed
-
-
 def spread(chunks: Sequence[Chunk]) -> Chunk | None:
     """Return one chunk for all of ``chunks``, with as many frames as the longest has; None for no chunks.
 

@@ -13,7 +13,7 @@ import pytest
 
 from kvvideo.types import Chunk
 from kvvideo.video import Source, VideoReader
-from kvvideo.video.again import AT_ONCE, FileAgain, again_of, spread
+from kvvideo.video.again import AT_ONCE, FileAgain, spread
 from tests.helpers.clips import clip, same, truncated
 from tests.helpers.streams import described
 from tests.helpers.streams import write as write_stream
@@ -211,14 +211,3 @@ def test_what_was_said_of_the_stream_is_not_said_again(tmp_path: Path, caplog: p
     assert found is not None
     assert found.end == last.end
     assert warnings(caplog) == []
-
-
-def test_the_file_itself_comes_first(tmp_path: Path) -> None:
-    file, pipe, gone = Source(str(clip("plain.mp4"))), Source("-"), Source(str(tmp_path / "gone.mp4"))
-    kept, filed = FileAgain(file), FileAgain(file)
-    assert isinstance(again_of(file, kept, filed), FileAgain)
-    assert again_of(file, kept, filed) not in (kept, filed)
-    for source in (None, pipe, gone):
-        assert again_of(source, kept, filed) is kept
-        assert again_of(source, None, filed) is filed
-        assert again_of(source) is None
