@@ -173,13 +173,14 @@ def listing(head: Sequence[str], rows: Sequence[Sequence[str | Text]], least: in
     """Print ``rows`` under ``head``, each in one line: in full, but in a terminal cut to its width.
 
     Earlier columns have room before later ones, of which each is left ``least`` columns of the terminal if it can be.
+    The first names its row: it is whole before any other has room.
     """
     cells = [[Text(text, style="bold") for text in head]]
     cells += [[text.copy() if isinstance(text, Text) else Text(text) for text in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
     room = screen.size(sys.stdout)[0] if sys.stdout.isatty() else sum(widths) + len(_GAP) * len(widths)
     for number, width in enumerate(widths):
-        later = sum(min(other, least) + len(_GAP) for other in widths[number + 1 :]) if least else 0
+        later = sum(min(other, least) + len(_GAP) for other in widths[number + 1 :]) if least and number else 0
         widths[number] = min(width, room if room <= later else room - later)
         # A few letters of each say nothing.
         if number and widths[number] < min(width, _LEAST_CELLS):

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from kvvideo.errors import ConfigError, first_line
 
 _TEMPORARY = ".kvvideo-*.tmp"
+_TRIES = 100  # many threads that begin to write at once take each other's file for left behind now and then
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def _held(path: Path) -> tuple[Path, BinaryIO]:
     Raises:
         OSError: if it cannot be made.
     """
-    while True:
+    for _ in range(_TRIES):
         temporary = path.with_name(_TEMPORARY.replace("*", secrets.token_hex(8)))
         stream = open(temporary, "xb")  # noqa: SIM115  the caller closes it
         # Before it is locked, another thread or process may take it for left behind and remove it.
@@ -60,6 +61,7 @@ def _held(path: Path) -> tuple[Path, BinaryIO]:
             if temporary.exists():
                 return temporary, stream
         stream.close()
+    raise FileNotFoundError(errno.ENOENT, "a new file beside it is removed at once", str(path.parent))
 
 
 def remove_temporaries(directory: Path) -> None:

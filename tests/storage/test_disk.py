@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,3 +129,16 @@ def test_threads_may_write_beside_each_other(tmp_path: Path):
         sys.setswitchinterval(interval)
     assert wrong == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
+
+
+def test_a_place_that_removes_new_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And not tried for ever."""
+
+    def opened(path: Path, mode: str) -> Any:
+        stream = open(path, mode)  # noqa: SIM115  the caller closes it
+        path.unlink()
+        return stream
+
+    monkeypatch.setattr(disk, "open", opened, raising=False)
+    with pytest.raises(ConfigError, match="is removed at once"), disk.durable(tmp_path / "x"):
+        pass

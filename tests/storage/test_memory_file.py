@@ -603,11 +603,16 @@ def test_a_disk_that_fills_up_while_writing_is_one_line(tmp_path: Path, monkeypa
     device = str(Path(os.devnull).with_name("full"))
 
     def opened(path: Path, mode: str) -> Any:
-        return open(device, "r+b", 0) if "b" in mode and "x" in mode else open(path, mode)
+        file = open(path, mode)  # noqa: SIM115  the caller closes it
+        if mode != "xb":
+            return file
+        file.close()
+        return open(device, "r+b", 0)
 
     monkeypatch.setattr("kvvideo.storage.disk.open", opened, raising=False)
     with pytest.raises(ConfigError, match="No space left on device"):
         write(tmp_path / "x.kvv", memory())
+    assert not list(tmp_path.iterdir())
 
 
 def test_places_that_cannot_be_written_are_named(saved: Path):
