@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KVVIDEO_TEST_BATCH_KILLS", "50"))
 
 
+# Each kill lets a batch begin again: minutes in all, and more where other tests run beside it.
+@pytest.mark.timeout(1500)
 def test_batches_killed_at_random_moments_lose_nothing_and_ask_nothing_twice():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
