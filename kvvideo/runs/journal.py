@@ -80,14 +80,23 @@ class Run:
         say: takes lines for the person who waits, without an end.
         resume: go on from what an interrupted run left there.
         every: seconds of video between checkpoints.
+        max_tokens: tokens of the cache, where the machine has decided on them.
 
     Attributes:
         batches: answers of that run, in order.
+        max_tokens: as given, or as that run noted them.
     """
 
     def __init__(
-        self, directory: Path | None, say: Callable[[str], None], *, resume: bool = False, every: float = 60.0
+        self,
+        directory: Path | None,
+        say: Callable[[str], None],
+        *,
+        resume: bool = False,
+        every: float = 60.0,
+        max_tokens: int | None = None,
     ) -> None:
+        self.max_tokens = max_tokens
         self.batches: list[Batch] = []
         self._directory, self._say, self._every = directory or Path(), say, every
         self._space: Workspace | None = None
@@ -215,6 +224,7 @@ class Run:
             self._say(f"an interrupted run of just this{self._where(batches)}; starting over, without --resume")
             return
         self._about, self.batches = about, batches
+        self.max_tokens = about.get("max_tokens", self.max_tokens)
         self._open_journal()
         os.ftruncate(self._journal, sound)
 
@@ -230,7 +240,7 @@ class Run:
         self._close_store()
         if self._space is None:
             self._space = Workspace(self._directory)
-        self._space.begin({"model": self._model})
+        self._space.begin({"model": self._model, "max_tokens": self.max_tokens})
         self._open_journal()
         sync(self._directory)
 
