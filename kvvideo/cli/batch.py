@@ -204,7 +204,7 @@ def command(
     part = None if shard is None else _part(shard)
     read = read_jobs(jobs)[:limit]
     reading = watching.reading(config) | {"decoder": watching.decoder}
-    # The same on all machines and in all runs, whatever they have: of its memory comes how many videos are open at once.
+    # The same on all machines and in all runs: what memory there is decides how many videos are streamed at once.
     config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len, machine=False)
     defaults = Defaults(config, reading, max_answer_tokens, recall.looking())
     tasks = tasks_of(read, defaults)

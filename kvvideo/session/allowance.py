@@ -6,16 +6,15 @@ Nothing is loaded for it.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.machine import free_gpu_memory, free_memory
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import CHUNKS
+from kvvideo.session.footprint import RESERVE, weight_bytes
 from kvvideo.session.hub import model_path
-from kvvideo.session.model_config import computed_in, model_config, text_config
+from kvvideo.session.model_config import model_config, text_config
 from kvvideo.session.pool import block_bytes, head_dim, other_blocks, ranks_of, with_room_for
 from kvvideo.sizes import parse_size
 from kvvideo.video.geometry import FACTOR
@@ -29,21 +28,16 @@ LEAST = CacheConfig.max_tokens
 SIZES = tuple(sorted(odd << power for odd in (2, 3) for power in range(7, 17)))
 """Numbers of tokens that ``auto`` comes to, so that it is the same from run to run: 256, 384, 512, … 196,608."""
 
-RESERVE = 1_500_000_000
-"""Bytes of each GPU for what is neither weights nor cache: CUDA's context, the vision tower, activations and graphs.
-
-Our choice: at the shape of Qwen2.5-VL-3B they were measured at 0.6 GB (docs/gpu.md), and frames may be larger.
-"""
-
 GPU_SHARE = 0.92
 """Share of the free memory of a GPU that is taken: vLLM's default of ``gpu_memory_utilization``."""
 
 CPU_SHARE = 8
 """On a CPU ``auto`` takes one part of so many of the memory that is free: our choice, for others use it too."""
 
-_CHUNK_MS, _TOKEN_MS, _SHAPE = 38.0, 0.000556, 90_600
-"""Measured on an H100 at the shape of Qwen2.5-VL-7B (docs/gpu.md): milliseconds of a chunk at 4,096 tokens, and of
-each token held more, from 5.2k tokens (41.7 ms) to 104k (96.8 ms); and ``_work`` of that shape."""
+_CHUNK_MS, _HELD_MS, _COMPARED_MS, _SHAPE = 38.0, 0.000556, 0.00023, 90_600
+"""Measured on an H100 at the shape of Qwen2.5-VL-7B (docs/gpu.md), in milliseconds: a chunk at 4,096 tokens; what each
+token held adds to it (41.7 ms at 5.2k tokens held, 96.8 ms at 104k); what each token of ``max_tokens`` adds by the
+comparisons of ``distinct`` (131 µs a layer at 4,096 tokens, every fourth chunk). And ``_work`` of that shape."""
 
 _BLOCKS = (16, 32)
 """Tokens of a block on a GPU and on a CPU. What is counted here holds for both."""
@@ -190,7 +184,8 @@ def bytes_for(tokens: int, config: EngineConfig) -> int:
     """Return the bytes, on each GPU, of the smallest pool whose sessions hold ``tokens``, whole blocks, each."""
     path, ranks = model_path(config.model), ranks_of(config)
     return max(
-        (config.sessions * (tokens // block + 1) + other_blocks(config, block)) * block_bytes(path, config, block, ranks)
+        (config.sessions * (tokens // block + 1) + other_blocks(config, block))
+        * block_bytes(path, config, block, ranks)
         for block in _BLOCKS
     )
 
@@ -198,12 +193,13 @@ def bytes_for(tokens: int, config: EngineConfig) -> int:
 def quarter_slower(config: EngineConfig) -> int:
     """Return the ``max_tokens`` at which a chunk takes a quarter longer than at 4,096, from the model's shape alone.
 
-    A chunk takes as long as its tokens need in the layers, the same whatever is held, and as its attention to what is
-    held: on average three quarters of ``max_tokens``, for a compaction keeps a half. The first goes as ``_work`` says
-    with the parameters that a token passes, the second with layers times heads times their size. At 7B's shape a
-    quarter is 9.5 ms, which 17,100 tokens held more take: ``max_tokens`` 26,900.
+    A chunk takes as long as its tokens need in the layers, whatever is held. To that comes its attention to what is
+    held, on average three quarters of ``max_tokens``, for a compaction keeps a half; and its part of a compaction,
+    whose comparisons grow with the square, but come the more rarely. The first goes with the parameters that a token
+    passes, the others with layers times heads times their size: ``_work`` is their quotient. At 7B's shape a quarter
+    is 9.5 ms, and comes at 18,700 tokens.
     """
-    more = _CHUNK_MS / 4 / _TOKEN_MS / 0.75
+    more = _CHUNK_MS / 4 / (0.75 * _HELD_MS + _COMPARED_MS)
     return LEAST + int(more * _work(config) / _SHAPE)
 
 
@@ -211,41 +207,13 @@ def _work(config: EngineConfig) -> float:
     """Return the parameters that each token passes for each component of its attention's queries."""
     path = model_path(config.model)
     text, vision = text_config(path), model_config(path).vision_config
-    # Four patches make a token.
-    passed = _layers(text) + 4 * _blocks(vision) + _merger(text, vision)
-    return passed / (int(text.num_hidden_layers) * int(text.num_attention_heads) * head_dim(text))
-
-
-def _layers(text: Any) -> int:
-    """Return the parameters of the language model's layers."""
-    hidden, heads = int(text.hidden_size), int(text.num_attention_heads) + int(text.num_key_value_heads)
-    layer = 2 * hidden * heads * head_dim(text) + 3 * hidden * int(text.intermediate_size)
-    return int(text.num_hidden_layers) * layer
-
-
-def _blocks(vision: Any) -> int:
-    """Return the parameters of the vision tower's blocks."""
-    hidden = int(vision.hidden_size)
-    return int(vision.depth) * hidden * (4 * hidden + 3 * int(vision.intermediate_size))
-
-
-def _merger(text: Any, vision: Any) -> int:
-    """Return the parameters that make one token of four patches."""
-    joined = 4 * int(vision.hidden_size)
-    return joined * (joined + int(text.hidden_size))
-
-
-def weight_bytes(config: EngineConfig) -> int:
-    """Return the bytes of the model's weights: those of its files, or where there are none, of its shape."""
-    path = model_path(config.model)
-    text, width = text_config(path), computed_in(path, config).itemsize
-    own = computed_in(path, replace(config, dtype="auto")).itemsize
-    files = [] if config.load_format == "dummy" else Path(path).glob("*.safetensors")
-    if found := sum(file.stat().st_size for file in files):
-        return found * width // own
-    words = int(text.vocab_size) * int(text.hidden_size) * (1 if text.tie_word_embeddings else 2)
-    vision = model_config(path).vision_config
-    return (words + _layers(text) + _blocks(vision) + _merger(text, vision)) * width
+    hidden, heads, layers = (int(n) for n in (text.hidden_size, text.num_attention_heads, text.num_hidden_layers))
+    wide = int(vision.hidden_size)
+    layer = 2 * hidden * head_dim(text) * (heads + text.num_key_value_heads) + 3 * hidden * text.intermediate_size
+    block = wide * (4 * wide + 3 * vision.intermediate_size)
+    # Four patches make a token, each of which passes the tower.
+    passed = layers * layer + 4 * vision.depth * block + 4 * wide * (4 * wide + hidden)
+    return float(passed / (layers * heads * head_dim(text)))
 
 
 def machine_bytes(config: EngineConfig, share: int = 1) -> int | None:
