@@ -106,8 +106,8 @@ def test_auto_is_what_pays_off_if_it_is_there(has: Any):
     has(80 * GB, 1)
     assert settled(replace(B7, options={"tensor_parallel_size": 2})).cache.max_tokens == LEAST
     # On a CPU, an eighth of what is free.
-    has(7 * GB, 0)
-    assert settled(B3).cache.max_tokens == rounded(held_in(7 * GB // 8, B3)) == 6144
+    has(8 * GB, 0)
+    assert settled(B3).cache.max_tokens == rounded(held_in(GB, B3)) == 8192
 
 
 def test_the_shape_that_was_measured_is_the_one_that_is_meant():
