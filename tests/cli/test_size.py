@@ -183,7 +183,7 @@ def test_an_ingest_goes_on_with_the_memory_it_began_with(
 def test_a_batch_is_the_same_on_all_machines_and_takes_on_what_fits(
     run: Run, has: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    jobs = [{"id": str(n), "video": CLIP, "questions": [f"{n}?"], "fps": n} for n in range(1, 5)]
+    jobs = [{"id": str(n), "video": CLIP, "questions": [{"q": f"{n}?"}], "fps": n} for n in range(1, 5)]
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
     found = []
 

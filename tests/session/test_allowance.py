@@ -22,6 +22,7 @@ from kvvideo.session import EngineConfig, allowance
 from kvvideo.session.allowance import AUTO, LEAST, SIZES, Allowance, bytes_for, chunk_tokens, held_in, rounded
 from kvvideo.session.memory import Memory
 from kvvideo.session.pool import pool_bytes, sessions_in
+from kvvideo.session.prediction import frame_pixels
 from tests.helpers import ROOT
 
 GB = 10**9
@@ -269,3 +270,21 @@ def test_a_file_says_the_tokens_of_what_is_gone_on_with(tmp_path: Any):
     facts.unlink()
     output.write_bytes(b"no memory")
     assert recorded_tokens(output) is None
+
+
+def test_the_page_says_what_auto_comes_to(has: Any):
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    rows = {
+        name: cells for name, *cells in re.findall(r"^\| (.+?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", page, re.M)
+    }
+    for name, model in (("tiny", TINY), ("3B", B3), ("7B", B7)):
+        reading = (2.0, 4.0, frame_pixels(model)[1])
+        config = Looking().room_in(model, *reading)
+        said = rows["`tiny`" if name == "tiny" else f"Qwen2.5-VL-{name}"]
+        for at, gigabytes in enumerate((8, 16, 24, 80)):
+            has(gigabytes << 30)
+            room = held_in(allowance.machine_bytes(config) or 0, config)
+            tokens = Allowance().settle(config, [config.cache], chunk_tokens(*reading))[0].cache.max_tokens
+            assert said[at] == (f"{tokens:,}" if room else "does not fit")
+            if name != "tiny":
+                assert rows[f"room for, {name}"][at] == (f"{room // 1000:,},000" if room else "–")
