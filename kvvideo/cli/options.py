@@ -54,10 +54,8 @@ Strategy = Annotated[
         autocompletion=complete.strategy,
     ),
 ]
-_MAX_TOKENS: Any = typer.Option(
-    "--max-tokens", help="Compact the cache when it holds this many tokens.", rich_help_panel=CACHE
-)
-MaxTokens = Annotated[int, _MAX_TOKENS]
+_MAX_TOKENS = "Compact the cache when it holds this many tokens."
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=CACHE)]
 Ratio = Annotated[float, typer.Option("--ratio", help="Share of --max-tokens to keep.", rich_help_panel=CACHE)]
 Budget = Annotated[
     int | None, typer.Option("--budget", help="Tokens to keep, instead of --ratio.", rich_help_panel=CACHE)
@@ -101,10 +99,8 @@ Dtype = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=MODEL)]
-_MAX_MODEL_LEN: Any = typer.Option(
-    "--max-model-len", help="Longest request for vLLM; limits the live cache, not the video.", rich_help_panel=MODEL
-)
-MaxModelLen = Annotated[int, _MAX_MODEL_LEN]
+_MAX_MODEL_LEN = "Longest request for vLLM; limits the live cache, not the video."
+MaxModelLen = Annotated[int, typer.Option("--max-model-len", help=_MAX_MODEL_LEN, rich_help_panel=MODEL)]
 
 Fps = Annotated[float, typer.Option("--fps", help="Frames per second to look at.", rich_help_panel=VIDEO)]
 ChunkSeconds = Annotated[float, typer.Option("--chunk", help="Seconds ingested at a time.", rich_help_panel=VIDEO)]
@@ -141,7 +137,9 @@ class Cache:
     """The strategy of the cache, and its budget."""
 
     strategy: Strategy = STRATEGY
-    max_tokens: Annotated[int | None, _MAX_TOKENS] = MAX_TOKENS
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=CACHE)] = (
+        MAX_TOKENS
+    )
     ratio: Ratio = RATIO
     budget: Budget = None
     sink: Sink = SINK
@@ -172,7 +170,10 @@ class Cache:
 class Memory(Cache):
     """The same, as large as ``memory`` says unless ``max_tokens`` does."""
 
-    max_tokens: Annotated[int | None, _MAX_TOKENS] = None
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", help=f"{_MAX_TOKENS} Default: by --memory.", rich_help_panel=CACHE),
+    ] = None
     memory: Annotated[
         str,
         typer.Option(
@@ -267,7 +268,10 @@ class Engine:
     model: Model = DEFAULT_MODEL
     dtype: Dtype = "auto"
     seed: Seed = 0
-    max_model_len: Annotated[int | None, _MAX_MODEL_LEN] = None
+    max_model_len: Annotated[
+        int | None,
+        typer.Option("--max-model-len", help=f"{_MAX_MODEL_LEN} Default: enough.", rich_help_panel=MODEL),
+    ] = None
 
     def config(self, cache: CacheConfig, **more: Any) -> EngineConfig:
         """Return the engine's settings, ``more`` of ``EngineConfig`` included.
