@@ -1,4 +1,4 @@
-"""How much a cache holds: its tokens, from a size in bytes, the model's shape and the memory that is there.
+"""The tokens that a cache holds, from a size in bytes, the model's shape and the memory that is there.
 
 Nothing is loaded for it.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.machine import free_gpu_memory, free_memory
+from kvvideo.plugin.machine import free_gpu_memory, free_memory
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import CHUNKS
 from kvvideo.session.footprint import RESERVE, weight_bytes

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvvideo
-from kvvideo import machine
 from kvvideo.bench.shapes import shaped
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
+from kvvideo.plugin import machine
 from kvvideo.runs.ingest import recorded_tokens
 from kvvideo.runs.origin import engine_for
 from kvvideo.runs.recall import Looking
