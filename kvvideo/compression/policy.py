@@ -62,10 +62,13 @@ class LiveCache:
             return
         for first in range(0, heads, count):
             own = slice(first, first + count)
-            state = {name: row[own] for name, row in self.state.items()}
-            tensors = (self.keys[own], self.values[own], self.positions[own], self.places[own])
             yield replace(
-                self, **dict(zip(("keys", "values", "positions", "places"), tensors, strict=True)), state=state
+                self,
+                keys=self.keys[own],
+                values=self.values[own],
+                positions=self.positions[own],
+                places=self.places[own],
+                state={name: row[own] for name, row in self.state.items()},
             )
 
 

@@ -475,17 +475,19 @@ class BoundedImpl(ABC):
             length: tokens in them.
             by: positions to move each by, backwards if negative.
         """
-        slots, turn = slots_of(blocks, spec.block_size)[:length], None
+        size = spec.block_size
+        rotary = self.rotary_on(blocks.device)
+        turn = rotary.angles64(torch.tensor(by, device=blocks.device))
         # A few blocks at a time: the keys of a long cache in float32 would take as much memory as several layers.
-        count = max(1, AT_ONCE // (spec.num_kv_heads * spec.block_size * spec.head_size * kv_cache.element_size()))
-        for part, own in zip(blocks.split(count), slots.split(count * spec.block_size), strict=True):
+        count = max(1, AT_ONCE // (spec.num_kv_heads * size * spec.head_size * kv_cache.element_size()))
+        for part in torch.split(blocks[: -(-length // size)], count):
+            slots = slots_of(part, size)[:length]
+            length -= len(slots)
             keys, values = (
-                self.read_blocks(layer, kv_cache, part, side)[:, : len(own)].transpose(0, 1).contiguous()
+                self.read_blocks(layer, kv_cache, part, side)[:, : len(slots)].transpose(0, 1).contiguous()
                 for side in (0, 1)
             )
-            rotary = self.rotary_on(keys.device)
-            turn = rotary.angles64(torch.tensor(by, device=keys.device)) if turn is None else turn
-            self.write_slots(layer, kv_cache, own, rotary.rotate(keys, turn).to(keys.dtype), values)
+            self.write_slots(layer, kv_cache, slots, rotary.rotate(keys, turn).to(keys.dtype), values)
         side_state(kv_cache, spec)[blocks, 0] += by
 
 

@@ -97,7 +97,12 @@ def test_many_queries_are_watched_a_few_at_a_time(monkeypatch: pytest.MonkeyPatc
     whole, seen = attention_received(queries, cache), []
     monkeypatch.setattr(policies, "AT_ONCE", 7 * 4 * 4 * 300)
     one = policies.attention
-    monkeypatch.setattr(policies, "attention", lambda block, *rest: (seen.append(len(block)), one(block, *rest))[1])
+
+    def watched(block: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(block))
+        return one(block, *rest)
+
+    monkeypatch.setattr(policies, "attention", watched)
     torch.testing.assert_close(attention_received(queries, cache), whole)
     assert max(seen) == 7
     assert sum(seen) == 150
