@@ -136,9 +136,8 @@ class Allowance:
             held = held if held >= chunk else LEAST
             cap = quarter_slower(config)
             return rounded(min(cap, room, held if machine else cap))
-        tokens = min(held_in(self.memory, config), max(room, 0) // 32 * 32)
-        if tokens < max(chunk, 64):
-            least = -(-max(chunk, 64) // 32) * 32
+        held, least = held_in(self.memory, config), -(-max(chunk, 64) // 32) * 32
+        if held < least:
             raise ConfigError(
                 f"memory: {_size(self.memory)} is too little for a chunk of up to {chunk} tokens and the room of "
                 f"{config.questions} questions; the least is {_size(bytes_for(least, config), up=True)}"
@@ -149,7 +148,7 @@ class Allowance:
                 f"memory: {_size(self.memory)} do not fit this machine beside {config.model!r}; "
                 f"{_size(max(there, 0))} do, or say auto"
             )
-        return tokens
+        return max(least, min(held, room // 32 * 32))
 
 
 def long_enough(config: EngineConfig, caches: Sequence[CacheConfig], chunk: int) -> EngineConfig:

@@ -154,13 +154,18 @@ def test_exact_settings_win(has: Any):
     assert settled(B7, "8GB", length=8192).cache.max_tokens < 8192
 
 
-def test_a_cache_above_the_longest_request_is_refused():
+def test_a_cache_above_the_longest_request_is_refused(has: Any):
+    has(80 * GB)
     with pytest.raises(
         ConfigError, match=r"max_tokens: a cache of 100000 .* max_model_len=32768; use at most 32240, or l"
     ):
         settled(B7, tokens=100_000, length=32768)
     with pytest.raises(ConfigError, match=r"more than the 32768 tokens that 'tiny' takes \(max_position_embeddings\)"):
         settled(TINY, tokens=100_000)
+    with pytest.raises(
+        ConfigError, match=r"a cache of 544 tokens and a chunk of up to 528 are more than max_model_len=600"
+    ):
+        settled(B7, "8GB", length=600)
     assert settled(B7, tokens=100_000).max_model_len > 100_000
     # Nothing is evicted of this one, so its max_tokens is none.
     full = replace(B7, cache=CacheConfig("full", max_tokens=100_000))
