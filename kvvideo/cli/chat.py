@@ -78,9 +78,9 @@ def command(
 
     subject = _subject(context, video, beside, watching, config)
     if not isinstance(subject, Path):
-        room = looking.room_in(config, subject.fps, subject.chunk_seconds, subject.max_pixels)
-        room = with_room_for(others(room.cache), room)
-        config, _ = cache.settle(room, [room.cache], subject.as_dict(), engine.max_model_len)
+        sized = looking.room_in(config, subject.fps, subject.chunk_seconds, subject.max_pixels)
+        sized = with_room_for(others(sized.cache), sized)
+        config, _ = cache.settle(sized, [sized.cache], subject.as_dict(), engine.max_model_len)
     file = subject if isinstance(subject, Path) else None
     # Lines and video cannot come the same way.
     typed = _terminal() if video == "-" else sys.stdin

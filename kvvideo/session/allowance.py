@@ -112,7 +112,7 @@ class Allowance:
         Raises:
             ConfigError: if the model, or what was asked for, has no room for one of ``caches`` and a chunk.
         """
-        held = max((cache.max_tokens for cache in caches if not _is_unbounded(cache)), default=0)
+        held = _longest(caches)
         limit = _limit(config)
         most, why = (limit, f"the {limit} tokens that {config.model!r} takes (max_position_embeddings)")
         if self.max_model_len is not None:
@@ -156,7 +156,7 @@ def long_enough(config: EngineConfig, caches: Sequence[CacheConfig], chunk: int)
 
     Each may be shown as many chunks, of ``chunk`` tokens, as the model takes.
     """
-    held = max((cache.max_tokens for cache in caches if not _is_unbounded(cache)), default=0)
+    held = _longest(caches)
     need = held + CHUNKS * chunk + _beside(config, chunk)
     if need <= config.max_model_len:
         return config
@@ -250,6 +250,11 @@ def _limit(config: EngineConfig) -> int:
     rope = getattr(text, "rope_parameters", None) or {}
     scaled = rope.get("rope_type", "default") not in ("longrope", "llama3", "yarn")
     return int(text.max_position_embeddings * ((rope.get("factor") or 1.0) if scaled else 1.0))
+
+
+def _longest(caches: Sequence[CacheConfig]) -> int:
+    """Return the largest ``max_tokens`` of the caches that have a bound; 0 without one."""
+    return max((cache.max_tokens for cache in caches if not _is_unbounded(cache)), default=0)
 
 
 def _is_unbounded(cache: CacheConfig) -> bool:

@@ -203,8 +203,9 @@ def test_a_chat_takes_what_there_is(run: Run, has: Callable[[int], None], monkey
     found = []
 
     class Opening:
-        def __init__(self, config: EngineConfig, *_: object) -> None:
+        def __init__(self, config: EngineConfig, _: object, room: int, *__: object) -> None:
             found.append((config.cache.max_tokens, config.spare_rows))
+            assert room == 2 * 10**9
             raise SystemExit(0)
 
     monkeypatch.setattr("kvvideo.chat.opening.Opening", Opening)

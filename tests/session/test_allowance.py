@@ -162,9 +162,7 @@ def test_a_cache_above_the_longest_request_is_refused(has: Any):
         settled(B7, tokens=100_000, length=32768)
     with pytest.raises(ConfigError, match=r"more than the 32768 tokens that 'tiny' takes \(max_position_embeddings\)"):
         settled(TINY, tokens=100_000)
-    with pytest.raises(
-        ConfigError, match=r"a cache of 544 tokens and a chunk of up to 528 are more than max_model_len=600"
-    ):
+    with pytest.raises(ConfigError, match=r"a cache of 544 tokens and a chunk .* more than max_model_len=600"):
         settled(B7, "8GB", length=600)
     assert settled(B7, tokens=100_000).max_model_len > 100_000
     # Nothing is evicted of this one, so its max_tokens is none.
