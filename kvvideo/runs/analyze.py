@@ -144,8 +144,8 @@ def kept(
     except ConfigError as error:
         say(f"nothing is kept to resume from: {error}")
         return journal.Run(None, say)
-    tokens = caches[0].max_tokens if auto else None
-    return journal.Run(directory, say, resume=resume, every=every, max_tokens=tokens)
+    notes = {"max_tokens": caches[0].max_tokens} if auto else {}
+    return journal.Run(directory, say, resume=resume, every=every, notes=notes)
 
 
 def files_of(run: "Run") -> set[str]:

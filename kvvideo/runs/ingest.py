@@ -21,7 +21,7 @@ from kvvideo.session.pool import block_bytes
 from kvvideo.storage.checkpoints import SLACK, Checkpoints, milliseconds
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
 from kvvideo.storage.frames import KeptFrames
-from kvvideo.storage.workspace import Busy, Workspace, facts, was_begun
+from kvvideo.storage.workspace import Busy, Workspace, facts_of, was_begun
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats, Progress
 from kvvideo.video import Source, VideoReader
@@ -338,7 +338,7 @@ def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: boo
 
 def recorded_tokens(output: Path) -> int | None:
     """Return the ``max_tokens`` of the run that makes ``output`` and was interrupted, or has made it; None without."""
-    if (about := facts(part_of(output))) is not None:
+    if (about := facts_of(part_of(output))) is not None:
         tokens = about["cache"].get("max_tokens") if isinstance(about.get("cache"), dict) else None
         return tokens if isinstance(tokens, int) else None
     if not output.exists() or not is_memory_file(output):

@@ -30,13 +30,13 @@ def was_begun(path: Path) -> bool:
     return (path / _ABOUT).exists()
 
 
-def facts(path: Path) -> Facts | None:
-    """Return the facts of the run at ``path``; None if there was none, or it was finished or is unreadable."""
+def facts_of(path: Path) -> Facts | None:
+    """Return the facts of the run at ``path``; None if there is none, or it was finished or is unreadable."""
     try:
-        found = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+        facts = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return facts if isinstance(facts, dict) else None
 
 
 class Workspace:
@@ -64,8 +64,8 @@ class Workspace:
 
     @property
     def about(self) -> Facts | None:
-        """Facts of the run that left this behind; see ``facts``."""
-        return facts(self.path)
+        """Facts of the run that left this behind; None if there was none, or it was finished or is unreadable."""
+        return facts_of(self.path)
 
     def begin(self, about: Facts) -> None:
         """Remove what an earlier run left, and note the facts of the one that begins.
