@@ -10,6 +10,7 @@ from kvvideo.bench.frames import Frames, heading
 from kvvideo.bench.profile import COMPACTING, STATE, WATCHING, ingest_cycle, watch
 from kvvideo.compression import load_all
 from kvvideo.session import BASELINES, Engine, EngineConfig, VideoSession
+from kvvideo.session.allowance import long_enough
 from kvvideo.session.pool import with_room_for
 
 
@@ -55,7 +56,7 @@ def run(
     Returns the report.
     """
     caches = [replace(config.cache, strategy=name) for name in strategies]
-    engine = Engine(with_room_for(caches, replace(config, cache=caches[0])))
+    engine = Engine(long_enough(with_room_for(caches, replace(config, cache=caches[0])), caches, 1024))
     frames, costs = Frames(config, frame_tokens), []
     for cache in caches:
         engine.use(cache)

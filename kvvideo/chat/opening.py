@@ -117,10 +117,10 @@ class Opening:
     def _engine(config: EngineConfig) -> Engine:
         from kvvideo.session.pool import with_room_for
 
-        return Engine(with_room_for(_others(config.cache), config))
+        return Engine(with_room_for(others(config.cache), config))
 
 
-def _others(cache: CacheConfig) -> list[CacheConfig]:
+def others(cache: CacheConfig) -> list[CacheConfig]:
     """Return the settings of the strategies that a running chat can switch to."""
     from kvvideo.compression import load, strategies
 

@@ -84,7 +84,7 @@ def command(
             rich_help_panel=options.CACHE,
         ),
     ] = None,
-    cache: options.Cache,
+    cache: options.Memory,
     recall: options.LiveRecall,
     engine: options.Engine,
     watching: options.LiveVideo,
@@ -111,6 +111,7 @@ def command(
         reading = watching.reading(config)
     looking = recall.looking()
     config = looking.room_in(config, reading["fps"], reading["chunk_seconds"], reading["max_pixels"])
+    config, caches = cache.settle(config, caches, reading, engine.max_model_len)
     asking = asked.asking(questions, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
@@ -124,7 +125,11 @@ def command(
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
     with watching.looked_for(video):
         ensure(config.model, source)
-    with kept(source, config, caches, asking, looking, apart, resume, say) as run:
+    with kept(source, config, caches, asking, looking, apart, resume, say, cache.is_auto) as run:
+        if cache.is_auto and run.max_tokens is not None:
+            # What the interrupted run found, whatever is there now.
+            before = replace(cache, max_tokens=run.max_tokens)
+            config, caches = before.settle(config, caches, reading, engine.max_model_len)
         _run(source, config, caches, asking, looking, choice, output.force, run)
 
 

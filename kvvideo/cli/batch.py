@@ -46,7 +46,7 @@ class Room:
         typer.Option(
             "--at-once",
             min=1,
-            help=f"Videos streamed at once, by each engine. Default: {AT_ONCE}.",
+            help=f"Videos streamed at once, by each engine. Default: {AT_ONCE}, or as many as there is memory for.",
             rich_help_panel=BATCH,
         ),
     ] = None
@@ -59,13 +59,28 @@ class Room:
         ),
     ] = None
 
-    def sized(self, config: EngineConfig, tasks: "Sequence[Task]", defaults: "Defaults") -> EngineConfig:
+    def sized(
+        self,
+        config: EngineConfig,
+        tasks: "Sequence[Task]",
+        defaults: "Defaults",
+        max_model_len: int | None,
+        here: bool,
+    ) -> EngineConfig:
         """Return ``config`` with room for as many sessions as are asked for, or fit.
+
+        Args:
+            config: of the engine.
+            tasks: the videos.
+            defaults: of the jobs.
+            max_model_len: if it is exact.
+            here: True if the engine runs on this machine.
 
         Raises:
             ConfigError: if there are no tasks, or the pool holds fewer sessions than are asked for.
         """
         from kvvideo.batch.run import question_tokens
+        from kvvideo.session.allowance import CPU_SHARE, Allowance, machine_bytes
         from kvvideo.session.pool import sessions_in
         from kvvideo.video.geometry import FACTOR
 
@@ -76,10 +91,15 @@ class Room:
         config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
         rooms = [defaults.looking.room_in(config, s.fps, s.chunk_seconds, s.max_pixels) for s in sources]
         config = max(rooms, key=lambda room: room.again_tokens)
+        largest = replace(config, cache=_largest(tasks))
+        length = Allowance(max_model_len=max_model_len).length(largest, [largest.cache], chunk)
+        config = replace(config, max_model_len=length)
         if self.kv_memory is None:
-            return replace(config, sessions=min(self.at_once or AT_ONCE, len(tasks)))
+            there = machine_bytes(largest, CPU_SHARE) if here and self.at_once is None else None
+            fit = AT_ONCE if there is None else max(1, min(AT_ONCE, sessions_in(there, largest)))
+            return replace(config, sessions=min(self.at_once or fit, len(tasks)))
         size = parse_size(self.kv_memory)
-        fit = sessions_in(size, replace(config, cache=_largest(tasks)))
+        fit = sessions_in(size, largest)
         if fit < (self.at_once or 1):
             raise ConfigError(
                 f"kv-memory: {self.kv_memory} surely holds {fit} videos at once, with {config.questions} questions; "
@@ -165,7 +185,7 @@ def command(
         str, typer.Option("--checkpoint-every", help="Video between two checkpoints, e.g. 60s; 0: none.")
     ] = options.CHECKPOINT_EVERY,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
-    cache: options.Cache,
+    cache: options.Memory,
     recall: options.Recall,
     engine: options.Engine,
     watching: options.Video,
@@ -184,11 +204,13 @@ def command(
     part = None if shard is None else _part(shard)
     read = read_jobs(jobs)[:limit]
     reading = watching.reading(config) | {"decoder": watching.decoder}
+    # The same on all machines and in all runs: what memory there is decides how many videos are streamed at once.
+    config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len, machine=False)
     defaults = Defaults(config, reading, max_answer_tokens, recall.looking())
     tasks = tasks_of(read, defaults)
     if part is not None:
         tasks = tasks[part[0] - 1 :: part[1]]
-    config = room.sized(config, tasks, defaults)
+    config = room.sized(config, tasks, defaults, engine.max_model_len, engines.where is Where.local)
     if check:
         _check(tasks, replace(defaults, engine=replace(config, cache=_largest(tasks))), json_output)
         return

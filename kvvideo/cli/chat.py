@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _QUESTIONS = 4
 """Questions that the pool has room for: one with the dialogue before it, or those that are watched."""
-_OF_A_VIDEO = {field.name for group in (options.Cache, options.LiveVideo) for field in fields(group)}
+_OF_A_VIDEO = {field.name for group in (options.Memory, options.LiveVideo) for field in fields(group)}
 """Options that say how a video is looked at and remembered, which a memory already says."""
 
 
@@ -51,7 +51,7 @@ def command(
     beside: Annotated[
         str | None, typer.Option("--video", help="The video of a saved memory, if it is somewhere else now.")
     ] = None,
-    cache: options.Cache,
+    cache: options.Memory,
     recall: options.LiveRecall,
     engine: options.Engine,
     watching: options.LiveVideo,
@@ -67,15 +67,20 @@ def command(
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
     config = engine.config(cache.config(), questions=_QUESTIONS)
     from kvvideo.chat.chat import Chat
-    from kvvideo.chat.opening import Opening
+    from kvvideo.chat.opening import Opening, others
     from kvvideo.chat.player import Player
     from kvvideo.chat.repl import run_pipe, run_terminal, unseen
     from kvvideo.chat.screen import PipeScreen, TerminalScreen
     from kvvideo.chat.signals import left_on_signals
     from kvvideo.runs.journal import state_directory
+    from kvvideo.session.pool import with_room_for
     from kvvideo.storage.scratch import scratch
 
     subject = _subject(context, video, beside, watching, config)
+    if not isinstance(subject, Path):
+        sized = looking.room_in(config, subject.fps, subject.chunk_seconds, subject.max_pixels)
+        sized = with_room_for(others(sized.cache), sized)
+        config, _ = cache.settle(sized, [sized.cache], subject.as_dict(), engine.max_model_len)
     file = subject if isinstance(subject, Path) else None
     # Lines and video cannot come the same way.
     typed = _terminal() if video == "-" else sys.stdin

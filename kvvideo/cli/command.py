@@ -23,7 +23,7 @@ from kvvideo.errors import ConfigError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _GIVEN = "kvvideo.given"
 
-ALTERNATIVES = (("budget", "ratio"),)
+ALTERNATIVES = (("budget", "ratio"), ("max-tokens", "memory"))
 """Options of which one replaces the other: one that is set nearer to the command line puts the others out of force."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kvvideo.runs.find import Cuts, Search, Subject
     from kvvideo.session import EngineConfig
 
-_OF_A_VIDEO = {field.name for group in (options.Cache, options.LiveVideo) for field in fields(group)}
+_OF_A_VIDEO = {field.name for group in (options.Memory, options.LiveVideo) for field in fields(group)}
 """Options that say how a video is looked at and remembered, which a memory already says."""
 
 
@@ -75,7 +75,7 @@ def command(
         str | None, typer.Option("--video", help="The video of a memory, if it is somewhere else now.")
     ] = None,
     dry_run: options.DryRun = False,
-    cache: options.Cache,
+    cache: options.Memory,
     engine: options.Engine,
     watching: options.LiveVideo,
 ) -> None:
@@ -97,6 +97,10 @@ def command(
     if keep is not None:
         check(keep, force=force, inputs=[Path(name) for name in names])
     config = engine.config(cache.config())
+    if videos:
+        with watching.looked_for(videos[0]):
+            reading = watching.reading(config)
+        config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
     if dry_run:
         _dry_run(videos, watching, config, chosen[0])
         return

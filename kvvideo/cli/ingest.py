@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Replace a memory that is there already.")] = False,
     dry_run: options.DryRun = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON record at the end.")] = False,
-    cache: options.Cache,
+    cache: options.Memory,
     engine: options.Engine,
     watching: options.LiveVideo,
 ) -> None:
@@ -57,11 +58,17 @@ def command(
     While it works, its checkpoints are in a folder named as the file with .part added. Ctrl-C finishes the chunk at
     hand, takes a checkpoint and exits 130; after that, or a crash, --resume goes on.
     """
+    from kvvideo.runs.ingest import recorded_tokens
+
     video = local_path(video)
     config = engine.config(cache.config())
     apart, room = options.period(checkpoint_every), parse_size(max_disk)
     with watching.looked_for(video):
         reading = watching.reading(config)
+    path = Path(Path(video).stem + ".kvv") if output is None else output
+    if resume and cache.is_auto:
+        cache = replace(cache, max_tokens=recorded_tokens(path))
+    config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
     if dry_run:
         _dry_run(video, watching.decoder, reading, config, apart, room, keep_frames, json_output)
         return
@@ -73,7 +80,6 @@ def command(
             f"strategy: {config.cache.strategy!r} keeps no cache that could be written down; choose another"
         )
     source = watching.source(video, reading)
-    path = Path(Path(video).stem + ".kvv") if output is None else output
     if resume and not source.replayable:
         raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config, keep_frames):

@@ -1,6 +1,7 @@
 """Options that several commands share, in groups, and the settings that each group adds up to."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from kvvideo.outputs import FORMATS, TEXT, Choice, choose
 from kvvideo.outputs.choice import TEMPLATE, listed
 from kvvideo.runs.recall import COUNT, MOST, Looking
 from kvvideo.session import EngineConfig
+from kvvideo.session.allowance import AUTO, Allowance, chunk_tokens
 from kvvideo.session.config import DTYPES
 from kvvideo.sizes import parse_size
 from kvvideo.times import parse_time
@@ -52,9 +54,8 @@ Strategy = Annotated[
         autocompletion=complete.strategy,
     ),
 ]
-MaxTokens = Annotated[
-    int, typer.Option("--max-tokens", help="Compact the cache when it holds this many tokens.", rich_help_panel=CACHE)
-]
+_MAX_TOKENS = "Compact the cache when it holds this many tokens."
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=CACHE)]
 Ratio = Annotated[float, typer.Option("--ratio", help="Share of --max-tokens to keep.", rich_help_panel=CACHE)]
 Budget = Annotated[
     int | None, typer.Option("--budget", help="Tokens to keep, instead of --ratio.", rich_help_panel=CACHE)
@@ -98,14 +99,8 @@ Dtype = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=MODEL)]
-MaxModelLen = Annotated[
-    int,
-    typer.Option(
-        "--max-model-len",
-        help="Longest request for vLLM; limits the live cache, not the video.",
-        rich_help_panel=MODEL,
-    ),
-]
+_MAX_MODEL_LEN = "Longest request for vLLM; limits the live cache, not the video."
+MaxModelLen = Annotated[int, typer.Option("--max-model-len", help=_MAX_MODEL_LEN, rich_help_panel=MODEL)]
 
 Fps = Annotated[float, typer.Option("--fps", help="Frames per second to look at.", rich_help_panel=VIDEO)]
 ChunkSeconds = Annotated[float, typer.Option("--chunk", help="Seconds ingested at a time.", rich_help_panel=VIDEO)]
@@ -142,7 +137,9 @@ class Cache:
     """The strategy of the cache, and its budget."""
 
     strategy: Strategy = STRATEGY
-    max_tokens: MaxTokens = MAX_TOKENS
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=CACHE)] = (
+        MAX_TOKENS
+    )
     ratio: Ratio = RATIO
     budget: Budget = None
     sink: Sink = SINK
@@ -157,9 +154,56 @@ class Cache:
         Raises:
             ConfigError: if one is out of range, or in conflict with another.
         """
-        common = dict(vars(self))
+        common = {name: getattr(self, name) for name in Cache.__dataclass_fields__}
         own = {name: common.pop(name) for name in ("queries", "score_norm")}
-        return CacheConfig(**common, options=own.items())
+        return CacheConfig(**common | {"max_tokens": self.tokens or MAX_TOKENS}, options=own.items())
+
+    @property
+    def tokens(self) -> int | None:
+        """``max_tokens`` if it is exact; a budget beyond the default is, and needs as much room as the ratio says."""
+        if self.max_tokens is None and self.budget is not None and self.budget >= MAX_TOKENS and 0 < self.ratio < 1:
+            return math.ceil(self.budget / self.ratio)
+        return self.max_tokens
+
+
+@dataclass(frozen=True)
+class Memory(Cache):
+    """The same, as large as ``memory`` says unless ``max_tokens`` does."""
+
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", help=f"{_MAX_TOKENS} Default: by --memory.", rich_help_panel=CACHE),
+    ] = None
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory",
+            help="Memory for the cache, e.g. 8GB; auto: what pays off for the model and is there.",
+            rich_help_panel=CACHE,
+        ),
+    ] = AUTO
+
+    @property
+    def is_auto(self) -> bool:
+        """True if the machine decides."""
+        return self.tokens is None and self.memory.strip().lower() == AUTO
+
+    def settle(
+        self,
+        config: EngineConfig,
+        caches: Sequence[CacheConfig],
+        reading: dict[str, Any],
+        max_model_len: int | None,
+        machine: bool = True,
+    ) -> tuple[EngineConfig, list[CacheConfig]]:
+        """Return the settings with their numbers for a video that is read as ``reading`` says; see ``Allowance``.
+
+        Raises:
+            ConfigError: if the size is none, too little, or more than there is room for.
+        """
+        allowance = Allowance.parse(self.memory, self.tokens, max_model_len)
+        chunk = chunk_tokens(reading["fps"], reading["chunk_seconds"], reading["max_pixels"])
+        return allowance.settle(config, caches, chunk, machine)
 
 
 @dataclass(frozen=True)
@@ -224,7 +268,10 @@ class Engine:
     model: Model = DEFAULT_MODEL
     dtype: Dtype = "auto"
     seed: Seed = 0
-    max_model_len: MaxModelLen = MAX_MODEL_LEN
+    max_model_len: Annotated[
+        int | None,
+        typer.Option("--max-model-len", help=f"{_MAX_MODEL_LEN} Default: enough.", rich_help_panel=MODEL),
+    ] = None
 
     def config(self, cache: CacheConfig, **more: Any) -> EngineConfig:
         """Return the engine's settings, ``more`` of ``EngineConfig`` included.
@@ -232,7 +279,8 @@ class Engine:
         Raises:
             ConfigError: if one is out of range.
         """
-        return EngineConfig(cache=cache, **vars(self), **more)
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return EngineConfig(cache=cache, **given, **more)
 
 
 @dataclass(frozen=True)

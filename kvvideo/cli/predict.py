@@ -34,6 +34,7 @@ def prediction(
         "video": video,
         "model": config.model,
         "strategy": config.cache.strategy,
+        "max_tokens": config.cache.max_tokens if config.cache.schedule(32) else None,
         "width": planned.width,
         "height": planned.height,
         "chunks": planned.chunks,

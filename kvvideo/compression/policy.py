@@ -4,7 +4,8 @@ Pure torch. A strategy sees one layer of one request and knows nothing of blocks
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,10 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.kernels import usable
 from kvvideo.compression.options import Option
 from kvvideo.compression.rotary import Rotary
+
+AT_ONCE = 1 << 25
+"""Bytes of keys that a strategy works on at a time, or one head's: in float32, and in the several copies that a score
+takes, they come to 100 to 300 MB. Our choice: at 4,096 tokens it is what was worked on at a time before."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,24 @@ class LiveCache:
 
     def __len__(self) -> int:
         return int(self.keys.shape[1])
+
+    def parts(self) -> Iterator["LiveCache"]:
+        """Yield the same tokens of all KV heads, as many heads at a time as hold ``AT_ONCE`` bytes of keys."""
+        heads, n, size = self.keys.shape
+        count = max(1, AT_ONCE // max(1, n * size * self.keys.element_size()))
+        if count >= heads:
+            yield self
+            return
+        for first in range(0, heads, count):
+            own = slice(first, first + count)
+            yield replace(
+                self,
+                keys=self.keys[own],
+                values=self.values[own],
+                positions=self.positions[own],
+                places=self.places[own],
+                state={name: row[own] for name, row in self.state.items()},
+            )
 
 
 class Policy(ABC):
@@ -188,7 +211,8 @@ def attention_received(queries: Tensor, live: LiveCache, following: int = 0) -> 
         return received(queries, live.keys, live.scale, following)
     total = torch.zeros(live.keys.shape[:2], device=live.keys.device)
     # A few queries at a time: all of a long step against all tokens would take more memory than the cache.
-    for block in torch.split(queries, 64):
+    most = AT_ONCE // (4 * queries.shape[1] * len(live))
+    for block in torch.split(queries, max(1, min(64, most))):
         following -= len(block)
         total += attention(block, live, following + len(queries)).sum(dim=(1, 2))
     return total

@@ -12,6 +12,7 @@ from kvvideo._version import __version__
 from kvvideo.doctor.finding import Finding, broken, ok, warning
 from kvvideo.errors import first_line
 from kvvideo.plugin.compat import installed_version
+from kvvideo.plugin.machine import free_memory
 from kvvideo.sizes import format_size
 
 PYTHONS = ((3, 11), (3, 12))
@@ -33,7 +34,7 @@ def python() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     """Check how much memory is free, within this container's limit if it has one."""
-    free = _free_memory()
+    free = free_memory()
     says = f"{format_size(free)} of memory free, {len(os.sched_getaffinity(0))} processor cores"
     if free < LITTLE_MEMORY:
         yield warning("memory", says, "end other programs, or use a smaller model and a lower --max-tokens")
@@ -122,18 +123,3 @@ def _driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return said.strip().partition("\n")[0] or None
-
-
-def _free_memory() -> int:
-    with open("/proc/meminfo") as lines:
-        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return min([kilobytes * 1024, *_container_memory()])
-
-
-def _container_memory() -> Iterator[int]:
-    """Yield the bytes that the limit of this control group leaves, if it has one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        yield int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return

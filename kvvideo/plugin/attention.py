@@ -20,7 +20,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from kvvideo.compression import load
 from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.gaps import close_gaps
-from kvvideo.compression.policy import LiveCache, Policy
+from kvvideo.compression.policy import AT_ONCE, LiveCache, Policy
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.rows import ROWS, own_rows, state_rows
 from kvvideo.errors import KvvideoError
@@ -414,7 +414,7 @@ class BoundedImpl(ABC):
 
         None for the moves if no token does.
         """
-        kept = policy.select(live)
+        kept = torch.cat([policy.select(part) for part in (live.parts() if policy.heads_alike else [live])])
         if kept.shape != (live.keys.shape[0], policy.budget):
             raise KvvideoError(
                 f"strategy {type(policy).__name__} selected {tuple(kept.shape)} tokens instead of "
@@ -475,12 +475,19 @@ class BoundedImpl(ABC):
             length: tokens in them.
             by: positions to move each by, backwards if negative.
         """
-        keys, values = (
-            self.read_blocks(layer, kv_cache, blocks, side)[:, :length].transpose(0, 1).contiguous() for side in (0, 1)
-        )
-        rotary = self.rotary_on(keys.device)
-        keys = rotary.rotate(keys, rotary.angles64(torch.tensor(by, device=keys.device))).to(keys.dtype)
-        self.write_slots(layer, kv_cache, slots_of(blocks, spec.block_size)[:length], keys, values)
+        size = spec.block_size
+        rotary = self.rotary_on(blocks.device)
+        turn = rotary.angles64(torch.tensor(by, device=blocks.device))
+        # A few blocks at a time: the keys of a long cache in float32 would take as much memory as several layers.
+        count = max(1, AT_ONCE // (spec.num_kv_heads * size * spec.head_size * kv_cache.element_size()))
+        for part in torch.split(blocks[: -(-length // size)], count):
+            slots = slots_of(part, size)[:length]
+            length -= len(slots)
+            keys, values = (
+                self.read_blocks(layer, kv_cache, part, side)[:, : len(slots)].transpose(0, 1).contiguous()
+                for side in (0, 1)
+            )
+            self.write_slots(layer, kv_cache, slots, rotary.rotate(keys, turn).to(keys.dtype), values)
         side_state(kv_cache, spec)[blocks, 0] += by
 
 

@@ -98,6 +98,7 @@ def kept(
     every: float,
     resume: bool,
     say: Callable[[str], None],
+    auto: bool = False,
 ) -> "Run":
     """Open the directory a run is resumed from. Nothing is kept if ``every`` is 0 or the video cannot be read again.
 
@@ -110,6 +111,7 @@ def kept(
         every: seconds of video between checkpoints; 0 to keep nothing.
         resume: go on from what an interrupted run left.
         say: takes lines for the person who waits.
+        auto: True if the machine has decided on ``max_tokens``; then a run that is resumed says them.
 
     Raises:
         ConfigError: if there is nothing to resume from.
@@ -130,7 +132,7 @@ def kept(
         model=config.model,
         dtype=config.dtype,
         seed=config.seed,
-        caches=[cache.as_dict() for cache in caches],
+        caches=[cache.as_dict() | ({"max_tokens": None} if auto else {}) for cache in caches],
         every=asking.every,
         questions=[[q.text, q.at] for q in asking.questions],
         max_answer_tokens=asking.max_answer_tokens,
@@ -142,7 +144,8 @@ def kept(
     except ConfigError as error:
         say(f"nothing is kept to resume from: {error}")
         return journal.Run(None, say)
-    return journal.Run(directory, say, resume=resume, every=every)
+    notes = {"max_tokens": caches[0].max_tokens} if auto else {}
+    return journal.Run(directory, say, resume=resume, every=every, notes=notes)
 
 
 def files_of(run: "Run") -> set[str]:

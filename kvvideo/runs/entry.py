@@ -17,6 +17,7 @@ from kvvideo.runs.messages import reading_of
 from kvvideo.runs.recall import COUNT, Looking
 from kvvideo.runs.streaming import Asked
 from kvvideo.session import EngineConfig, open_engine, open_session
+from kvvideo.session.allowance import AUTO, Allowance, chunk_tokens
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.video import Source
@@ -34,6 +35,7 @@ def analyze(
     every: float | None = None,
     max_answer_tokens: int = 128,
     recall: int = COUNT,
+    memory: str = AUTO,
     **settings: Any,
 ) -> Generator[Asked, None, None]:
     """Stream a video through a model and yield each answer as it is given.
@@ -50,6 +52,8 @@ def analyze(
         every: if given, the questions without a moment are asked every so many seconds of video instead.
         max_answer_tokens: longest answer.
         recall: stretches of the video that each question finds and is shown again, if they were evicted; 0 for none.
+        memory: size that the cache may take, such as ``8GB``, its room for questions included; ``auto``: what pays off
+            for the model, and this machine has. ``max_tokens`` or ``cache`` among the settings say it exactly.
         settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …, options of the strategy), ``Source``
             (``fps``, ``start`` …) and ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default
             as large as the model knows.
@@ -59,6 +63,7 @@ def analyze(
         VideoError: the video cannot be decoded, or ends before the moment of a question; what could be answered was.
         EngineError: vLLM failed.
     """
+    allowance = Allowance.parse(memory, _exact(settings), settings.get("max_model_len"))
     config, source = _settled(video, model, settings)
     given = [questions] if isinstance(questions, str | Question) else questions
     asking = Asking(
@@ -70,6 +75,8 @@ def analyze(
     asking.agenda(source.start, source.end)
     looking = Looking(recall)
     config = looking.room_in(config, source.fps, source.chunk_seconds, source.max_pixels)
+    chunk = chunk_tokens(source.fps, source.chunk_seconds, source.max_pixels)
+    config, _ = allowance.settle(config, [config.cache], chunk)
     return _answers(source, config, asking, looking)
 
 
@@ -85,6 +92,13 @@ def _answers(source: Source, config: EngineConfig, asking: Asking, looking: Look
                 raise VideoError(
                     f"{source.path!r} ends at {format_time(session.end)}, before {left[0]!r} could be asked"
                 )
+
+
+def _exact(settings: Mapping[str, Any]) -> int | None:
+    """Return the ``max_tokens`` that ``settings`` say; None if the memory is to say them."""
+    cache = settings.get("cache")
+    tokens = cache.max_tokens if isinstance(cache, CacheConfig) else settings.get("max_tokens")
+    return tokens if isinstance(tokens, int) else None
 
 
 def _settled(video: Video, model: str, settings: dict[str, Any]) -> tuple[EngineConfig, Source]:

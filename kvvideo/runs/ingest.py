@@ -21,7 +21,7 @@ from kvvideo.session.pool import block_bytes
 from kvvideo.storage.checkpoints import SLACK, Checkpoints, milliseconds
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
 from kvvideo.storage.frames import KeptFrames
-from kvvideo.storage.workspace import Busy, Workspace, was_begun
+from kvvideo.storage.workspace import Busy, Workspace, facts_of, was_begun
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats, Progress
 from kvvideo.video import Source, VideoReader
@@ -334,6 +334,18 @@ def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: boo
     same = (made, memory.cache, memory.model) == (wanted, config.cache, config.model)
     # Where a dialogue was remembered, somebody has talked with it since.
     return same and not memory.source.get("events")
+
+
+def recorded_tokens(output: Path) -> int | None:
+    """Return the ``max_tokens`` of the run that makes ``output`` and was interrupted, or has made it; None without."""
+    if (about := facts_of(part_of(output))) is not None:
+        tokens = about["cache"].get("max_tokens") if isinstance(about.get("cache"), dict) else None
+        return tokens if isinstance(tokens, int) else None
+    if not output.exists() or not is_memory_file(output):
+        return None
+    with suppress(ConfigError), MemoryFile(output) as file:
+        return file.memory().cache.max_tokens
+    return None
 
 
 def memory_bytes(config: EngineConfig, tokens: int) -> int:

@@ -80,13 +80,20 @@ class Run:
         say: takes lines for the person who waits, without an end.
         resume: go on from what an interrupted run left there.
         every: seconds of video between checkpoints.
+        notes: facts that a list of interrupted runs tells.
 
     Attributes:
         batches: answers of that run, in order.
     """
 
     def __init__(
-        self, directory: Path | None, say: Callable[[str], None], *, resume: bool = False, every: float = 60.0
+        self,
+        directory: Path | None,
+        say: Callable[[str], None],
+        *,
+        resume: bool = False,
+        every: float = 60.0,
+        notes: Record | None = None,
     ) -> None:
         self.batches: list[Batch] = []
         self._directory, self._say, self._every = directory or Path(), say, every
@@ -94,6 +101,7 @@ class Run:
         self._store: Checkpoints | None = None
         self._journal = -1
         self._model = ""
+        self._notes = notes or {}
         self._about: dict[str, Any] | None = None
         self._last = 0.0
         self._failed = directory is None
@@ -111,6 +119,12 @@ class Run:
     def resumable(self) -> bool:
         """True if there is something that ``--resume`` would go on from."""
         return self._journal >= 0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The tokens of the cache that the run noted, which is gone on with if there was one; None without a note."""
+        tokens: int | None = (self._about or self._notes).get("max_tokens")
+        return tokens
 
     def check_model(self, engine: "Engine") -> None:
         """Show the model, as soon as it is loaded, and before anything is written.
@@ -230,7 +244,7 @@ class Run:
         self._close_store()
         if self._space is None:
             self._space = Workspace(self._directory)
-        self._space.begin({"model": self._model})
+        self._space.begin({**self._notes, "model": self._model})
         self._open_journal()
         sync(self._directory)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kvvideo.errors import ConfigError
 from kvvideo.runs.events import caches_of
+from kvvideo.session.allowance import chunk_tokens, long_enough
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.memory import Memory
 from kvvideo.session.pool import with_room_for
@@ -20,7 +21,9 @@ def engine_for(
     """
     own = str(memory.tensors["keys"].dtype).removeprefix("torch.")
     config = replace(config, model=model or memory.model, dtype=dtype or own, cache=memory.cache)
-    return with_room_for(caches_of(memory), config)
+    fps, seconds, pixels = (memory.source.get(name) for name in ("fps", "chunk_seconds", "max_pixels"))
+    chunk = chunk_tokens(fps, seconds, pixels) if fps and seconds and pixels else 0
+    return long_enough(with_room_for(caches_of(memory), config), [memory.cache], chunk)
 
 
 def video_of(memory: Memory, file: Path, given: str | None = None) -> tuple[Source | None, str]:

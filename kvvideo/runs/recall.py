@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig, Recall
+from kvvideo.session.allowance import chunk_tokens
 from kvvideo.session.engine import CHUNKS
 from kvvideo.session.memory import INDEX, Memory
 from kvvideo.types import Chunk
@@ -24,9 +25,6 @@ KEEP_BYTES = 1_000_000_000
 
 Watching = Callable[[Iterable[Chunk]], Iterable[Chunk]]
 """Takes the chunks of a stream and gives the same."""
-
-_TEXT_TOKENS = 16
-"""Tokens of a chunk's clock time and marks, at most."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,9 @@ class Looking:
         """
         if not self.count:
             return replace(config, index=False)
-        pairs = max(1, round(chunk_seconds * fps / 2))
-        own = max_pixels // FACTOR**2
-        again = self.count * (pairs * (self.frame_tokens or own) + _TEXT_TOKENS)
+        again = self.count * chunk_tokens(fps, chunk_seconds, self._pixels or max_pixels)
         # The newest chunk is shown with them.
-        return replace(config, again_tokens=again + pairs * own + _TEXT_TOKENS)
+        return replace(config, again_tokens=again + chunk_tokens(fps, chunk_seconds, max_pixels))
 
     def room_for(self, config: EngineConfig, memory: Memory) -> EngineConfig:
         """Return ``room_in`` for what ``memory`` is about; ``config`` as it is if the memory does not say."""

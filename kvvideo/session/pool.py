@@ -36,7 +36,7 @@ def moved_to(config: EngineConfig, cache: CacheConfig) -> EngineConfig:
 def page_bytes(text: Any, block_size: int, itemsize: int, state_rows: int, ranks: int = 1) -> int:
     """Return the bytes of one layer's page of ``block_size`` tokens on each of ``ranks``, which share the KV heads."""
     heads = max(1, int(text.num_key_value_heads) // ranks)
-    size = heads * block_size * (2 * _head_dim(text) * itemsize + 4 * state_rows)
+    size = heads * block_size * (2 * head_dim(text) * itemsize + 4 * state_rows)
     return -(-size // 256) * 256
 
 
@@ -44,11 +44,12 @@ def vector_bytes(path: str, config: EngineConfig) -> int:
     """Return the bytes that a chunk leaves in the index: a vector for each layer and KV head."""
     text = text_config(path)
     heads = int(text.num_hidden_layers * text.num_key_value_heads)
-    size: int = heads * _head_dim(text) * computed_in(path, config).itemsize
+    size: int = heads * head_dim(text) * computed_in(path, config).itemsize
     return size
 
 
-def _head_dim(text: Any) -> int:
+def head_dim(text: Any) -> int:
+    """Return the size of an attention head."""
     dim: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return dim
 

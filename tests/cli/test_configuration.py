@@ -149,7 +149,7 @@ def test_the_nearest_source_counts(
     typed = []
     for key, value in said["flag"].items():
         typed += [f"--{key}"] if value is True else [f"--{key}", str(value)]
-    defaults = {"max-tokens": 4096, "fps": 2.0, "decoder": "pyav", "retry": "30s", "follow": False}
+    defaults = {"max-tokens": None, "fps": 2.0, "decoder": "pyav", "retry": "30s", "follow": False}
     params, listed = passed("analyze", "v.mp4", *typed), shown(run("config", "show", "analyze", "--json"))
     for key, default in defaults.items():
         setters = [source for source in SOURCES if key in said[source]]

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvvideo import compression
+from kvvideo.compression import policy as policies
 from kvvideo.compression.config import CacheConfig
-from kvvideo.compression.policy import LiveCache, Policy
+from kvvideo.compression.policy import LiveCache, Policy, attention_received
 from kvvideo.compression.rotary import Rotary
 from kvvideo.compression.strategies.distinct import distance_to_newer, in_steps
 from kvvideo.errors import ConfigError
@@ -56,7 +57,10 @@ def test_every_strategy_keeps_its_budget_in_order(strategy: str, budget: int, ex
     assert 0 <= kept.min() <= kept.max() < len(cache)
 
 
-@pytest.mark.parametrize("strategy", [name for name in evicting_strategies() if compression.load(name).heads_alike])
+_HEADS_ALIKE = [name for name in evicting_strategies() if compression.load(name).heads_alike]
+
+
+@pytest.mark.parametrize("strategy", _HEADS_ALIKE)
 def test_heads_of_two_layers_are_chosen_for_as_in_each(strategy: str):
     policy = make(strategy, 20, sink=3)
     layers = [live(50, 2, seed, policy.state) for seed in (1, 2)]
@@ -69,6 +73,39 @@ def test_heads_of_two_layers_are_chosen_for_as_in_each(strategy: str):
         state={name: torch.cat([c.state[name] for c in layers]) for name in policy.state},
     )
     assert torch.equal(policy.select(both), torch.cat([policy.select(cache) for cache in layers]))
+
+
+@pytest.mark.parametrize("strategy", [*_HEADS_ALIKE, "expected-attention"])
+def test_a_long_cache_is_worked_on_a_few_heads_at_a_time(strategy: str, monkeypatch: pytest.MonkeyPatch):
+    """The same tokens stay, and no more is looked at in one go than ``AT_ONCE`` bytes, or one head."""
+    own = make(strategy, 20, sink=3)
+    cache = live(300, 5, 1, own.state)
+    random = torch.Generator().manual_seed(1)
+    if own.observes():
+        own.observe(torch.randn(80, 10, 8, generator=random), cache)
+    whole = own.select(cache)
+    monkeypatch.setattr(policies, "AT_ONCE", 2 * 300 * 8 * 4)
+    parts = list(cache.parts())
+    assert [len(part.keys) for part in parts] == [2, 2, 1]
+    found = torch.cat([own.select(part) for part in parts]) if own.heads_alike else own.select(cache)
+    assert torch.equal(found, whole)
+
+
+def test_many_queries_are_watched_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    cache = live(300, 2)
+    queries = torch.randn(150, 4, 8, generator=torch.Generator().manual_seed(1))
+    whole, seen = attention_received(queries, cache), []
+    monkeypatch.setattr(policies, "AT_ONCE", 7 * 4 * 4 * 300)
+    one = policies.attention
+
+    def watched(block: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(block))
+        return one(block, *rest)
+
+    monkeypatch.setattr(policies, "attention", watched)
+    torch.testing.assert_close(attention_received(queries, cache), whole)
+    assert max(seen) == 7
+    assert sum(seen) == 150
 
 
 def test_streaming_keeps_sinks_and_the_most_recent():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kvvideo.bench.rivals import as_video
+from kvvideo.plugin import attention
 from kvvideo.prompt import OPENING, VIDEO, chunk_text, question_text
 from kvvideo.session import Answer, Engine, VideoSession
 from kvvideo.types import Chunk
@@ -311,8 +312,11 @@ def test_gaps_are_closed(engine_for: EngineFor, reference: Model, strategy: str)
 
 
 @pytest.mark.parametrize("positions", ["absolute", "contiguous"])
-def test_positions_may_run_on_for_ever(engine_for: EngineFor, reference: Model, positions: str):
+def test_positions_may_run_on_for_ever(
+    engine_for: EngineFor, reference: Model, positions: str, monkeypatch: pytest.MonkeyPatch
+):
     """The model's rotary table ends at 4 x 512 positions; the stream goes past that, and nothing shows it."""
+    monkeypatch.setattr(attention, "AT_ONCE", 1)  # block by block, as a long cache is moved
     short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}}
     engine = engine_for("streaming", cache={"positions": positions}, options=short, max_model_len=512)
     assert engine.position_limit == 512

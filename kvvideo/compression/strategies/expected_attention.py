@@ -51,16 +51,23 @@ class ExpectedAttention(ScorePolicy):
         coming = live.positions[0, -1] + torch.arange(1, HORIZON + 1, device=live.positions.device)
         angles = live.rotary.angles(coming.expand(3, -1))
         cos, sin = angles.cos().mean(dim=0), angles.sin().mean(dim=0)
+        mean, spread = (torch.unflatten(live.stream[name], 0, (len(live.keys), -1)).mT for name in ("mean", "spread"))
+        parts, first = [], 0
+        for part in live.parts():
+            own = slice(first, first := first + len(part.keys))
+            parts.append(self._expected(part, cos, sin, mean[own], spread[own]))
+        return torch.cat(parts) + lengths(live.values).log()
+
+    def _expected(self, live: LiveCache, cos: Tensor, sin: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        """Return the logarithm of the attention expected on each token, ``float32 [kv_heads, n]``."""
         # The mean rotation of queries, moved over to the keys.
         low, high = live.keys.float().chunk(2, dim=-1)
         keys = torch.cat([low * cos + high * sin, high * cos - low * sin], dim=-1)
-        mean, spread = (torch.unflatten(live.stream[name], 0, (len(keys), -1)).mT for name in ("mean", "spread"))
         quadratic = _products(keys)
         quadratic[..., keys.shape[-1] // 2 : keys.shape[-1]] *= 2
         logits = live.scale * (keys @ mean) + live.scale**2 / 2 * (quadratic @ spread)
         # In logarithms, for most probabilities may be too small to tell apart.
-        expected = logits.log_softmax(dim=1).logsumexp(dim=-1)
-        return expected + lengths(live.values).log()
+        return logits.log_softmax(dim=1).logsumexp(dim=-1)
 
 
 def _products(x: Tensor) -> Tensor:

@@ -126,6 +126,7 @@ class Prediction(TypedDict):
     video: str
     model: str
     strategy: str
+    max_tokens: NotRequired[Positive | None]
     width: Count
     height: Count
     chunks: Count
