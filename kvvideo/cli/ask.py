@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 
 def command(
-    memory: Annotated[Path, typer.Argument(help="The .kvv file.", show_default=False)],
+    memory: Annotated[Path, typer.Argument(help="The .kvv file that 'kvvideo ingest' wrote.", show_default=False)],
     *,
     question: options.Question = None,
     output: options.Output,
     video: Annotated[
         str | None,
-        typer.Option("--video", help="Where the video is now. Default: where it was, or beside the .kvv file."),
+        typer.Option(
+            "--video", metavar="FILE", help="Where the video is now. [as it was]", rich_help_panel=options.VIDEO
+        ),
     ] = None,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
     model: Annotated[
@@ -37,7 +39,8 @@ def command(
         typer.Option(
             "--model",
             "-m",
-            help="Where the model is now. Default: as it was.",
+            metavar="NAME",
+            help="Where the model is now. [as it was]",
             rich_help_panel=options.MODEL,
             autocompletion=complete.model,
         ),
@@ -46,7 +49,8 @@ def command(
         str | None,
         typer.Option(
             "--dtype",
-            help="auto, float32, bfloat16 or float16. Default: as it was.",
+            metavar="NAME",
+            help="auto, float32, bfloat16 or float16. [as it was]",
             rich_help_panel=options.MODEL,
             autocompletion=complete.one_of(*options.DTYPES),
         ),
@@ -55,7 +59,11 @@ def command(
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
 ) -> None:
-    """Answer questions from MEMORY, a file that 'kvvideo ingest' wrote.
+    """Answer questions from MEMORY, without going through the video again.
+
+    Examples:
+        kvvideo ask movie.kvv -q "What happens?"
+        kvvideo ask movie.kvv -q "@10:30 What just happened?" -f json
 
     A question at a moment is answered from the checkpoint before it, with the frames between shown again if the
     video is at hand; without it, from the checkpoint alone, and a note on stderr says of which moment that is.

@@ -12,25 +12,31 @@ from typing import Annotated, Any
 import typer
 
 from kvvideo.cli import settings
-from kvvideo.cli.command import Origin, Value, commands, leaves, options, values
+from kvvideo.cli.command import App, Origin, Plain, Value, commands, leaves, options, values
+from kvvideo.cli.options import Json
+from kvvideo.cli.panels import OUTPUT
 from kvvideo.cli.settings import Words
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
 
 # Plain commands: they must work, and do the same, whatever is set.
-app = typer.Typer(no_args_is_help=True, help="Show or begin the files that set options.")
+app = App(help="Show or begin the files that set options.")
 
 
-@app.command("show")
+@app.command("show", cls=Plain)
 def show(
     context: typer.Context,
     command: Annotated[
-        list[str] | None, typer.Argument(help="Of this command, such as analyze or bench memory. Default: of all.")
+        list[str] | None, typer.Argument(help="Of this one, such as analyze or bench memory. [of all]")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Show what each option is when it is not on the command line, and where that comes from.
+
+    Examples:
+        kvvideo config show
+        kvvideo config show analyze --json
 
     The command line comes first, then KVVIDEO_* variables, then kvvideo.toml in this folder, then the user's file.
     """
@@ -48,18 +54,30 @@ def show(
         _print(found, unused)
 
 
-@app.command("path")
+@app.command("path", cls=Plain)
 def path() -> None:
-    """Print where the user's own file is, or would be."""
+    """Print where the user's own file is, or would be.
+
+    Examples:
+        kvvideo config path
+        kvvideo config path -v
+    """
     print(_user_path())
 
 
-@app.command("init")
+@app.command("init", cls=Plain)
 def init(
     context: typer.Context,
-    user: Annotated[bool, typer.Option("--user", help="The user's own, for all folders.")] = False,
+    user: Annotated[
+        bool, typer.Option("--user", help="The user's own, for all folders.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Write a kvvideo.toml into this folder that names every setting, all of them commented out."""
+    """Write a kvvideo.toml into this folder that names every setting, all of them commented out.
+
+    Examples:
+        kvvideo config init
+        kvvideo config init --user
+    """
     file = _user_path() if user else Path(settings.NAME)
     text = "\n".join(_example(context.find_root())) + "\n"
     try:
@@ -172,9 +190,7 @@ def _example(root: Any) -> Iterator[str]:
 
 
 def _setting(key: str, option: Any) -> str:
-    from rich.markup import render
-
     default = _plain(option.default)
     # JSON's texts, numbers and truths are TOML's, too.
     value = "" if default is None else f" {json.dumps(default)}"
-    return f"# {key} ={value}  # {render(option.help)}"
+    return f"# {key} ={value}  # {option.help}"

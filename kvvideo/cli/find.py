@@ -30,11 +30,13 @@ _OF_A_VIDEO = {field.name for group in (options.Cache, options.LiveVideo) for fi
 def command(
     context: typer.Context,
     source: Annotated[
-        list[str], typer.Argument(help="Memories (.kvv) and videos, which are ingested first.", show_default=False)
+        list[str], typer.Argument(help="Memories (.kvv), and videos, which are ingested first.", show_default=False)
     ],
     words: Annotated[str, typer.Argument(help='What to find: "the letter K".', show_default=False)],
     *,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Moments to list.")] = 5,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="Moments to list.", rich_help_panel=options.ASK)
+    ] = 5,
     clips: Annotated[
         Path | None,
         typer.Option(
@@ -64,15 +66,18 @@ def command(
             "--output", "-o", metavar="NAME", help="The file to write; '-' is stdout.", rich_help_panel=options.OUTPUT
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=options.OUTPUT)
-    ] = False,
+    force: options.Force = False,
     keep: Annotated[
         Path | None,
-        typer.Option("--save", metavar="FILE", help="Write the memory of the video, too, for another time."),
+        typer.Option(
+            "--save", metavar="FILE", help="Write the memory of the video, too.", rich_help_panel=options.OUTPUT
+        ),
     ] = None,
     beside: Annotated[
-        str | None, typer.Option("--video", help="The video of a memory, if it is somewhere else now.")
+        str | None,
+        typer.Option(
+            "--video", metavar="FILE", help="Where the video of a memory is now.", rich_help_panel=options.VIDEO
+        ),
     ] = None,
     dry_run: options.DryRun = False,
     cache: options.Cache,
@@ -80,6 +85,10 @@ def command(
     watching: options.LiveVideo,
 ) -> None:
     """Find WORDS in memories and videos: the moments that the model would look at, best first.
+
+    Examples:
+        kvvideo find movie.kvv "the letter K"
+        kvvideo find movie.kvv holiday.mp4 "a red letter" --clips clips
 
     Each has a score: 1 if all of the model's attention goes there, 0 if no more than to any other moment.
     """

@@ -27,32 +27,57 @@ if TYPE_CHECKING:
 
 
 def command(
-    video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
+    video: Annotated[str, typer.Argument(help=options.A_VIDEO, show_default=False)],
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write. Default: the video's name with .kvv, in this folder."),
+        typer.Option(
+            "--output", "-o", help="The file to write. [the video's name with .kvv]", rich_help_panel=options.OUTPUT
+        ),
     ] = None,
     checkpoint_every: Annotated[
         str,
-        typer.Option("--checkpoint-every", help="Video between two moments that can be gone back to; 0: only the end."),
+        typer.Option(
+            "--checkpoint-every",
+            metavar="TIME",
+            help="Video between moments to go back to; 0: the end.",
+            rich_help_panel=options.CACHE,
+        ),
     ] = options.CHECKPOINT_EVERY,
     max_disk: Annotated[
-        str, typer.Option("--max-disk", help="What these may take up; beyond that they are thinned out evenly.")
+        str,
+        typer.Option(
+            "--max-disk",
+            metavar="SIZE",
+            help="Room on the disk for these; beyond it some go.",
+            rich_help_panel=options.CACHE,
+        ),
     ] = "10GB",
     keep_frames: Annotated[
-        bool, typer.Option("--keep-frames", help="Put all frames into the file, for 'ask' to look at again.")
+        bool,
+        typer.Option(
+            "--keep-frames", help="Put the frames into the file, to look at again.", rich_help_panel=options.OUTPUT
+        ),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where this was interrupted.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a memory that is there already.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where this was interrupted.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Throw away what an interrupted run left.", rich_help_panel=options.OUTPUT),
+    ] = False,
+    force: options.Force = False,
     dry_run: options.DryRun = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON record at the end.")] = False,
+    json_output: options.Json = False,
     cache: options.Cache,
     engine: options.Engine,
     watching: options.LiveVideo,
 ) -> None:
     """Stream VIDEO through the model once and write what is remembered of it, for 'kvvideo ask'.
+
+    Examples:
+        kvvideo ingest movie.mp4
+        kvvideo ingest movie.mp4 -o movie.kvv --checkpoint-every 5m --keep-frames
 
     While it works, its checkpoints are in a folder named as the file with .part added. Ctrl-C finishes the chunk at
     hand, takes a checkpoint and exits 130; after that, or a crash, --resume goes on.
