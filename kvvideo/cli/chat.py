@@ -46,13 +46,9 @@ def command(
     ] = False,
     speed: Annotated[
         str,
-        typer.Option(
-            "--speed", metavar="SPEED", help="How fast to play: max, 1x, 2x, 0.5x.", rich_help_panel=PLAY
-        ),
+        typer.Option("--speed", metavar="SPEED", help="How fast to play: max, 1x, 2x, 0.5x.", rich_help_panel=PLAY),
     ] = "max",
-    paused: Annotated[
-        bool, typer.Option("--paused", help="Do not play until /play.", rich_help_panel=PLAY)
-    ] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="Do not play until /play.", rich_help_panel=PLAY)] = False,
     checkpoint_every: Annotated[
         str,
         typer.Option(
