@@ -58,7 +58,12 @@ app = App(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
-    help="Ask questions of very long videos, with a KV cache that never grows.",
+    help="""Ask questions of very long videos, with a KV cache that never grows.
+
+    Examples:
+        kvvideo analyze movie.mp4 -q "What happens?"
+        kvvideo chat samples/letters-1m.mp4 --model tiny
+    """,
     epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 video cannot be decoded · "
     "4 out of memory · 5 vLLM failed · 130 interrupted (what there was is printed)",
 )

@@ -162,7 +162,7 @@ def _run(
     with Stop() as stop, looking.during(source, say) as (recall, watching), closing(Stills(source, recall)) as stills:
         hooks = Hooks(
             lambda: stop.asked,
-            lambda model: progress.wait(f"loading {model} …"),
+            lambda model: progress.loading(model, stop),
             progress.chunk,
             lambda chunks: watching(stills.watching(chunks)),
         )

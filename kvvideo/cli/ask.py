@@ -118,7 +118,7 @@ def _run(
             frame=stack.enter_context(closing(Stills(source, recall))),
         )
         stop = stack.enter_context(Stop())
-        hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
+        hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
         records = answering(
             file, last, source, questions, config, hooks=hooks, recall=recall, max_answer_tokens=max_answer_tokens
         )

@@ -14,7 +14,7 @@ import typer
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.panels import ASK, BATCH, OUTPUT, RAY
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import jsons
@@ -253,11 +253,11 @@ def _run(
         pending = batch.pending()
         done = batch.progress.questions - sum(len(wants) for task in pending for wants in task.wants.values())
         if done and pending:
-            say(f"{done} of {batch.progress.questions} questions are done already")
+            note(f"{done} of {batch.progress.questions} questions are done already")
         with Board(batch.progress, done) as board:
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
-                board.wait(f"loading {config.model} …")
+                board.loading(config.model, stop)
                 executor = make(
                     config,
                     [*dict.fromkeys(task.cache for task in pending)],

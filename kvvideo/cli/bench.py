@@ -17,7 +17,14 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session import BASELINES, EngineConfig
 
-app = App(help="Measure speed and memory on this machine.")
+app = App(
+    help="""Measure speed and memory on this machine.
+
+    Examples:
+        kvvideo bench stream
+        kvvideo bench memory --quick
+    """
+)
 
 Number = TypeVar("Number", int, float)
 
@@ -510,7 +517,7 @@ def memory(
         from kvvideo.bench.plots import draw
 
         for path in draw(report, plots):
-            render.err.print(f"wrote {path}", markup=False)
+            render.aside(f"wrote {path}")
 
 
 def _measure(

@@ -85,7 +85,7 @@ def command(
 
     Examples:
         kvvideo chat movie.mp4
-        echo "/at 0:49 Which letter is on screen?" | kvvideo chat samples/letters-1m.mp4 -m tiny
+        kvvideo chat samples/letters-1m.mp4 --model tiny --paused
 
     The video goes on while you type. Questions leave no trace in what the model remembers of it, unless --remember
     is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kvvideo.cli.stop import say
+from kvvideo.cli.stop import note, say
 from kvvideo.errors import INTERRUPTED
 from kvvideo.session.hub import fetch, is_here
 from kvvideo.video.decoder import check_file
@@ -27,7 +27,7 @@ def ensure(model: str, source: "Source | None" = None) -> None:
     if source is not None and source.replayable:
         source.open().close()
     try:
-        fetch(model, tell=say)
+        fetch(model, tell=note)
     except KeyboardInterrupt:
         say("stopped; the same command goes on with the download")
         raise SystemExit(INTERRUPTED) from None

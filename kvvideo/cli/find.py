@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import clean, find, jsons
 from kvvideo.outputs.formats import TEXT
@@ -178,7 +177,7 @@ def _run(search: "Search", cuts: "Cuts", format: str, path: Path | None, force: 
             shown, files = files[0], []
         # Outputs takes the writers of files first: their paths go with them.
         outputs = Outputs([*files, Shown(shown)], say, [path] if path is not None else [])
-        search.hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
+        search.hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
         made: list[str] = []
         try:
             with progress:
@@ -196,7 +195,7 @@ def _run(search: "Search", cuts: "Cuts", format: str, path: Path | None, force: 
 def _conclude(search: "Search", written: list[str], failure: ConfigError | None) -> None:
     """Say which files there are, and end with the exit code of what went wrong, if anything did."""
     if written:
-        say(f"wrote {', '.join(written)}")
+        note(f"wrote {', '.join(written)}")
     if search.failure is not None:
         raise search.failure
     if failure is not None:
@@ -229,7 +228,7 @@ class _Moments:
         if self._done is not None:
             length = sum(one["end"] - one["start"] for one in self._done["searched"])
             took = f"{format_time(length)} of video searched in {self._done['seconds']:.1f} s"
-            render.err.print(Text(took, style="dim"), soft_wrap=True)
+            render.aside(took)
         self._rows, self._done = [], None
 
 

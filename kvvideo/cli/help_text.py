@@ -33,7 +33,7 @@ def of_command(command: Any, context: Any) -> str:
     lines = [*_head(command, context), *_list("", arguments, column)]
     for panel in sorted(groups, key=PANELS.index):
         lines += _list(panel, groups[panel], column)
-    return _drawn(lines)
+    return _drawn([*lines, Text("In [brackets] is the default; 'kvvideo config show' says where it comes from.")])
 
 
 def of_group(group: Any, context: Any) -> str:
@@ -62,7 +62,7 @@ def examples(command: Any) -> list[str]:
 def _head(command: Any, context: Any) -> Iterator[Text]:
     """Yield usage, what it is for, the examples, and all else that is to be said of it."""
     for line in _wrapped(
-        " ".join([context.command_path, *filter(None, command.collect_usage_pieces(context))]), "", "  "
+        " ".join(["Usage:", context.command_path, *filter(None, command.collect_usage_pieces(context))]), "", "  "
     ):
         yield Text(line)
     first, *parts = inspect.cleandoc(command.help or "").split("\n\n")

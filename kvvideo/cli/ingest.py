@@ -9,7 +9,7 @@ import typer
 
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
@@ -102,7 +102,7 @@ def command(
     if resume and not source.replayable:
         raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config, keep_frames):
-        say(f"{str(path)!r} is complete already")
+        note(f"{str(path)!r} is complete already")
         return
     with watching.looked_for(video):
         ensure(config.model, source)
@@ -167,7 +167,7 @@ def _ingest(
         progress.wait(f"opening {source.path} …")
         with source.open(skip_chunks=0 if part.memory is None else part.memory.chunks) as reader:
             Asking(()).check(source, reader.info.duration)
-            progress.wait(f"loading {config.model} …")
+            progress.loading(config.model, stop)
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
             done = ingest(

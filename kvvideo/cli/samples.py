@@ -13,7 +13,14 @@ from kvvideo.errors import ConfigError
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
-app = App(help="Make clips with known answers.")
+app = App(
+    help="""Make clips with known answers.
+
+    Examples:
+        kvvideo samples make clip.mp4
+        kvvideo samples make clip.mp4 --minutes 4 --seed 7 --truth jobs.jsonl
+    """
+)
 
 
 @app.callback()
