@@ -246,6 +246,7 @@ def _run(
     apart: float,
     json_output: bool,
 ) -> None:
+    from kvvideo.batch.run import Local
     from kvvideo.cli.board import Board
 
     failure: KvvideoError | None = None
@@ -257,7 +258,9 @@ def _run(
         with Board(batch.progress, done) as board:
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
-                board.loading(config.model, stop)
+                board.wait(f"loading {config.model} …")
+                if make is Local:  # engines elsewhere have to be told
+                    stop.at_once()
                 executor = make(
                     config,
                     [*dict.fromkeys(task.cache for task in pending)],

@@ -167,7 +167,7 @@ def _ingest(
         progress.wait(f"opening {source.path} …")
         with source.open(skip_chunks=0 if part.memory is None else part.memory.chunks) as reader:
             Asking(()).check(source, reader.info.duration)
-            progress.loading(config.model, stop)
+            progress.loading(config.model, stop, part.close)
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
             done = ingest(

@@ -267,9 +267,9 @@ class Transient:
             at_once=True,
         )
 
-    def loading(self, model: str, stop: Stop) -> None:
-        """Show that ``model`` is loaded; meanwhile Ctrl-C ends the command at once."""
-        stop.at_once()
+    def loading(self, model: str, stop: Stop, tidy: Callable[[], None] = lambda: None) -> None:
+        """Show that ``model`` is loaded; meanwhile Ctrl-C ends the command at once, after ``tidy``."""
+        stop.at_once(tidy)
         self.wait(f"loading {model} …")
 
     def _show(self, what: Drawn, record: dict[str, Any], ticking: bool = False, at_once: bool = False) -> None:
@@ -344,9 +344,9 @@ class Progress(Transient):
             "start": self._start,
             "position": line.at,
             "end": line.end,
-            "share": line.share,
+            "share": None if line.share is None else round(line.share, 4),
             "left_seconds": None if line.left is None else round(line.left, 1),
-            "frames_per_second": now.rate,
+            "frames_per_second": None if now.rate is None else round(now.rate, 1),
             "behind_seconds": now.behind,
             "dropped_seconds": now.dropped,
             "live": now.cache.live,

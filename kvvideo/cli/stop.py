@@ -1,10 +1,13 @@
 """The person who waits: what is said to them on stderr, and their Ctrl-C."""
 
+import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from kvvideo.cli import everywhere, log
+from kvvideo.cli import everywhere, log, screen
+from kvvideo.errors import INTERRUPTED
 from kvvideo.outputs import clean
 
 
@@ -26,7 +29,8 @@ class Stop:
     """While it is entered, the first Ctrl-C sets ``asked``; a second one interrupts as usual."""
 
     def __init__(self) -> None:
-        self._asked = self._at_once = False
+        self._asked = False
+        self._tidy: Callable[[], None] | None = None
         self._before: Any = None
 
     def __enter__(self) -> "Stop":
@@ -39,16 +43,23 @@ class Stop:
     @property
     def asked(self) -> bool:
         """True if the run is to end; once this was looked at, a chunk is at hand that can be finished."""
-        self._at_once = False
+        self._tidy = None
         return self._asked
 
-    def at_once(self) -> None:
-        """Have the first Ctrl-C interrupt until ``asked`` is looked at: nothing is begun that could be lost."""
-        self._at_once = True
+    def at_once(self, tidy: Callable[[], None] = lambda: None) -> None:
+        """Have Ctrl-C end the process until ``asked`` is looked at: nothing is begun that could be lost.
+
+        Args:
+            tidy: called before.
+        """
+        self._tidy = tidy
 
     def _ask(self, *_: object) -> None:
         self._asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._at_once:
-            raise KeyboardInterrupt
+        if self._tidy is not None:
+            screen.bottom.end()
+            self._tidy()
+            # An exception would be lost in what loads a model, which catches them here and there.
+            os._exit(INTERRUPTED)
         say("finishing this chunk; press Ctrl-C again to stop at once")
