@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from kvvideo.cli import help_text, settings
+from kvvideo.cli import settings
 from kvvideo.cli.everywhere import Everywhere
 from kvvideo.cli.settings import Given, Option, Words
 from kvvideo.cli.stop import say
@@ -81,10 +81,14 @@ class Plain(TyperCommand):
 
     def collect_usage_pieces(self, _: Any) -> list[str]:
         """Return the words of the line on usage after the command's own."""
+        from kvvideo.cli import help_text
+
         return ["[OPTIONS]", *map(help_text.argument, self.params)] if self.params else []
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
+        from kvvideo.cli import help_text
+
         formatter.write(help_text.of_command(self, ctx))
 
 
@@ -93,6 +97,8 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
+        from kvvideo.cli import help_text
+
         formatter.write(help_text.of_group(self, ctx))
 
 

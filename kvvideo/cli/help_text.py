@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from rich.console import Console
 from rich.text import Text
 
 from kvvideo.cli.panels import PANELS
@@ -125,9 +126,7 @@ def _said(parameter: Any, context: Any) -> str:
 
 
 def _width() -> int:
-    from kvvideo.cli import render
-
-    return min(render.out.width, _WIDEST)
+    return min(Console().width, _WIDEST)
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
@@ -144,9 +143,8 @@ def _wrapped(text: str, first: str, others: str) -> list[str]:
 
 
 def _drawn(lines: list[Text]) -> str:
-    from kvvideo.cli import render
-
-    with render.out.capture() as drawn:
+    console = Console(highlight=False, soft_wrap=True)
+    with console.capture() as drawn:
         for line in lines:
-            render.out.print(line)
+            console.print(line)
     return drawn.get()
