@@ -244,7 +244,7 @@ class CheckTotal(TypedDict):
 
 
 class Progress(TypedDict):
-    """What is done now, on stderr; while a video is read with the fields from ``start`` on."""
+    """The state of a command, on stderr; while a video is read with the fields from ``start`` on."""
 
     type: Literal["progress"]
     schema: Literal[1]
