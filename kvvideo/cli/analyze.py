@@ -10,7 +10,7 @@ import typer
 
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import Choice, Stills, open_files
@@ -172,6 +172,7 @@ def _run(
             render.Answers(len(caches) > 1),
             stem=stem_of(source.path),
             say=say,
+            note=note,
             force=force,
             strategies=[cache.strategy for cache in caches],
             own=files_of(run),

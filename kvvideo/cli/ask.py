@@ -8,7 +8,7 @@ import typer
 
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills
 from kvvideo.runs.agenda import Question
@@ -97,9 +97,9 @@ def _run(
 
     last = file.memory()
     agenda_of(last, questions)
-    source, note = video_of(last, file.path, None if video is None else local_path(video))
-    if note:
-        say(note)
+    source, lacking = video_of(last, file.path, None if video is None else local_path(video))
+    if lacking:
+        say(lacking)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
     recall = of_memory(last, looking, source, file.frames(), say)
@@ -113,6 +113,7 @@ def _run(
             stem=file.path.stem,
             strategies=[config.cache.strategy],
             say=say,
+            note=note,
             force=force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
             frame=stack.enter_context(closing(Stills(source, recall))),
