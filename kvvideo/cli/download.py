@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from kvvideo.cli import everywhere
+from kvvideo.cli.everywhere import Way
 from kvvideo.cli.stop import note, say
 from kvvideo.errors import INTERRUPTED
 from kvvideo.session.hub import fetch, is_here
@@ -22,10 +24,14 @@ def ensure(model: str, source: "Source | None" = None) -> None:
     """
     if is_here(model):
         return
+    from huggingface_hub.utils import disable_progress_bars
+
     if source is not None and source.live is None:
         check_file(source.path)
     if source is not None and source.replayable:
         source.open().close()
+    if everywhere.way() is not Way.auto:
+        disable_progress_bars()
     try:
         fetch(model, tell=note)
     except KeyboardInterrupt:

@@ -209,8 +209,12 @@ def test_programs_get_a_record_for_what_is_done_and_one_a_second(capsys: pytest.
     assert (last["position"], last["share"]) == (3780.4, 1.0)
 
 
-def test_what_every_command_takes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_every_command_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Of a command that is done at once, and one that fails."""
+    for name in ("VLLM_LOGGING_LEVEL", "VLLM_LOGGING_STREAM", "_KVVIDEO_LOG_FILE"):
+        monkeypatch.setenv(name, "")  # as it will be again after this
     make = ("samples", "make", tmp_path / "clip.mp4", "--minutes", "0.1")
     log = tmp_path / "log.txt"
     assert re.fullmatch(r"kvvideo: wrote .*clip\.mp4: .*\n", commands.run(capfd, *make, "--log-file", log).stderr)
