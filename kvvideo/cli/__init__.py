@@ -1,15 +1,12 @@
 """The command line: thin, one module per command. Everything it does can be done from Python."""
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from kvvideo._version import __version__
 from kvvideo.cli import (
@@ -24,17 +21,16 @@ from kvvideo.cli import (
     ingest,
     samples,
     serve,
-    settings,
     strategies,
 )
-from kvvideo.cli.command import App, commands
+from kvvideo.cli.command import VERBOSE, App, Group, Plain
 from kvvideo.cli.screen import standard_streams
 from kvvideo.cli.stop import say
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import clean
 
 
-class _Group(TyperGroup):
+class _Group(Group):
     """A group whose error messages are cleaned: names of files in them may come from strangers."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
@@ -59,11 +55,15 @@ def _cleaned() -> Iterator[None]:
 
 app = App(
     cls=_Group,
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="Ask questions of very long videos, with a KV cache that never grows.",
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="""Ask questions of very long videos, with a KV cache that never grows.
+
+    Examples:
+        kvvideo analyze movie.mp4 -q "What happens?"
+        kvvideo chat samples/letters-1m.mp4 --model tiny
+    """,
     epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 video cannot be decoded · "
     "4 out of memory · 5 vLLM failed · 130 interrupted (what there was is printed)",
 )
@@ -78,7 +78,7 @@ app.add_typer(samples.app, name="samples")
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 # It must work whatever is set.
-app.command("doctor", cls=TyperCommand)(doctor.command)
+app.command("doctor", cls=Plain)(doctor.command)
 app.command("strategies")(strategies.command)
 
 
@@ -92,17 +92,9 @@ def _version(wanted: bool) -> None:
 def _options(
     context: typer.Context,
     _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show vLLM's and kvvideo's own log on stderr."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="As --verbose of each command."),
 ) -> None:
-    if verbose:
-        os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-        logging.getLogger("kvvideo").setLevel(logging.DEBUG)
-        for name, reason in settings.unused_variables(commands(context.command)).items():
-            say(f"{name} sets nothing: {reason}")
-    else:
-        warnings.simplefilter("ignore")
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    context.meta[VERBOSE] = verbose
 
 
 def main() -> None:

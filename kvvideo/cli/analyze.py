@@ -10,7 +10,7 @@ import typer
 
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import Choice, Stills, open_files
@@ -35,15 +35,18 @@ class Questions:
 
     question: options.Question = None
     every: Annotated[
-        str | None, typer.Option("--every", help="Ask the questions without a time this often, e.g. 30s or 1:00.")
+        str | None,
+        typer.Option(
+            "--every", metavar="TIME", help="Ask what has no time of its own this often.", rich_help_panel=options.ASK
+        ),
     ] = None
     task: Annotated[
         str | None,
         typer.Option(
             "--task",
             metavar="NAME",
-            help=f"Ask all along, as often as --every says: caption, what is shown ({TASKS['caption']:g}s), or "
-            f"timeline, what happened since ({TASKS['timeline']:g}s).",
+            help=f"All along: caption (every {TASKS['caption']:g}s) or timeline ({TASKS['timeline']:g}s).",
+            rich_help_panel=options.ASK,
             autocompletion=complete.one_of(*TASKS),
         ),
     ] = None
@@ -59,19 +62,15 @@ class Questions:
 
 def command(
     context: typer.Context,
-    video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
+    video: Annotated[str, typer.Argument(help=options.A_VIDEO, show_default=False)],
     *,
     asked: Questions,
     output: options.Output,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
-    checkpoint_every: Annotated[
-        str,
-        typer.Option(
-            "--checkpoint-every", help="Video between two checkpoints, e.g. 60s; 0: keep nothing for --resume."
-        ),
-    ] = options.CHECKPOINT_EVERY,
+    checkpoint_every: options.CheckpointEvery = options.CHECKPOINT_EVERY,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where this same command was interrupted; prints all answers.")
+        bool,
+        typer.Option("--resume", help="Go on where this command was interrupted.", rich_help_panel=options.OUTPUT),
     ] = False,
     dry_run: options.DryRun = False,
     compare: Annotated[
@@ -79,7 +78,7 @@ def command(
         typer.Option(
             "--compare",
             metavar="NAME,NAME,…",
-            help="Answer under each of these strategies, side by side; the model is loaded once.",
+            help="Answer under each strategy, side by side.",
             autocompletion=complete.strategies,
             rich_help_panel=options.CACHE,
         ),
@@ -91,9 +90,12 @@ def command(
 ) -> None:
     """Stream VIDEO through the model and answer questions about it.
 
-    Nothing of the answers stays in the model's memory, so every question is asked of the video alone.
-    Ctrl-C finishes the chunk at hand, prints what there is and exits 130; a second one stops at once.
-    After that, or a crash, the same command with --resume goes on.
+    Examples:
+        kvvideo analyze movie.mp4 -q "What happens?" -q "@10:30 What just happened?"
+        kvvideo analyze movie.mp4 --every 1:00 -q "Who is on screen?" -o movie.srt
+
+    Every question is asked of the video alone: answers leave nothing in memory. Ctrl-C finishes the chunk at hand and
+    prints what there is; after that, or a crash, the same command with --resume goes on.
     """
     video = local_path(video)
     names = [cache.strategy] if compare is None else _compared(compare, context)
@@ -165,7 +167,7 @@ def _run(
     with Stop() as stop, looking.during(source, say) as (recall, watching), closing(Stills(source, recall)) as stills:
         hooks = Hooks(
             lambda: stop.asked,
-            lambda model: progress.wait(f"loading {model} …"),
+            lambda model: progress.loading(model, stop),
             progress.chunk,
             lambda chunks: watching(stills.watching(chunks)),
         )
@@ -175,6 +177,7 @@ def _run(
             render.Answers(len(caches) > 1),
             stem=stem_of(source.path),
             say=say,
+            note=note,
             force=force,
             strategies=[cache.strategy for cache in caches],
             own=files_of(run),

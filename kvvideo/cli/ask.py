@@ -8,7 +8,7 @@ import typer
 
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Choice, Stills
 from kvvideo.runs.agenda import Question
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 
 def command(
-    memory: Annotated[Path, typer.Argument(help="The .kvv file.", show_default=False)],
+    memory: Annotated[Path, typer.Argument(help="The .kvv file that 'kvvideo ingest' wrote.", show_default=False)],
     *,
     question: options.Question = None,
     output: options.Output,
     video: Annotated[
         str | None,
-        typer.Option("--video", help="Where the video is now. Default: where it was, or beside the .kvv file."),
+        typer.Option(
+            "--video", metavar="FILE", help="Where the video is now. [as it was]", rich_help_panel=options.VIDEO
+        ),
     ] = None,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
     model: Annotated[
@@ -37,7 +39,8 @@ def command(
         typer.Option(
             "--model",
             "-m",
-            help="Where the model is now. Default: as it was.",
+            metavar="NAME",
+            help="Where the model is now. [as it was]",
             rich_help_panel=options.MODEL,
             autocompletion=complete.model,
         ),
@@ -46,7 +49,8 @@ def command(
         str | None,
         typer.Option(
             "--dtype",
-            help="auto, float32, bfloat16 or float16. Default: as it was.",
+            metavar="NAME",
+            help="auto, float32, bfloat16 or float16. [as it was]",
             rich_help_panel=options.MODEL,
             autocompletion=complete.one_of(*options.DTYPES),
         ),
@@ -55,7 +59,11 @@ def command(
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
 ) -> None:
-    """Answer questions from MEMORY, a file that 'kvvideo ingest' wrote.
+    """Answer questions from MEMORY, without going through the video again.
+
+    Examples:
+        kvvideo ask movie.kvv -q "What happens?"
+        kvvideo ask movie.kvv -q "@10:30 What just happened?" -f json
 
     A question at a moment is answered from the checkpoint before it, with the frames between shown again if the
     video is at hand; without it, from the checkpoint alone, and a note on stderr says of which moment that is.
@@ -89,9 +97,9 @@ def _run(
 
     last = file.memory()
     agenda_of(last, questions)
-    source, note = video_of(last, file.path, None if video is None else local_path(video))
-    if note:
-        say(note)
+    source, lacking = video_of(last, file.path, None if video is None else local_path(video))
+    if lacking:
+        say(lacking)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
     recall = of_memory(last, looking, source, file.frames(), say)
@@ -105,12 +113,13 @@ def _run(
             stem=file.path.stem,
             strategies=[config.cache.strategy],
             say=say,
+            note=note,
             force=force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
             frame=stack.enter_context(closing(Stills(source, recall))),
         )
         stop = stack.enter_context(Stop())
-        hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
+        hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
         records = answering(
             file, last, source, questions, config, hooks=hooks, recall=recall, max_answer_tokens=max_answer_tokens
         )

@@ -13,7 +13,8 @@ import typer
 
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.panels import ASK, BATCH, OUTPUT, RAY
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import jsons
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from kvvideo.batch.run import Batch, Executor
     from kvvideo.batch.tasks import Defaults, Task
 
-BATCH, RAY = "Batch", "Ray"
 AT_ONCE = 8
 
 
@@ -46,7 +46,7 @@ class Room:
         typer.Option(
             "--at-once",
             min=1,
-            help=f"Videos streamed at once, by each engine. Default: {AT_ONCE}, or as many as there is memory for.",
+            help=f"Videos streamed at once, by each engine. [{AT_ONCE}, or fewer]",
             rich_help_panel=BATCH,
         ),
     ] = None
@@ -54,7 +54,8 @@ class Room:
         str | None,
         typer.Option(
             "--kv-memory",
-            help="Size of the KV pool, e.g. 8GB: as many videos at once as it surely holds.",
+            metavar="SIZE",
+            help="Size of the KV pool: as many at once as it holds.",
             rich_help_panel=BATCH,
         ),
     ] = None
@@ -114,29 +115,29 @@ class Engines:
 
     where: Annotated[
         Where,
-        typer.Option(
-            "--executor", help="local: one engine, here; or ray: several, on a Ray cluster.", rich_help_panel=RAY
-        ),
+        typer.Option("--executor", help="One engine, here, or several on a Ray cluster.", rich_help_panel=RAY),
     ] = Where.local
     engines: Annotated[
         int | None,
         typer.Option(
             "--engines",
             min=1,
-            help="How many. Default: one per GPU, or as many as there are CPUs for.",
+            help="How many. [one per GPU, or as there are CPUs]",
             rich_help_panel=RAY,
         ),
     ] = None
     cpus_per_engine: Annotated[
         int | None,
-        typer.Option("--cpus-per-engine", min=1, help="Default: 1 beside a GPU, else up to 4.", rich_help_panel=RAY),
+        typer.Option(
+            "--cpus-per-engine", min=1, help="CPUs of each. [1 beside a GPU, else up to 4]", rich_help_panel=RAY
+        ),
     ] = None
     ray_address: Annotated[
         str | None,
         typer.Option(
             "--ray-address",
-            help="The cluster, e.g. auto or 10.0.0.1:6379; all its machines must have the videos and the model. "
-            "Default: $RAY_ADDRESS, or a cluster of this machine alone.",
+            metavar="HOST:PORT",
+            help="The cluster, or auto; all its machines have videos and model. [this machine alone]",
             rich_help_panel=RAY,
         ),
     ] = None
@@ -164,26 +165,45 @@ def command(
     jobs: Annotated[Path, typer.Argument(help="The job file, JSON Lines.", show_default=False)],
     *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The directory for the results; the same one goes on from there.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="For the results; it goes on from what is there.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = Path("results"),
     check: Annotated[
-        bool, typer.Option("--check", help="Read the jobs, look at every video, and say what it will take; no model.")
+        bool,
+        typer.Option("--check", help="Look at jobs and videos, and say what it will take.", rich_help_panel=OUTPUT),
     ] = False,
-    only_failed: Annotated[bool, typer.Option("--only-failed", help="Do again what failed, and nothing else.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away the results that are there.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first jobs, this many.")] = None,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Do again what failed, and nothing else.", rich_help_panel=ASK)
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away the results that are there.", rich_help_panel=OUTPUT)
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first failure.", rich_help_panel=BATCH)
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first jobs, this many.", rich_help_panel=ASK)
+    ] = None,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", metavar="I/N", help="Only this part of the videos, e.g. 2/4, for several machines."),
+        typer.Option(
+            "--shard", metavar="I/N", help="Only this part of the videos: several machines.", rich_help_panel=ASK
+        ),
     ] = None,
-    retries: Annotated[int, typer.Option("--retries", min=0, help="How often a failed video is tried again.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    retries: Annotated[
+        int,
+        typer.Option("--retries", min=0, help="How often a failed video is tried again.", rich_help_panel=BATCH),
+    ] = 0,
+    json_output: options.Json = False,
     room: Room,
     engines: Engines,
-    checkpoint_every: Annotated[
-        str, typer.Option("--checkpoint-every", help="Video between two checkpoints, e.g. 60s; 0: none.")
-    ] = options.CHECKPOINT_EVERY,
+    checkpoint_every: options.CheckpointEvery = options.CHECKPOINT_EVERY,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
     cache: options.Memory,
     recall: options.Recall,
@@ -191,6 +211,10 @@ def command(
     watching: options.Video,
 ) -> None:
     """Answer all questions in JOBS, several videos at once, each ingested once.
+
+    Examples:
+        kvvideo batch jobs.jsonl -o results
+        kvvideo batch jobs.jsonl --check
 
     Every answer is in results.jsonl as soon as it is given, and is not asked again: after Ctrl-C, a crash or kill -9
     the same command goes on. What could not be answered is in failed.jsonl; the exit code is 1 then.
@@ -244,6 +268,7 @@ def _run(
     apart: float,
     json_output: bool,
 ) -> None:
+    from kvvideo.batch.run import Local
     from kvvideo.cli.board import Board
 
     failure: KvvideoError | None = None
@@ -251,11 +276,13 @@ def _run(
         pending = batch.pending()
         done = batch.progress.questions - sum(len(wants) for task in pending for wants in task.wants.values())
         if done and pending:
-            say(f"{done} of {batch.progress.questions} questions are done already")
+            note(f"{done} of {batch.progress.questions} questions are done already")
         with Board(batch.progress, done) as board:
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
                 board.wait(f"loading {config.model} …")
+                if make is Local:  # engines elsewhere have to be told
+                    stop.at_once()
                 executor = make(
                     config,
                     [*dict.fromkeys(task.cache for task in pending)],

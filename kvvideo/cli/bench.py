@@ -12,14 +12,21 @@ from kvvideo import compression
 from kvvideo.cli import complete, options
 from kvvideo.cli.command import App
 from kvvideo.cli.download import ensure
+from kvvideo.cli.panels import MEASURE, MODEL, OUTPUT
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session import BASELINES, EngineConfig
 
-app = App(no_args_is_help=True, help="Measure speed and memory on this machine.")
+app = App(
+    help="""Measure speed and memory on this machine.
+
+    Examples:
+        kvvideo bench stream
+        kvvideo bench memory --quick
+    """
+)
 
 Number = TypeVar("Number", int, float)
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,9 @@ class Model:
         str | None,
         typer.Option(
             "--shape",
-            help="3b or 7b: Qwen2.5-VL's true shape with made-up weights.",
-            rich_help_panel=options.MODEL,
+            metavar="3b|7b",
+            help="Qwen2.5-VL's true shape, with made-up weights.",
+            rich_help_panel=MODEL,
             autocompletion=complete.one_of("3b", "7b"),
         ),
     ] = None
@@ -63,19 +71,31 @@ class Model:
 @app.command("stream")
 def stream(
     *,
-    chunks: Annotated[int, typer.Option("--chunks", "-n", min=1, help="Chunks to stream.")] = 500,
+    chunks: Annotated[
+        int, typer.Option("--chunks", "-n", min=1, help="Chunks to stream.", rich_help_panel=MEASURE)
+    ] = 500,
     cache: options.Cache,
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: Model,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    index: Annotated[bool, typer.Option(help="Index the chunks, so that questions find them again.")] = True,
+    index: Annotated[
+        bool, typer.Option(help="Index the chunks, so that questions find them again.", rich_help_panel=MEASURE)
+    ] = True,
     recall: Annotated[
-        int, typer.Option("--recall", min=0, help="At the end, time a question that is shown this many chunks again.")
+        int,
+        typer.Option(
+            "--recall", min=0, help="Time a question that is shown so many chunks again.", rich_help_panel=MEASURE
+        ),
     ] = 0,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure time per chunk, and memory, along one long stream of made-up frames."""
+    """Measure time per chunk, and memory, along one long stream of made-up frames.
+
+    Examples:
+        kvvideo bench stream
+        kvvideo bench stream -n 2000 --shape 3b --strategy h2o
+    """
     from kvvideo.bench.frames import LARGE, SMALL, Frames
     from kvvideo.bench.stream import Window, run
     from kvvideo.cli import bench_tables, render
@@ -104,9 +124,14 @@ def stream(
 def start(
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure each stage between the start and the first answer."""
+    """Measure each stage between the start and the first answer.
+
+    Examples:
+        kvvideo bench start
+        kvvideo bench start -m Qwen/Qwen2.5-VL-3B-Instruct --json
+    """
     from kvvideo.bench.start import run
     from kvvideo.cli import bench_tables
 
@@ -121,16 +146,24 @@ def start(
 def checkpoint(
     *,
     minutes: Annotated[
-        int, typer.Option("--minutes", "-n", min=1, help="Minutes of video, each with a checkpoint and without.")
+        int,
+        typer.Option(
+            "--minutes", "-n", min=1, help="Minutes of video, with a checkpoint and without.", rich_help_panel=MEASURE
+        ),
     ] = 30,
     cache: options.Cache,
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure the cost of a checkpoint every minute of video, and its size."""
+    """Measure the cost of a checkpoint every minute of video, and its size.
+
+    Examples:
+        kvvideo bench checkpoint
+        kvvideo bench checkpoint -n 10 --max-tokens 16384
+    """
     from kvvideo.bench.checkpoint import run
     from kvvideo.cli import bench_tables, render
 
@@ -145,8 +178,19 @@ def checkpoint(
         bench_tables.checkpoint(report)
 
 
-Lengths = Annotated[str, typer.Option("--lengths", "-n", help="Lengths of the stream to compare at, in chunks.")]
-Against = Annotated[str, typer.Option("--against", help="Who takes part, with commas between.")]
+Lengths = Annotated[
+    str,
+    typer.Option(
+        "--lengths",
+        "-n",
+        metavar="N,N,…",
+        help="Lengths of the stream to compare at, in chunks.",
+        rich_help_panel=MEASURE,
+    ),
+]
+Against = Annotated[
+    str, typer.Option("--against", metavar="NAME,NAME,…", help="Who takes part.", rich_help_panel=MEASURE)
+]
 LENGTHS, AGAINST = "10,30,100,300", "kvvideo,vllm-session,resend,transformers"
 
 
@@ -159,9 +203,14 @@ def ingest(
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: Model,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers."""
+    """Measure speed against the length of the stream, beside vLLM alone, the whole prompt again, and transformers.
+
+    Examples:
+        kvvideo bench ingest
+        kvvideo bench ingest -n 10,100 --against kvvideo,resend
+    """
     config = model.config(CacheConfig(**vars(budget)))
     _race(config, lengths, against, 0, frame_tokens, chunk, json_output)
 
@@ -171,14 +220,21 @@ def ask(
     *,
     lengths: Lengths = LENGTHS,
     against: Against = AGAINST,
-    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions at each length.")] = 5,
+    questions: Annotated[
+        int, typer.Option("--questions", min=1, help="Questions at each length.", rich_help_panel=MEASURE)
+    ] = 5,
     budget: Budget,
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: Model,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure the time to the first token of an answer against the length of the stream, beside the same others."""
+    """Measure the time to the first token of an answer against the length of the stream, beside the same others.
+
+    Examples:
+        kvvideo bench ask
+        kvvideo bench ask -n 10,100 --questions 20
+    """
     config = model.config(CacheConfig(**vars(budget)))
     _race(config, lengths, against, questions, frame_tokens, chunk, json_output)
 
@@ -191,18 +247,27 @@ def compaction(
         typer.Option(
             "--strategies",
             "-s",
-            help="Names, with commas between; default: all that compact.",
+            metavar="NAME,NAME,…",
+            help="Who takes part. [all that compact]",
             autocompletion=complete.strategies,
+            rich_help_panel=MEASURE,
         ),
     ] = None,
-    cycles: Annotated[int, typer.Option("--cycles", min=1, help="Compactions to measure for each strategy.")] = 3,
+    cycles: Annotated[
+        int, typer.Option("--cycles", min=1, help="Compactions to measure for each strategy.", rich_help_panel=MEASURE)
+    ] = 3,
     max_tokens: options.MaxTokens = options.MAX_TOKENS,
     ratio: options.Ratio = options.RATIO,
     frame_tokens: options.FrameTokens = None,
     model: Model,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure the cost of each strategy: a compaction, watching queries, and their share of a step."""
+    """Measure the cost of each strategy: a compaction, watching queries, and their share of a step.
+
+    Examples:
+        kvvideo bench compaction
+        kvvideo bench compaction -s distinct,h2o --shape 7b
+    """
     from kvvideo.bench.compaction import Cost, names, run
     from kvvideo.cli import bench_tables, render
 
@@ -222,14 +287,21 @@ def compaction(
 @app.command("profile")
 def profile(
     *,
-    cycles: Annotated[int, typer.Option("--cycles", min=1, help="Compactions to measure over.")] = 4,
+    cycles: Annotated[
+        int, typer.Option("--cycles", min=1, help="Compactions to measure over.", rich_help_panel=MEASURE)
+    ] = 4,
     budget: Budget,
     frame_tokens: options.FrameTokens = None,
     chunk: options.ChunkSeconds = options.CHUNK_SECONDS,
     model: Model,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure the time of ingesting a chunk, part by part."""
+    """Measure the time of ingesting a chunk, part by part.
+
+    Examples:
+        kvvideo bench profile
+        kvvideo bench profile --cycles 8 --shape 3b
+    """
     from kvvideo.bench.profile import run
     from kvvideo.cli import bench_tables, render
 
@@ -244,18 +316,33 @@ def profile(
 @app.command("decode")
 def decode(
     *,
-    decoders: Annotated[str, typer.Option("--decoders", help="Names, with commas between.")] = "pyav,decord",
-    seconds: Annotated[float, typer.Option("--seconds", min=4.0, help="Length of the clip.")] = 20.0,
-    size: Annotated[str, typer.Option("--size", help="Width and height of the clip.")] = "1920x1080",
+    decoders: Annotated[
+        str, typer.Option("--decoders", metavar="NAME,NAME,…", help="Who takes part.", rich_help_panel=MEASURE)
+    ] = "pyav,decord",
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=4.0, help="Length of the clip.", rich_help_panel=MEASURE)
+    ] = 20.0,
+    size: Annotated[
+        str, typer.Option("--size", metavar="WxH", help="Width and height of the clip.", rich_help_panel=MEASURE)
+    ] = "1920x1080",
     fps: options.Fps = options.FPS,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="How often to read it.")] = 3,
-    ingest: Annotated[bool, typer.Option("--ingest", help="Also ingest it: does the engine wait for frames?")] = False,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="How often to read it.", rich_help_panel=MEASURE)
+    ] = 3,
+    ingest: Annotated[
+        bool, typer.Option("--ingest", help="Also ingest it: is there a wait for frames?", rich_help_panel=MEASURE)
+    ] = False,
     budget: Budget,
     frame_tokens: options.FrameTokens = None,
     model: Model,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure each decoder's speed and memory on an H.264 clip made on the spot, and whether an engine waits for it."""
+    """Measure each decoder's speed and memory on an H.264 clip made on the spot, and whether an engine waits for it.
+
+    Examples:
+        kvvideo bench decode
+        kvvideo bench decode --decoders pyav,nvdec --ingest
+    """
     from kvvideo.bench.decode import run
     from kvvideo.cli import bench_tables, render
 
@@ -341,19 +428,34 @@ def memory(
         typer.Option(
             "--strategies",
             "-s",
-            help="Names, with commas between; default: all but summary.",
+            metavar="NAME,NAME,…",
+            help="Who takes part. [all but summary]",
             autocompletion=complete.strategies,
+            rich_help_panel=MEASURE,
         ),
     ] = None,
     shares: Annotated[
-        str, typer.Option("--shares", help="The most a cache may hold (max_tokens), as parts of the stream.")
+        str,
+        typer.Option(
+            "--shares",
+            metavar="N,N,…",
+            help="The most a cache may hold, as parts of the stream.",
+            rich_help_panel=MEASURE,
+        ),
     ] = "0.02,0.05,0.1,0.2,0.5",
     recall: Annotated[
-        str, typer.Option("--recall", help="Most stretches that a question is shown again; several with commas.")
+        str,
+        typer.Option(
+            "--recall", metavar="N,N,…", help="Stretches that a question is shown again.", rich_help_panel=MEASURE
+        ),
     ] = "0",
-    minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Length of a clip.")] = 10.0,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Three strategies, two shares, two clips of 6 min.")] = False,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.5, help="Length of a clip.", rich_help_panel=MEASURE)
+    ] = 10.0,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.", rich_help_panel=MEASURE)] = 3,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Three strategies, two shares, two clips of 6 min.", rich_help_panel=MEASURE)
+    ] = False,
     ratio: options.Ratio = options.RATIO,
     sink: options.Sink = options.SINK,
     window: options.Window = None,
@@ -363,15 +465,23 @@ def memory(
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
-    json_output: Json = False,
+    json_output: options.Json = False,
     plots: Annotated[
-        Path | None, typer.Option("--plots", help="Directory to write the plots to (needs kvvideo\\[plots]).")
+        Path | None,
+        typer.Option(
+            "--plots", metavar="DIR", help="Write plots there (needs kvvideo[plots]).", rich_help_panel=OUTPUT
+        ),
     ] = None,
     report_file: Annotated[
-        Path | None, typer.Option("--from", help="Print or plot a JSON report made earlier; nothing is measured.")
+        Path | None, typer.Option("--from", help="Print or plot a report made earlier.", rich_help_panel=MEASURE)
     ] = None,
 ) -> None:
-    """Measure what each strategy still remembers, by size of the cache and age, on clips no model was trained on."""
+    """Measure what each strategy still remembers, by size of the cache and age, on clips no model was trained on.
+
+    Examples:
+        kvvideo bench memory --quick
+        kvvideo bench memory --strategies distinct,h2o --shares 0.05,0.1 --plots plots
+    """
     from kvvideo.cli import bench_tables, render
 
     if report_file is not None:
@@ -407,7 +517,7 @@ def memory(
         from kvvideo.bench.plots import draw
 
         for path in draw(report, plots):
-            render.err.print(f"wrote {path}", markup=False)
+            render.aside(f"wrote {path}")
 
 
 def _measure(
@@ -457,21 +567,43 @@ def recall(
     *,
     strategies: Annotated[
         str,
-        typer.Option("--strategies", "-s", help="Names, with commas between.", autocompletion=complete.strategies),
+        typer.Option(
+            "--strategies",
+            "-s",
+            metavar="NAME,NAME,…",
+            help="Who takes part.",
+            autocompletion=complete.strategies,
+            rich_help_panel=MEASURE,
+        ),
     ] = "streaming,distinct",
     shares: Annotated[
-        str, typer.Option("--shares", help="The most a cache may hold (max_tokens), as parts of the stream.")
+        str,
+        typer.Option(
+            "--shares",
+            metavar="N,N,…",
+            help="The most a cache may hold, as parts of the stream.",
+            rich_help_panel=MEASURE,
+        ),
     ] = "0.01,0.05",
-    minutes: Annotated[str, typer.Option("--minutes", help="Lengths of clips, such as 10,30,120,600.")] = "10,30",
-    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips of each length.")] = 2,
+    minutes: Annotated[
+        str, typer.Option("--minutes", metavar="N,N,…", help="Lengths of clips.", rich_help_panel=MEASURE)
+    ] = "10,30",
+    clips: Annotated[
+        int, typer.Option("--clips", min=1, help="How many clips of each length.", rich_help_panel=MEASURE)
+    ] = 2,
     ratio: options.Ratio = options.RATIO,
     sink: options.Sink = SINK,
     model: options.Model = "tiny",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> None:
-    """Measure how often a question finds the chunk it is about, by strategy, budget and length of the stream."""
+    """Measure how often a question finds the chunk it is about, by strategy, budget and length of the stream.
+
+    Examples:
+        kvvideo bench recall
+        kvvideo bench recall -s distinct --minutes 10,60
+    """
     from kvvideo.bench.recall import run
     from kvvideo.cli import bench_tables, render
 

@@ -44,7 +44,10 @@ class Board(render.Transient):
         # Events may come much faster than one can see, or a terminal draw.
         if (now := time.monotonic()) - self._drawn >= _DRAWN_SECONDS:
             self._drawn = now
-            self._show(lambda _: self._table())
+            self._show(
+                lambda _: self._table(),
+                {"doing": "answering", "done": self._done, "of": self._progress.questions},
+            )
 
     def _table(self) -> Group:
         table = Table("job", "strategy", "at", "cache", "answers", box=None, header_style="bold")
@@ -78,13 +81,9 @@ def summary(record: dict[str, Any]) -> None:
         f"{record['answered']} of {record['questions']} questions answered, {record['failed']} failed, "
         f"{record['left']} left; {record['jobs']} jobs, {record['videos']} videos"
     )
-    render.err.print(
-        Text(
-            f"now: {now['ingests']} videos to their end, {format_time(now['video_seconds'])} of video, {now['frames']} "
-            f"frames in {now['seconds']:.1f} s{speed}",
-            style="dim",
-        ),
-        soft_wrap=True,
+    render.aside(
+        f"now: {now['ingests']} videos to their end, {format_time(now['video_seconds'])} of video, {now['frames']} "
+        f"frames in {now['seconds']:.1f} s{speed}"
     )
 
 

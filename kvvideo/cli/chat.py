@@ -13,6 +13,7 @@ import typer
 from kvvideo.chat import commands
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
+from kvvideo.cli.panels import PLAY
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
@@ -34,22 +35,46 @@ def command(
     video: Annotated[
         str,
         typer.Argument(
-            help="A video file or a saved memory (.kvv); or live: '-' (stdin), a camera's number, a URL (rtsp://…).",
+            help=f"A saved memory (.kvv). Or {options.A_VIDEO[0].lower()}{options.A_VIDEO[1:]}",
             show_default=False,
         ),
     ],
     *,
     remember: Annotated[
-        bool, typer.Option("--remember", help="Let what is said become part of what the model has seen.")
+        bool,
+        typer.Option("--remember", help="Let what is said become part of the memory.", rich_help_panel=options.ASK),
     ] = False,
-    speed: Annotated[str, typer.Option("--speed", help="How fast to play: max, 1x, 2x, 0.5x.")] = "max",
-    paused: Annotated[bool, typer.Option("--paused", help="Do not play until /play.")] = False,
+    speed: Annotated[
+        str,
+        typer.Option("--speed", metavar="SPEED", help="How fast to play: max, 1x, 2x, 0.5x.", rich_help_panel=PLAY),
+    ] = "max",
+    paused: Annotated[bool, typer.Option("--paused", help="Do not play until /play.", rich_help_panel=PLAY)] = False,
     checkpoint_every: Annotated[
-        str, typer.Option("--checkpoint-every", help="Seconds of video between the memories that /at goes back to.")
+        str,
+        typer.Option(
+            "--checkpoint-every",
+            metavar="TIME",
+            help="Video between moments that /at goes back to.",
+            rich_help_panel=options.CACHE,
+        ),
     ] = options.CHECKPOINT_EVERY,
-    max_disk: Annotated[str, typer.Option("--max-disk", help="Room for those memories, while the chat lasts.")] = "2GB",
+    max_disk: Annotated[
+        str,
+        typer.Option(
+            "--max-disk",
+            metavar="SIZE",
+            help="Room on the disk for the moments /at goes back to.",
+            rich_help_panel=options.CACHE,
+        ),
+    ] = "2GB",
     beside: Annotated[
-        str | None, typer.Option("--video", help="The video of a saved memory, if it is somewhere else now.")
+        str | None,
+        typer.Option(
+            "--video",
+            metavar="FILE",
+            help="Where the video of a saved memory is now.",
+            rich_help_panel=options.VIDEO,
+        ),
     ] = None,
     cache: options.Memory,
     recall: options.LiveRecall,
@@ -57,6 +82,10 @@ def command(
     watching: options.LiveVideo,
 ) -> None:
     """Talk about VIDEO while it plays, in a terminal or through pipes. /help lists what can be done.
+
+    Examples:
+        kvvideo chat movie.mp4
+        kvvideo chat samples/letters-1m.mp4 --model tiny --paused
 
     The video goes on while you type. Questions leave no trace in what the model remembers of it, unless --remember
     is given. Through a pipe, each line waits until the video is at its end or paused, so that a script always gets the

@@ -1,7 +1,8 @@
-"""Commands whose options may also be set by ``KVVIDEO_*`` variables and by files, see ``settings``.
+"""Commands, all with the options of ``everywhere`` and the help of ``help_text``.
 
-A command that is added to an ``App`` is one; nothing has to be said at its options. Options that several commands
-share, or that belong together, are the fields of a dataclass, and the command has a parameter of that type.
+The options of those that are added to an ``App`` may also be set by ``KVVIDEO_*`` variables and by files, see
+``settings``; nothing has to be said at its options. Options that several commands share, or that belong together, are
+the fields of a dataclass, and the command has a parameter of that type.
 """
 
 import inspect
@@ -17,11 +18,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kvvideo.cli import settings
+from kvvideo.cli.everywhere import Everywhere
 from kvvideo.cli.settings import Given, Option, Words
+from kvvideo.cli.stop import say
 from kvvideo.errors import ConfigError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _GIVEN = "kvvideo.given"
+VERBOSE = "kvvideo.verbose"
+"""Key of a context's ``meta``: True if ``--verbose`` stands before the command."""
+_LETTERS = {"-h": "--help", "-v": "--verbose"}
 
 ALTERNATIVES = (("budget", "ratio"), ("max-tokens", "memory"))
 """Options of which one replaces the other: one that is set nearer to the command line puts the others out of force."""
@@ -47,7 +53,56 @@ class Origin:
         return self.place is not None
 
 
-class Command(TyperCommand):
+class Plain(TyperCommand):
+    """A command that nothing but its arguments sets."""
+
+    def __init__(self, name: str | None, **about: Any) -> None:
+        super().__init__(name, **about)
+        # The letters of others' options, such as vLLM's -dph, must not be read as ours.
+        self._others = bool((about.get("context_settings") or {}).get("ignore_unknown_options"))
+        if self._others:
+            self.context_settings["help_option_names"] = ["--help"]
+            for _, option in options(self):
+                option.opts = [name for name in option.opts if name not in _LETTERS]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args``; what is not parsed is returned."""
+        return super().parse_args(ctx, [_LETTERS.get(word, word) for word in args] if self._others else args)
+
+    def invoke(self, context: Any) -> Any:
+        """Run the command, with the options of every command in force."""
+        context.params["verbose"] |= context.meta.get(VERBOSE, False)
+        given = Everywhere.taken(context.params)
+        with given.in_force():
+            if given.verbose:
+                for name, reason in settings.unused_variables(commands(context.find_root().command)).items():
+                    say(f"{name} sets nothing: {reason}")
+            return super().invoke(context)
+
+    def collect_usage_pieces(self, _: Any) -> list[str]:
+        """Return the words of the line on usage after the command's own."""
+        from kvvideo.cli import help_text
+
+        return ["[OPTIONS]", *map(help_text.argument, self.params)] if self.params else []
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        from kvvideo.cli import help_text
+
+        formatter.write(help_text.of_command(self, ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        from kvvideo.cli import help_text
+
+        formatter.write(help_text.of_group(self, ctx))
+
+
+class Command(Plain):
     """A command whose options may also be set by variables and files."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -121,8 +176,12 @@ class Command(TyperCommand):
 class App(typer.Typer):
     """A ``typer.Typer`` of such commands."""
 
+    def __init__(self, **about: Any) -> None:
+        # Brackets in messages and in the help are no markup.
+        super().__init__(**{"cls": Group, "rich_markup_mode": None, "no_args_is_help": True} | about)
+
     def command(self, name: str | None = None, **about: Any) -> Callable[[_Function], _Function]:
-        """Add a command; ``cls=TyperCommand`` makes it one that nothing but its arguments sets."""
+        """Add a command; ``cls=Plain`` makes it one that nothing but its arguments sets."""
         about.setdefault("cls", Command)
         add = super().command(name, **about)
 
@@ -134,29 +193,41 @@ class App(typer.Typer):
 
 
 def flat(function: Callable[..., None]) -> Callable[..., None]:
-    """Return ``function`` with the fields of its parameters that are dataclasses as parameters of their own."""
+    """Return ``function`` with the fields of its parameters that are dataclasses as parameters of their own.
+
+    So are those of every command, which the function does not get.
+    """
     groups: dict[str, Any] = {}
     parameters: list[Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
         if is_dataclass(kind := parameter.annotation):
-            groups[name], hints = kind, get_type_hints(kind, include_extras=True)
-            parameters += [
-                Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
-                for field in fields(kind)
-            ]
+            groups[name] = kind
+            parameters += _fields(kind)
         else:
             parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+    parameters += (everywhere := _fields(Everywhere))
 
     @wraps(function)
     def command(**given: Any) -> None:
         made = {
             name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
         }
+        for parameter in everywhere:
+            del given[parameter.name]
         function(**given, **made)
 
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     vars(command)["__signature__"] = inspect.Signature(parameters)
     return command
+
+
+def _fields(kind: Any) -> list[Parameter]:
+    """Return the fields of a dataclass as parameters."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        for field in fields(kind)
+    ]
 
 
 def words_of(context: Any) -> Words:

@@ -3,34 +3,47 @@
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kvvideo.cli import settings
-from kvvideo.cli.command import Origin, Value, commands, leaves, options, values
+from kvvideo.cli.command import App, Origin, Plain, Value, commands, described, leaves, options, values
+from kvvideo.cli.options import Json
+from kvvideo.cli.panels import OUTPUT
 from kvvideo.cli.settings import Words
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
 
 # Plain commands: they must work, and do the same, whatever is set.
-app = typer.Typer(no_args_is_help=True, help="Show or begin the files that set options.")
+app = App(
+    help="""Show or begin the files that set options.
+
+    Examples:
+        kvvideo config show analyze
+        kvvideo config init
+    """
+)
 
 
-@app.command("show")
+@app.command("show", cls=Plain)
 def show(
     context: typer.Context,
     command: Annotated[
-        list[str] | None, typer.Argument(help="Of this command, such as analyze or bench memory. Default: of all.")
+        list[str] | None, typer.Argument(help="Of this one, such as analyze or bench memory. [of all]")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Show what each option is when it is not on the command line, and where that comes from.
+
+    Examples:
+        kvvideo config show
+        kvvideo config show analyze --json
 
     The command line comes first, then KVVIDEO_* variables, then kvvideo.toml in this folder, then the user's file.
     """
@@ -48,18 +61,30 @@ def show(
         _print(found, unused)
 
 
-@app.command("path")
+@app.command("path", cls=Plain)
 def path() -> None:
-    """Print where the user's own file is, or would be."""
+    """Print where the user's own file is, or would be.
+
+    Examples:
+        kvvideo config path
+        kvvideo config path -v
+    """
     print(_user_path())
 
 
-@app.command("init")
+@app.command("init", cls=Plain)
 def init(
     context: typer.Context,
-    user: Annotated[bool, typer.Option("--user", help="The user's own, for all folders.")] = False,
+    user: Annotated[
+        bool, typer.Option("--user", help="The user's own, for all folders.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Write a kvvideo.toml into this folder that names every setting, all of them commented out."""
+    """Write a kvvideo.toml into this folder that names every setting, all of them commented out.
+
+    Examples:
+        kvvideo config init
+        kvvideo config init --user
+    """
     file = _user_path() if user else Path(settings.NAME)
     text = "\n".join(_example(context.find_root())) + "\n"
     try:
@@ -152,29 +177,43 @@ def _shown(value: Any) -> str:
 def _example(root: Any) -> Iterator[str]:
     """Yield the lines of a file that sets nothing yet."""
     yield "# What options are when they are not on the command line; take the # away before a setting."
-    yield "# KVVIDEO_* variables come before this file, and a command's own table before what is at the top.\n"
-    known = commands(root.command)
-    count = Counter(about.key for described in known.values() for about in described)
-    top: dict[str, Any] = {}
-    tables: dict[Words, list[str]] = {}
+    yield "# KVVIDEO_* variables come before this file, and a command's own table before what is at the top."
+    yield '# An empty text, "", sets nothing.\n'
+    having: dict[str, dict[Words, Any]] = {}
     for words, command in leaves(root.command):
-        for about, (key, option) in zip(known[words], options(command), strict=True):
-            if about.refused:
-                continue
-            if count[key] > 1 and top.setdefault(key, option).default == option.default:
-                continue
-            tables.setdefault(words, []).append(_setting(key, option))
-    for key, option in top.items():
-        yield _setting(key, option)
-    for words, lines in tables.items():
-        yield f"\n[{'.'.join(words)}]"
-        yield from lines
+        for about, (key, option) in zip(described(command), options(command), strict=True):
+            if not about.refused:
+                having.setdefault(key, {})[words] = option
+    tables: dict[Words, list[str]] = {(): []}
+    for key, options_of in having.items():
+        home, shared = _home(options_of)
+        if shared is not None:
+            tables.setdefault(home, []).append(_setting(key, shared))
+        for words, option in options_of.items():
+            if shared is None or option.default != shared.default:
+                tables.setdefault(words, []).append(_setting(key, option))
+    order = [words for words, _ in leaves(root.command)]
+    for table in sorted(
+        tables, key=lambda table: next(n for n, words in enumerate(order) if words[: len(table)] == table)
+    ):
+        if table:
+            yield f"\n[{'.'.join(table)}]"
+        yield from tables[table]
+
+
+def _home(having: dict[Words, Any]) -> tuple[Words, Any]:
+    """Return the smallest table for all commands that have an option, and the first one that two have alike, or None.
+
+    Args:
+        having: the option of each of these commands.
+    """
+    defaults = [option.default for option in having.values()]
+    alike = (option for option in having.values() if defaults.count(option.default) > 1)
+    shared = zip(*having, strict=False)
+    return tuple(words[0] for words in takewhile(lambda words: len({*words}) == 1, shared)), next(alike, None)
 
 
 def _setting(key: str, option: Any) -> str:
-    from rich.markup import render
-
     default = _plain(option.default)
-    # JSON's texts, numbers and truths are TOML's, too.
-    value = "" if default is None else f" {json.dumps(default)}"
-    return f"# {key} ={value}  # {render(option.help)}"
+    # JSON's texts, numbers and truths are TOML's, too; an empty text sets nothing.
+    return f"# {key} = {json.dumps('' if default is None else default)}  # {option.help}"

@@ -8,7 +8,7 @@ import typer
 
 from kvvideo.cli import complete, settings
 from kvvideo.cli.command import commands, leaves, values
-from kvvideo.cli.options import DEFAULT_MODEL, MODEL
+from kvvideo.cli.options import DEFAULT_MODEL, MODEL, Json
 from kvvideo.doctor import Finding, examine
 from kvvideo.doctor.finding import broken, ok, warning
 from kvvideo.errors import ConfigError
@@ -29,14 +29,19 @@ def command(
         typer.Option(
             "--model",
             "-m",
-            help="Whose files to look at. Default: what 'analyze' would use.",
+            metavar="NAME",
+            help="Whose files to look at. [what 'analyze' would use]",
             rich_help_panel=MODEL,
             autocompletion=complete.model,
         ),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Check Python, GPU, vLLM, what comes with torch, the decoders, the disk and the model, and say how to mend them.
+
+    Examples:
+        kvvideo doctor
+        kvvideo doctor vllm decoders
 
     Exits 1 if something is broken that every run needs; what only warns does not count.
     """

@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from kvvideo.cli.stop import say
+from kvvideo.cli import everywhere
+from kvvideo.cli.everywhere import Way
+from kvvideo.cli.stop import note, say
 from kvvideo.errors import INTERRUPTED
 from kvvideo.session.hub import fetch, is_here
 from kvvideo.video.decoder import check_file
@@ -22,12 +24,16 @@ def ensure(model: str, source: "Source | None" = None) -> None:
     """
     if is_here(model):
         return
+    from huggingface_hub.utils import disable_progress_bars
+
     if source is not None and source.live is None:
         check_file(source.path)
     if source is not None and source.replayable:
         source.open().close()
+    if everywhere.way() is not Way.auto:
+        disable_progress_bars()
     try:
-        fetch(model, tell=say)
+        fetch(model, tell=note)
     except KeyboardInterrupt:
         say("stopped; the same command goes on with the download")
         raise SystemExit(INTERRUPTED) from None

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import clean, find, jsons
 from kvvideo.outputs.formats import TEXT
@@ -30,11 +29,13 @@ _OF_A_VIDEO = {field.name for group in (options.Memory, options.LiveVideo) for f
 def command(
     context: typer.Context,
     source: Annotated[
-        list[str], typer.Argument(help="Memories (.kvv) and videos, which are ingested first.", show_default=False)
+        list[str], typer.Argument(help="Memories (.kvv), and videos, which are ingested first.", show_default=False)
     ],
     words: Annotated[str, typer.Argument(help='What to find: "the letter K".', show_default=False)],
     *,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Moments to list.")] = 5,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="Moments to list.", rich_help_panel=options.ASK)
+    ] = 5,
     clips: Annotated[
         Path | None,
         typer.Option(
@@ -64,15 +65,18 @@ def command(
             "--output", "-o", metavar="NAME", help="The file to write; '-' is stdout.", rich_help_panel=options.OUTPUT
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=options.OUTPUT)
-    ] = False,
+    force: options.Force = False,
     keep: Annotated[
         Path | None,
-        typer.Option("--save", metavar="FILE", help="Write the memory of the video, too, for another time."),
+        typer.Option(
+            "--save", metavar="FILE", help="Write the memory of the video, too.", rich_help_panel=options.OUTPUT
+        ),
     ] = None,
     beside: Annotated[
-        str | None, typer.Option("--video", help="The video of a memory, if it is somewhere else now.")
+        str | None,
+        typer.Option(
+            "--video", metavar="FILE", help="Where the video of a memory is now.", rich_help_panel=options.VIDEO
+        ),
     ] = None,
     dry_run: options.DryRun = False,
     cache: options.Memory,
@@ -80,6 +84,10 @@ def command(
     watching: options.LiveVideo,
 ) -> None:
     """Find WORDS in memories and videos: the moments that the model would look at, best first.
+
+    Examples:
+        kvvideo find movie.kvv "the letter K"
+        kvvideo find movie.kvv holiday.mp4 "a red letter" --clips clips
 
     Each has a score: 1 if all of the model's attention goes there, 0 if no more than to any other moment.
     """
@@ -173,7 +181,7 @@ def _run(search: "Search", cuts: "Cuts", format: str, path: Path | None, force: 
             shown, files = files[0], []
         # Outputs takes the writers of files first: their paths go with them.
         outputs = Outputs([*files, Shown(shown)], say, [path] if path is not None else [])
-        search.hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)
+        search.hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
         made: list[str] = []
         try:
             with progress:
@@ -191,7 +199,7 @@ def _run(search: "Search", cuts: "Cuts", format: str, path: Path | None, force: 
 def _conclude(search: "Search", written: list[str], failure: ConfigError | None) -> None:
     """Say which files there are, and end with the exit code of what went wrong, if anything did."""
     if written:
-        say(f"wrote {', '.join(written)}")
+        note(f"wrote {', '.join(written)}")
     if search.failure is not None:
         raise search.failure
     if failure is not None:
@@ -224,7 +232,7 @@ class _Moments:
         if self._done is not None:
             length = sum(one["end"] - one["start"] for one in self._done["searched"])
             took = f"{format_time(length)} of video searched in {self._done['seconds']:.1f} s"
-            render.err.print(Text(took, style="dim"), soft_wrap=True)
+            render.aside(took)
         self._rows, self._done = [], None
 
 

@@ -10,7 +10,7 @@ import typer
 
 from kvvideo.cli import options
 from kvvideo.cli.download import ensure
-from kvvideo.cli.stop import Stop, say
+from kvvideo.cli.stop import Stop, note, say
 from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
@@ -28,32 +28,57 @@ if TYPE_CHECKING:
 
 
 def command(
-    video: Annotated[str, typer.Argument(help="The video file.", show_default=False)],
+    video: Annotated[str, typer.Argument(help=options.A_VIDEO, show_default=False)],
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write. Default: the video's name with .kvv, in this folder."),
+        typer.Option(
+            "--output", "-o", help="The file to write. [the video's name with .kvv]", rich_help_panel=options.OUTPUT
+        ),
     ] = None,
     checkpoint_every: Annotated[
         str,
-        typer.Option("--checkpoint-every", help="Video between two moments that can be gone back to; 0: only the end."),
+        typer.Option(
+            "--checkpoint-every",
+            metavar="TIME",
+            help="Video between moments to go back to; 0: the end.",
+            rich_help_panel=options.CACHE,
+        ),
     ] = options.CHECKPOINT_EVERY,
     max_disk: Annotated[
-        str, typer.Option("--max-disk", help="What these may take up; beyond that they are thinned out evenly.")
+        str,
+        typer.Option(
+            "--max-disk",
+            metavar="SIZE",
+            help="Room on the disk for these; beyond it some go.",
+            rich_help_panel=options.CACHE,
+        ),
     ] = "10GB",
     keep_frames: Annotated[
-        bool, typer.Option("--keep-frames", help="Put all frames into the file, for 'ask' to look at again.")
+        bool,
+        typer.Option(
+            "--keep-frames", help="Put the frames into the file, to look at again.", rich_help_panel=options.OUTPUT
+        ),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where this was interrupted.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a memory that is there already.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where this was interrupted.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Throw away what an interrupted run left.", rich_help_panel=options.OUTPUT),
+    ] = False,
+    force: options.Force = False,
     dry_run: options.DryRun = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON record at the end.")] = False,
+    json_output: options.Json = False,
     cache: options.Memory,
     engine: options.Engine,
     watching: options.LiveVideo,
 ) -> None:
     """Stream VIDEO through the model once and write what is remembered of it, for 'kvvideo ask'.
+
+    Examples:
+        kvvideo ingest movie.mp4
+        kvvideo ingest movie.mp4 -o movie.kvv --checkpoint-every 5m --keep-frames
 
     While it works, its checkpoints are in a folder named as the file with .part added. Ctrl-C finishes the chunk at
     hand, takes a checkpoint and exits 130; after that, or a crash, --resume goes on.
@@ -83,7 +108,7 @@ def command(
     if resume and not source.replayable:
         raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config, keep_frames):
-        say(f"{str(path)!r} is complete already")
+        note(f"{str(path)!r} is complete already")
         return
     with watching.looked_for(video):
         ensure(config.model, source)
@@ -148,7 +173,7 @@ def _ingest(
         progress.wait(f"opening {source.path} …")
         with source.open(skip_chunks=0 if part.memory is None else part.memory.chunks) as reader:
             Asking(()).check(source, reader.info.duration)
-            progress.wait(f"loading {config.model} …")
+            progress.loading(config.model, stop, part.close)
             engine = Engine(config)
             schedule = config.cache.schedule(engine.block_size)
             done = ingest(

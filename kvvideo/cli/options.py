@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvvideo.cli import complete
+from kvvideo.cli.panels import ASK, CACHE, EXPERT, MODEL, OUTPUT, VIDEO
 from kvvideo.compression.config import ALWAYS, WAYS, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT, Choice, choose
@@ -25,9 +26,7 @@ from kvvideo.video.decoder import check_file
 if TYPE_CHECKING:
     from kvvideo.video import Source
 
-CACHE, RECALL, MODEL, VIDEO, OUTPUT = "Cache", "Looking again", "Model", "Video", "Output"
-"""Panels of the help."""
-
+A_VIDEO = "A file, a URL, a camera's number, or '-' for stdin."
 FPS, CHUNK_SECONDS, MAX_ANSWER_TOKENS, CHECKPOINT_EVERY = 2.0, 4.0, 128, "60s"
 DEFAULT_MODEL, MAX_MODEL_LEN = EngineConfig.model, EngineConfig.max_model_len
 _CACHE = CacheConfig()
@@ -39,6 +38,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
+        metavar="NAME",
         help="Hub name or directory; 'tiny' is bundled.",
         rich_help_panel=MODEL,
         autocompletion=complete.model,
@@ -49,34 +49,33 @@ Strategy = Annotated[
     typer.Option(
         "--strategy",
         "-s",
+        metavar="NAME",
         help="What to keep; see 'kvvideo strategies'.",
         rich_help_panel=CACHE,
         autocompletion=complete.strategy,
     ),
 ]
-_MAX_TOKENS = "Compact the cache when it holds this many tokens."
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=CACHE)]
-Ratio = Annotated[float, typer.Option("--ratio", help="Share of --max-tokens to keep.", rich_help_panel=CACHE)]
+_MAX_TOKENS = "Compact the cache when it holds so many."
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=EXPERT)]
+Ratio = Annotated[float, typer.Option("--ratio", help="Share of --max-tokens to keep.", rich_help_panel=EXPERT)]
 Budget = Annotated[
-    int | None, typer.Option("--budget", help="Tokens to keep, instead of --ratio.", rich_help_panel=CACHE)
+    int | None, typer.Option("--budget", help="Tokens to keep, instead of --ratio.", rich_help_panel=EXPERT)
 ]
-Sink = Annotated[int, typer.Option("--sink", help="First tokens that are always kept.", rich_help_panel=CACHE)]
+Sink = Annotated[int, typer.Option("--sink", help="First tokens that are always kept.", rich_help_panel=EXPERT)]
 Window = Annotated[
-    int | None,
-    typer.Option("--window", help="Most recent tokens that are always kept.", rich_help_panel=CACHE),
+    int | None, typer.Option("--window", help="Most recent tokens that are always kept.", rich_help_panel=EXPERT)
 ]
 Queries = Annotated[
     int | None,
-    typer.Option(
-        "--queries", help="Last queries of each step that are watched (h2o, snapkv); 0: all.", rich_help_panel=CACHE
-    ),
+    typer.Option("--queries", help="Queries of a step to watch (h2o, snapkv); 0: all.", rich_help_panel=EXPERT),
 ]
 ScoreNorm = Annotated[
     str,
     typer.Option(
         "--score-norm",
+        metavar="NAME",
         help="Attention received (h2o): sum or mean.",
-        rich_help_panel=CACHE,
+        rich_help_panel=EXPERT,
         autocompletion=complete.one_of("sum", "mean"),
     ),
 ]
@@ -84,8 +83,9 @@ Positions = Annotated[
     str,
     typer.Option(
         "--positions",
-        help="absolute, or contiguous: close the gaps that eviction leaves.",
-        rich_help_panel=CACHE,
+        metavar="NAME",
+        help="absolute; contiguous: close evicted gaps.",
+        rich_help_panel=EXPERT,
         autocompletion=complete.one_of(*WAYS),
     ),
 ]
@@ -93,32 +93,51 @@ Dtype = Annotated[
     str,
     typer.Option(
         "--dtype",
+        metavar="NAME",
         help="auto, float32, bfloat16 or float16.",
         rich_help_panel=MODEL,
         autocompletion=complete.one_of(*DTYPES),
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=MODEL)]
-_MAX_MODEL_LEN = "Longest request for vLLM; limits the live cache, not the video."
-MaxModelLen = Annotated[int, typer.Option("--max-model-len", help=_MAX_MODEL_LEN, rich_help_panel=MODEL)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=EXPERT)]
+_MAX_MODEL_LEN = "vLLM's longest request; not the video's."
+MaxModelLen = Annotated[int, typer.Option("--max-model-len", help=_MAX_MODEL_LEN, rich_help_panel=EXPERT)]
 
 Fps = Annotated[float, typer.Option("--fps", help="Frames per second to look at.", rich_help_panel=VIDEO)]
-ChunkSeconds = Annotated[float, typer.Option("--chunk", help="Seconds ingested at a time.", rich_help_panel=VIDEO)]
+ChunkSeconds = Annotated[
+    float, typer.Option("--chunk", metavar="SECONDS", help="Seconds ingested at a time.", rich_help_panel=EXPERT)
+]
 FrameTokens = Annotated[
     int | None,
     typer.Option(
         "--frame-tokens",
         min=1,
-        help="Most tokens for a pair of frames; more shows finer detail. Default: 128, or what the model names.",
+        help="Most tokens for a pair of frames; more shows finer detail. [128, or what the model names]",
         rich_help_panel=VIDEO,
     ),
 ]
-MaxAnswerTokens = Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.")]
+MaxAnswerTokens = Annotated[
+    int, typer.Option("--max-answer-tokens", min=1, help="Longest answer.", rich_help_panel=ASK)
+]
 Question = Annotated[
     list[str] | None,
-    typer.Option("--question", "-q", help="What to ask: at the end, or '@10:30 …' at that moment. Repeatable."),
+    typer.Option("--question", "-q", help="At the end, or '@10:30 …' at that time. Repeatable.", rich_help_panel=ASK),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, without loading the model.")]
+CheckpointEvery = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="TIME",
+        help="Video between checkpoints; 0: no --resume.",
+        rich_help_panel=CACHE,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what it would take, without loading the model.", rich_help_panel=OUTPUT),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)]
 
 
 def _formats(context: typer.Context, option: typer.CallbackParam, value: list[str] | None) -> list[str] | None:
@@ -172,13 +191,13 @@ class Memory(Cache):
 
     max_tokens: Annotated[
         int | None,
-        typer.Option("--max-tokens", help=f"{_MAX_TOKENS} Default: by --memory.", rich_help_panel=CACHE),
+        typer.Option("--max-tokens", help=f"{_MAX_TOKENS} [by --memory]", rich_help_panel=EXPERT),
     ] = None
     memory: Annotated[
         str,
         typer.Option(
             "--memory",
-            help="Memory for the cache, e.g. 8GB; auto: what pays off for the model and is there.",
+            help="Room for the cache, e.g. 8GB; auto: what pays off.",
             rich_help_panel=CACHE,
         ),
     ] = AUTO
@@ -216,8 +235,8 @@ class Recall:
             "--recall",
             min=0,
             max=MOST,
-            help="Stretches that a question finds and is shown again, if they were evicted; 0: none.",
-            rich_help_panel=RECALL,
+            help="Stretches a question looks at again; 0: none.",
+            rich_help_panel=CACHE,
         ),
     ] = COUNT
     recall_frame_tokens: Annotated[
@@ -225,8 +244,8 @@ class Recall:
         typer.Option(
             "--recall-frame-tokens",
             min=4,
-            help="Most tokens for a pair of their frames, to look closer than before. Default: as many as before.",
-            rich_help_panel=RECALL,
+            help="Tokens for two frames looked at again. [as before]",
+            rich_help_panel=EXPERT,
         ),
     ] = None
 
@@ -247,8 +266,9 @@ class LiveRecall(Recall):
         str,
         typer.Option(
             "--keep-frames",
-            help="Room on the disk for frames of what can be read only once, e.g. a camera, meanwhile; 0: none.",
-            rich_help_panel=RECALL,
+            metavar="SIZE",
+            help="Disk for frames of a camera or a pipe.",
+            rich_help_panel=CACHE,
         ),
     ] = "1GB"
 
@@ -270,7 +290,7 @@ class Engine:
     seed: Seed = 0
     max_model_len: Annotated[
         int | None,
-        typer.Option("--max-model-len", help=f"{_MAX_MODEL_LEN} Default: enough.", rich_help_panel=MODEL),
+        typer.Option("--max-model-len", help=f"{_MAX_MODEL_LEN} [enough]", rich_help_panel=EXPERT),
     ] = None
 
     def config(self, cache: CacheConfig, **more: Any) -> EngineConfig:
@@ -289,14 +309,17 @@ class Video:
 
     fps: Fps = FPS
     chunk: ChunkSeconds = CHUNK_SECONDS
-    start: Annotated[str | None, typer.Option("--from", help="Begin here, e.g. 1:30.", rich_help_panel=VIDEO)] = None
-    end: Annotated[str | None, typer.Option("--to", help="End here.", rich_help_panel=VIDEO)] = None
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Begin here, e.g. 1:30.", rich_help_panel=VIDEO)
+    ] = None
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End here.", rich_help_panel=VIDEO)] = None
     frame_tokens: FrameTokens = None
     decoder: Annotated[
         str,
         typer.Option(
             "--decoder",
-            help="pyav; nvdec, on an NVIDIA GPU; or decord (plain H.264 mp4 only).",
+            metavar="NAME",
+            help="pyav, nvdec (NVIDIA), decord (H.264 mp4).",
             rich_help_panel=VIDEO,
             autocompletion=complete.decoder,
         ),
@@ -328,17 +351,20 @@ class LiveVideo(Video):
 
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="The file is still being written: read on at its end.", rich_help_panel=VIDEO),
+        typer.Option("--follow", help="The file is still written: read on at its end.", rich_help_panel=VIDEO),
     ] = False
     retry: Annotated[
         str,
-        typer.Option("--retry", help="Live: how long to wait for a source that stalls; 0: not.", rich_help_panel=VIDEO),
+        typer.Option(
+            "--retry", metavar="TIME", help="Live: wait so long for a source that stalls.", rich_help_panel=VIDEO
+        ),
     ] = "30s"
     when_behind: Annotated[
         str,
         typer.Option(
             "--when-behind",
-            help="Live, and too fast for the model: lag, or drop what cannot be taken in.",
+            metavar="NAME",
+            help="Live, if the model is too slow: lag or drop.",
             rich_help_panel=VIDEO,
             autocompletion=complete.one_of("lag", "drop"),
         ),
@@ -378,7 +404,7 @@ class Output:
             "-f",
             metavar="NAME,…",
             callback=_formats,
-            help=f"{', '.join((TEXT, *FORMATS))}. Several, or HTML, go to files; text is on stdout then. Repeatable.",
+            help=f"{', '.join((TEXT, *FORMATS))}.",
             autocompletion=lambda: [(TEXT, "for people, on stdout"), *((name, f.help) for name, f in FORMATS.items())],
             rich_help_panel=OUTPUT,
         ),
@@ -389,13 +415,11 @@ class Output:
             "--output",
             "-o",
             metavar="NAME",
-            help=f"Files to write, with fields in braces; '-' is stdout. Default: '{TEMPLATE}' in this folder.",
+            help=f"Files; '-' is stdout. [{TEMPLATE}]",
             rich_help_panel=OUTPUT,
         ),
     ] = None
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=OUTPUT)
-    ] = False
+    force: Force = False
 
     def choice(self, strategies: int = 1) -> Choice:
         """Return where the answers of so many strategies go.

@@ -1,9 +1,11 @@
-"""All of rich: readable answers on stdout, progress on stderr and only on a terminal."""
+"""All of rich: readable answers on stdout, and progress on stderr."""
 
+import io
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kvvideo.cli import screen
+from kvvideo.cli import everywhere, log, screen
+from kvvideo.cli.everywhere import Way
+from kvvideo.cli.stop import Stop
+from kvvideo.outputs import jsons
 from kvvideo.outputs.clean import text as clean_text
 from kvvideo.outputs.evidence import looked_again
 from kvvideo.sizes import format_size
@@ -37,6 +42,12 @@ _BEYOND_SECONDS = 10.0
 """Seconds that the last frame may reach beyond the end of a video."""
 _GAP, _LEAST_CELLS = "  ", 8
 _BAR_COLUMNS, _LEAST_BAR_COLUMNS = 20, 4
+_WIDE = 1000
+"""Columns of a line that nothing cuts."""
+_RECORD_SECONDS = 1.0
+"""Seconds between two records of progress."""
+
+Drawn = Callable[[int | None], RenderableType]
 
 
 def _question(record: dict[str, Any]) -> Text:
@@ -102,19 +113,27 @@ class Answers:
             comparison(kept)
 
 
+def aside(text: str) -> None:
+    """Print a line on stderr about what went as it should, unless only what went wrong is to be said."""
+    log.told(text)
+    if not everywhere.is_quiet():
+        err.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def counted(number: int, what: str) -> str:
+    """Return so many of ``what``, a word that takes an s."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def summary(record: dict[str, Any], named: bool = False) -> None:
     """Print the last record as one line on stderr, with the strategy's name if ``named``."""
     cache = record["cache"]
     held = "" if cache is None else f"; cache {_cache_line(cache)}"
     length = record["end"] - record["start"]
     name = f"{record['strategy']}: " if named else ""
-    err.print(
-        Text(
-            f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
-            f"{_took(record)}{held}",
-            style="dim",
-        ),
-        soft_wrap=True,
+    aside(
+        f"{name}{counted(record['answers'], 'answer')}, {format_time(length)} of video, {record['frames']} frames "
+        f"{_took(record)}{held}"
     )
 
 
@@ -123,13 +142,9 @@ def ingested(record: dict[str, Any]) -> None:
     length = record["end"] - record["start"]
     since = "" if record["resumed_from"] is None else f", resumed from {format_time(record['resumed_from'])}"
     file = "" if record["bytes"] is None else f"{clean(record['output'])}: {size(record['bytes'])}, "
-    err.print(
-        Text(
-            f"{file}{record['checkpoints']} checkpoints; {format_time(length)} of video, {record['frames']} frames "
-            f"{_took(record)}{since}; cache {_cache_line(record['cache'])}",
-            style="dim",
-        ),
-        soft_wrap=True,
+    aside(
+        f"{file}{counted(record['checkpoints'], 'checkpoint')}; {format_time(length)} of video, {record['frames']} "
+        f"frames {_took(record)}{since}; cache {_cache_line(record['cache'])}"
     )
 
 
@@ -160,7 +175,7 @@ def prediction(record: dict[str, Any]) -> None:
 
 def whole(table: Table) -> None:
     """Print ``table`` with no cell cut or wrapped, whatever the width of what it goes to."""
-    width = Measurement.get(out, out.options.update(max_width=1000), table).maximum
+    width = Measurement.get(out, out.options.update(max_width=_WIDE), table).maximum
     wide = Console(highlight=False, width=max(out.width, width))
     for line in wide.render_lines(table, pad=False):
         # Blanks at the end would be a line of their own in a terminal.
@@ -213,10 +228,20 @@ def _cache_line(cache: dict[str, Any]) -> str:
 
 
 class Transient:
-    """A live part of the terminal that is stderr, while it is entered; nothing where stderr is no terminal."""
+    """The progress of a command on stderr, while it is entered, in the way that ``--progress`` says.
+
+    It is a live part of a terminal, a line a minute, or JSON objects for programs.
+    """
 
     def __init__(self) -> None:
-        self._shown = screen.bottom if screen.is_live() else None
+        way = everywhere.way()
+        if way is Way.auto:
+            way = Way.auto if screen.is_live() else Way.plain
+        self._bottom = screen.bottom if way is Way.auto else None
+        self._minutes = screen.Minutes() if way is Way.plain else None
+        self._records = way is Way.jsonl
+        self._began, self._told = time.monotonic(), -math.inf
+        self._doing: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -224,22 +249,50 @@ class Transient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._shown:
-            self._shown.end()
+        for shown in (self._bottom, self._minutes):
+            if shown:
+                shown.end()
 
     def say(self, text: str) -> None:
         """Show ``text`` until the next update."""
-        self._show(lambda _: Text(clean(text), style="dim"))
+        self._show(lambda _: Text(clean(text), style="dim"), {"doing": text})
 
     def wait(self, text: str) -> None:
         """Show ``text`` until the next update, and for how long: nobody knows how long it will be."""
         begun = time.monotonic()
-        self._show(lambda _: Text(f"{clean(text)} {time.monotonic() - begun:.0f} s", style="dim"), ticking=True)
+        self._show(
+            lambda _: Text(f"{clean(text)} {time.monotonic() - begun:.0f} s", style="dim"),
+            {"doing": text},
+            ticking=True,
+            at_once=True,
+        )
 
-    def _show(self, what: Callable[[int], RenderableType], ticking: bool = False) -> None:
-        """Show what rich makes for so many columns; ``ticking``: anew every second."""
-        if self._shown:
-            self._shown.show(lambda columns, rows: _lines(what(columns), columns, rows), ticking)
+    def loading(self, model: str, stop: Stop, tidy: Callable[[], None] = lambda: None) -> None:
+        """Show that ``model`` is loaded; meanwhile Ctrl-C ends the command at once, after ``tidy``."""
+        stop.at_once(tidy)
+        self.wait(f"loading {model} …")
+
+    def _show(self, what: Drawn, record: dict[str, Any], ticking: bool = False, at_once: bool = False) -> None:
+        """Show what is drawn for so many columns, or ``record``.
+
+        Args:
+            what: of columns, or of None for a line without a bar; of several lines its last one is such a line.
+            record: the same for programs.
+            ticking: it is drawn anew every second.
+            at_once: ``record`` is told even if another was told within the last second.
+        """
+        if self._bottom:
+            self._bottom.show(lambda columns, rows: _lines(what(columns), columns, rows), ticking)
+        elif self._minutes:
+            self._minutes.show(lambda: _plain(what(None)))
+        elif self._records and (
+            at_once
+            or (self._doing is None) != (record["doing"] is None)
+            or time.monotonic() - self._told >= _RECORD_SECONDS
+        ):
+            self._told, self._doing = time.monotonic(), record["doing"]
+            whole = {"type": "progress", "schema": 1, "seconds": round(self._told - self._began, 3), **record}
+            print(jsons.line(whole), end="", file=sys.stderr, flush=True)
 
 
 class Progress(Transient):
@@ -259,51 +312,102 @@ class Progress(Transient):
         """Show how far the stream is, and what the cache holds; of live video also how late it is."""
         bound = "" if now.max_tokens is None else f"/{now.max_tokens}"
         late = ((now.behind, "behind"), (now.dropped, "dropped"))
+        left = self._left(now.position, now.end)
         details = [
             *(f"{time:.0f} s {what}" for time, what in late if time >= 0.5),
-            self._left(now.position, now.end),
             "" if now.rate is None else f"{now.rate:.1f} frames/s",
             f"{now.cache.live}{bound} tokens",
             size(now.cache.bytes),
             f"{now.cache.evicted} evicted",
         ]
         shown = [text for text in details if text]
-        self._show(lambda width: _position(self._start, now.position, now.end, shown, width))
+        # The last frame stands for a while after the end; but some files go on after the end that they give.
+        is_known = now.end is not None and self._start < now.end and now.position <= now.end + _BEYOND_SECONDS
+        end = now.end if is_known else None
+        line = _Line(self._start, now.position if end is None else min(now.position, end), end, left, shown)
+        self._show(line.drawn, self._record(now, line), at_once=line.share == 1.0)
 
-    def _left(self, at: float, end: float | None) -> str:
-        """Return the time that the rest will take, at the pace so far."""
+    def _left(self, at: float, end: float | None) -> float | None:
+        """Return the seconds that the rest will take, at the pace so far; None if that is not known."""
         now = time.monotonic()
         if self._pace is None or at < self._at:
             self._pace = at, now  # it begins anew, under another strategy
         (since, began), self._at = self._pace, at
         if end is None or now - began < _PACE_SECONDS or at <= since:
-            return ""
-        return f"{format_time(round(max(end - at, 0.0) * (now - began) / (at - since)))} left"
+            return None
+        return max(end - at, 0.0) * (now - began) / (at - since)
+
+    def _record(self, now: "types.Progress", line: "_Line") -> dict[str, Any]:
+        """Return the record of a position."""
+        return {
+            "doing": None,
+            "start": self._start,
+            "position": line.at,
+            "end": line.end,
+            "share": None if line.share is None else round(line.share, 4),
+            "left_seconds": None if line.left is None else round(line.left, 1),
+            "frames_per_second": None if now.rate is None else round(now.rate, 1),
+            "behind_seconds": now.behind,
+            "dropped_seconds": now.dropped,
+            "live": now.cache.live,
+            "max_tokens": now.max_tokens,
+            "evicted": now.cache.evicted,
+            "bytes": now.cache.bytes,
+        }
 
 
-def _position(start: float, at: float, end: float | None, details: Sequence[str], width: int) -> Text:
-    """Return the line of a stream's position: a bar if it has an end, and of ``details`` the first that fit."""
-    # The last frame stands for a while after the end; but some files go on after the end that they give.
-    known = end is not None and start < end and at <= end + _BEYOND_SECONDS
-    line = Text().append(format_time(math.floor(min(at, end) if known and end is not None else at)), "bold")
-    if known and end is not None:
-        share = min(max((at - start) / (end - start), 0.0), 1.0)
-        line.append(f" / {format_time(math.floor(end))} ")
-        bar = min(_BAR_COLUMNS, width - line.cell_len - 5)
-        if bar >= _LEAST_BAR_COLUMNS:
-            until = line.cell_len + bar
-            drawn = ProgressBar(
-                1.0, share, width=bar, style="bright_black", complete_style="cyan", finished_style="cyan"
-            )
-            for part in _live.render(drawn, _live.options):
-                line.append(part.text.strip("\n"), part.style)
-            line.pad_right(until - line.cell_len)  # without colours, what is to come is not drawn
-        line.append(f"{math.floor(share * 100 + 1e-6):4d}%")
-    for text in details:
-        if line.cell_len + 2 + cell_len(text) > width:
-            break
-        line.append(f"  {text}")
-    return line
+@dataclass(frozen=True)
+class _Line:
+    """The line of a stream's position.
+
+    Attributes:
+        start, at, end: in seconds; ``end`` is None if nobody knows it.
+        left: seconds that the rest will take; None if that is not known.
+        details: texts after that, of which the first that fit are shown.
+    """
+
+    start: float
+    at: float
+    end: float | None
+    left: float | None
+    details: Sequence[str]
+
+    @property
+    def share(self) -> float | None:
+        """Share of the part that is read; None if nobody knows its end."""
+        return None if self.end is None else min(max((self.at - self.start) / (self.end - self.start), 0.0), 1.0)
+
+    def drawn(self, width: int | None) -> Text:
+        """Return the line for so many columns, or without a bar and as long as it is."""
+        at, share = format_time(math.floor(self.at)), self.share
+        line = Text(at, "bold")
+        left = "" if self.left is None else f"{format_time(round(self.left))} left"
+        if self.end is not None and share is not None:
+            percent, total = f"{math.floor(share * 100 + 1e-6):4d}%", f" / {format_time(math.floor(self.end))}"
+            needed = cell_len(at + percent) + (len(_GAP + left) if left else 0)
+            # Time left is worth more than the end, which goes first where there is no room for both.
+            if width is None or width - needed - len(total) >= _LEAST_BAR_COLUMNS + 1:
+                line.append(total)
+                needed += len(total)
+            if width is not None and width - needed > _LEAST_BAR_COLUMNS:
+                line.append(" ").append_text(_bar(share, min(_BAR_COLUMNS, width - needed - 1)))
+            if width is None or width >= line.cell_len + len(percent):
+                line.append(percent)
+        for text in filter(None, (left, *self.details)):
+            if width is not None and line.cell_len + len(_GAP) + cell_len(text) > width:
+                break
+            line.append(f"{_GAP}{text}")
+        return line
+
+
+def _bar(share: float, columns: int) -> Text:
+    """Return a bar of so many columns, filled to ``share``."""
+    drawn = ProgressBar(1.0, share, width=columns, style="bright_black", complete_style="cyan", finished_style="cyan")
+    bar = Text()
+    for part in _live.render(drawn, _live.options):
+        bar.append(part.text.strip("\n"), part.style)
+    bar.pad_right(columns - bar.cell_len)  # without colours, what is to come is not drawn
+    return bar
 
 
 def _lines(what: RenderableType, columns: int, rows: int) -> list[str]:
@@ -312,3 +416,11 @@ def _lines(what: RenderableType, columns: int, rows: int) -> list[str]:
     with _live.capture() as drawn:
         _live.print(what, no_wrap=True, overflow="ellipsis", end="")
     return drawn.get().rstrip("\n").split("\n")[:rows]
+
+
+def _plain(what: RenderableType) -> str:
+    """Return the last line of ``what``, without colours."""
+    console = Console(file=io.StringIO(), width=_WIDE, color_system=None, highlight=False)
+    with console.capture() as drawn:
+        console.print(what)
+    return drawn.get().rstrip().rpartition("\n")[2].strip()

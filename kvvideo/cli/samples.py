@@ -7,12 +7,20 @@ from typing import Annotated
 import typer
 
 from kvvideo.cli.command import App
-from kvvideo.cli.stop import say
+from kvvideo.cli.panels import OUTPUT
+from kvvideo.cli.stop import note
 from kvvideo.errors import ConfigError
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
-app = App(no_args_is_help=True, help="Make clips with known answers.")
+app = App(
+    help="""Make clips with known answers.
+
+    Examples:
+        kvvideo samples make clip.mp4
+        kvvideo samples make clip.mp4 --minutes 4 --seed 7 --truth jobs.jsonl
+    """
+)
 
 
 @app.callback()
@@ -23,14 +31,24 @@ def _group() -> None:
 @app.command("make")
 def make(
     video: Annotated[Path, typer.Argument(help="The mp4 to write.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed is another clip.")] = 0,
-    minutes: Annotated[float, typer.Option("--minutes", help="Length of the clip.")] = 1.0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Another seed is another clip.", rich_help_panel=OUTPUT)
+    ] = 0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Length of the clip.", rich_help_panel=OUTPUT)] = 1.0,
     truth: Annotated[
-        Path | None, typer.Option("--truth", help="Append the questions and answers to this job file, a line a video.")
+        Path | None,
+        typer.Option("--truth", help="Append questions and answers to this job file.", rich_help_panel=OUTPUT),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Write a synthetic clip that the bundled model can be asked about."""
+    """Write a synthetic clip that the bundled model can be asked about.
+
+    Examples:
+        kvvideo samples make clip.mp4
+        kvvideo samples make clip.mp4 --minutes 4 --seed 7 --truth jobs.jsonl
+    """
     from kvvideo.cli import render
     from kvvideo.tiny.samples import make as write
 
@@ -49,6 +67,6 @@ def make(
             asked = write(video, seed=seed, minutes=minutes, truth=truth, on_frame=on_frame)
         except ValueError as error:  # PyAV's, of a name that says no format
             raise ConfigError(f"{str(video)!r} cannot be written: {error}; name an .mp4") from None
-    say(f"wrote {video}: {format_size(video.stat().st_size)}")
+    note(f"wrote {video}: {format_size(video.stat().st_size)}")
     if truth is not None:
-        say(f"appended a line of {len(asked)} questions to {truth}")
+        note(f"appended a line of {len(asked)} questions to {truth}")

@@ -18,6 +18,8 @@ Drawing = Callable[[int, int], list[str]]
 """Makes the lines of a live part, with colours, of at most so many columns and so many lines."""
 
 _TICK_SECONDS = 1.0
+_PLAIN_SECONDS = 60.0
+"""Seconds between lines for what is no terminal."""
 _ERASE = "\r\x1b[J"
 # A terminal may be narrower already than we are told: there the lines are cut then, and not continued in others.
 _CUT, _WRAP = "\x1b[?7l", "\x1b[?7h"
@@ -90,6 +92,32 @@ class Bottom:
 
 
 bottom = Bottom()
+
+
+class Minutes:
+    """A line a minute on stderr, for a log or a file: whoever reads it sees that there is life, and where it is."""
+
+    def __init__(self) -> None:
+        self._line: Callable[[], str] | None = None
+        self._ended = threading.Event()
+
+    def show(self, line: Callable[[], str]) -> None:
+        """Have what ``line`` returns printed every minute from now on."""
+        begun, self._line = self._line is not None, line
+        if not begun:
+            self._ended = threading.Event()
+            threading.Thread(target=self._tell, args=(self._ended,), name="kvvideo-minutes", daemon=True).start()
+
+    def end(self) -> None:
+        """Print no more."""
+        self._line = None
+        self._ended.set()
+
+    def _tell(self, ended: threading.Event) -> None:
+        while not ended.wait(_PLAIN_SECONDS):
+            if line := self._line:
+                # All at once, for other threads have lines to write, too.
+                print(f"kvvideo: {line()}\n", end="", file=sys.stderr, flush=True)
 
 
 class _Above:

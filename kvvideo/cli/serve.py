@@ -18,7 +18,10 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 class _Cache(options.Cache):
     # Without the letter that stands for it elsewhere: vLLM's own -sc and -asc would be read as that.
     strategy: Annotated[
-        str, typer.Option("--strategy", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=options.CACHE)
+        str,
+        typer.Option(
+            "--strategy", metavar="NAME", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=options.CACHE
+        ),
     ] = options.STRATEGY
 
 
@@ -31,6 +34,10 @@ def command(
     frame_tokens: options.FrameTokens = None,
 ) -> None:
     """Serve MODEL by OpenAI's API, with the cache of each request bounded: vLLM's own server.
+
+    Examples:
+        kvvideo serve tiny
+        kvvideo serve Qwen/Qwen2.5-VL-3B-Instruct --port 8000 --max-tokens 8192
 
     All other options are those of 'vllm serve', such as --port 8000 or --max-num-seqs 32: 'python -m kvvideo.launch
     --help=all' lists them. Only this machine can reach it unless --host says otherwise. What the caches do is told at

@@ -244,7 +244,7 @@ def _collect(
             raise ConfigError(f"{where} can be given on the command line only: {reason}")
         elif key in mine:
             raise ConfigError(f"{where} is there twice, once with - and once with _")
-        else:
+        elif value != "":  # as of variables, an empty text sets nothing
             mine[key] = _typed(value, options[key], where)
 
 

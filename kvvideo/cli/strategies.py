@@ -1,14 +1,16 @@
 """``kvvideo strategies``: list what can be chosen."""
 
-from typing import Annotated
-
-import typer
-
 from kvvideo import compression
+from kvvideo.cli.options import Json
 
 
-def command(json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """List the strategies that decide what the cache keeps."""
+def command(json_output: Json = False) -> None:
+    """List the strategies that decide what the cache keeps.
+
+    Examples:
+        kvvideo strategies
+        kvvideo strategies --json
+    """
     from kvvideo.cli import render
     from kvvideo.outputs import jsons
     from kvvideo.outputs.writer import to_stdout

@@ -27,6 +27,7 @@ class Delivery:
         stem: what ``{stem}`` stands for.
         strategies: of the run.
         say: takes lines for the person who waits, without an end.
+        note: the same for what went well; ``say`` by default.
         force, own, inputs, frame, samples: see ``open_files``.
 
     Attributes:
@@ -44,6 +45,7 @@ class Delivery:
         stem: str,
         strategies: Sequence[str],
         say: Callable[[str], None],
+        note: Callable[[str], None] | None = None,
         force: bool = False,
         own: Collection[str] = (),
         inputs: Sequence[Path] = (),
@@ -65,7 +67,7 @@ class Delivery:
         some = (samples or {}).get(strategies[0], ())
         shown = text if choice.stdout == TEXT else open_writer(choice.stdout, None, frame=frame, samples=some)
         self._stdout = Outputs([Shown(shown)], say)
-        self._say = say
+        self._note = note or say
         self.files = [os.path.abspath(path) for files in self._files.values() for path in files.paths]
 
     def __enter__(self) -> Self:
@@ -96,5 +98,5 @@ class Delivery:
                 failure = failure or error
             written += [str(path) for path in outputs.written]
         if written:
-            self._say(f"wrote {', '.join(written)}")
+            self._note(f"wrote {', '.join(written)}")
         return failure

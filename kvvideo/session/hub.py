@@ -31,7 +31,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt")
 """Suffixes of files of weights, the better first."""
 _SMALL = (".json", ".txt", ".jinja", ".model")
 """Suffixes of the files that are needed besides."""
-_WAYS_OUT = "name its directory with --model, or try --model tiny"
+_WAYS_OUT = "name its directory with --model, or try --model tiny, which needs no download"
 
 logger = logging.getLogger("kvvideo.hub")
 
@@ -136,7 +136,7 @@ def _files(name: str, weights: bool) -> tuple[list[str], int]:
     """Return the names of the hub's files of a model that are needed, and their bytes in all."""
     from huggingface_hub import HfApi, is_offline_mode
 
-    missing = f"{name!r} is not on this machine ({_cache()})"
+    missing = f"{name!r} is not on this machine ({_cache()}; HF_HOME names another folder)"
     if _cached(name) is not None:
         missing = str(_lacks(name, weights)).removesuffix("; get the model again")
     if is_offline_mode():

@@ -313,7 +313,8 @@ def test_help_works_whatever_the_files_say(places: Places, run: Run) -> None:
     assert run("--help").code == 0
     assert run("strategies").code == 2
     places.write("fps = 12.5")
-    assert "[default: 12.5]" in run("analyze", "--help").out
+    assert "Frames per second to look at. [12.5]" in run("analyze", "--help").out
+    assert run("analyze", "-h").out == run("analyze", "--help").out
 
 
 def test_every_command_is_one_that_can_be_set_and_no_variable_means_two_things() -> None:
@@ -381,8 +382,10 @@ def test_the_file_that_config_init_writes_says_what_the_defaults_are(places: Pla
     assert shown(run("config", "show", "--json")) == before
     local = places.folder / "kvvideo.toml"
     text = local.read_text()
-    # What has no default has no value there.
-    local.write_text(re.sub(r"^# (\S+ = [^ ].*)", r"\1", text, flags=re.MULTILINE))
+    top, tables = text.split("\n[", 1)
+    assert {*re.findall(r"^# (lengths|against|cycles|shape|minutes|clips|max-disk) = ", top, re.MULTILINE)} == set()
+    assert re.search(r"^\[bench\]$[^\[]*^# lengths = ", f"[{tables}", re.MULTILINE)
+    local.write_text(re.sub(r"^# (\S+ = .*)", r"\1", text, flags=re.MULTILINE))
     after = shown(run("config", "show", "--json"))
     assert {key: value for key, (value, _, _) in after.items()} == {
         key: before[key][0] if key != ("ask", "model") else None for key in before

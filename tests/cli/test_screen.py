@@ -5,30 +5,33 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pyte
 import pytest
-from rich.markup import render as markup
-from typer.main import get_command
 
 import kvvideo
 import kvvideo.runs.ask
-from kvvideo.cli import app, main, render
+from kvvideo.cli import main, render, screen
+from kvvideo.cli.everywhere import Everywhere, Way
 from kvvideo.cli.screen import standard_streams
 from kvvideo.outputs import FORMATS
 from kvvideo.session import EngineConfig
 from kvvideo.types import CacheStats, Progress
 from tests.helpers import SAMPLES, commands
 from tests.helpers.commands import command
+from tests.helpers.outputs import RECORD
 from tests.helpers.windows import DRAWN, Reflowing, Window, wrapped
 
 pytestmark = pytest.mark.usefixtures("no_looking_again")
@@ -106,27 +109,148 @@ def test_a_window_may_change_its_width_on_the_way(
         check(shown, "" if out else answers, widths[-1])
 
 
+STATS = CacheStats(seen=2181, live=1157, evicted=1024, blocks=37, compactions=1, bytes=3_800_000)
+NOW = Progress(position=3680.0, end=3780.4, rate=30.53, cache=STATS, max_tokens=4096, behind=12.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have time stand still for what is shown, but not for who waits for it."""
+    monkeypatch.setattr(render, "time", SimpleNamespace(monotonic=lambda: 101.0))
+
+
+def begun(progress: render.Progress) -> render.Progress:
+    """Have it that the first 80 of 180 s took 101 s, so that 127 are left."""
+    progress._pace = (3600.0, 0.0)
+    return progress
+
+
+@pytest.mark.usefixtures("clock")
 def test_the_line_fits_any_width_and_tells_of_the_part_that_is_read() -> None:
-    stats = CacheStats(seen=2181, live=1157, evicted=1024, blocks=37, compactions=1, bytes=3_800_000)
-    now = Progress(position=3680.0, end=3780.4, rate=30.53, cache=stats, max_tokens=4096, behind=12.0)
     shown = {}
     for columns in range(1, 140):
         window = Window(columns, rows=4)
         with window.standing_for(), standard_streams(), render.Progress(3600.0) as progress:
-            progress.chunk(now)
+            begun(progress).chunk(NOW)
             shown[columns] = window.now()
-            progress.chunk(replace(now, position=3780.5, rate=None, behind=0.0))
+            progress.chunk(replace(NOW, position=3780.5, rate=None, behind=0.0))
             last = window.now()
         window.close()
         assert window.lines() == []
     for columns, lines in shown.items():
         assert len(lines) <= 1
         assert len("".join(lines)) < max(columns, 2)
-    assert shown[40] == ["1:01:20 / 1:03:00 ━━━━━━━           44%"]
-    assert shown[80] == ["1:01:20 / 1:03:00 ━━━━━━━━╸             44%  12 s behind  30.5 frames/s"]
-    assert shown[139] == [f"{shown[80][0]}  1157/4096 tokens  3.8 MB  1024 evicted"]
+    assert shown[20] == ["1:01:20  44%"]
+    assert shown[30] == ["1:01:20 ━━     44%  2:07 left"]
+    assert shown[40] == ["1:01:20 / 1:03:00 ━━     44%  2:07 left"]
+    assert shown[80] == ["1:01:20 / 1:03:00 ━━━━━━━━╸             44%  2:07 left  12 s behind"]
+    assert shown[139] == [f"{shown[80][0]}  30.5 frames/s  1157/4096 tokens  3.8 MB  1024 evicted"]
     # The last frame stands until after the end; and what is not known is not told.
-    assert last == ["1:03:00 / 1:03:00 ━━━━━━━━━━━━━━━━━━━━ 100%  1157/4096 tokens  3.8 MB  1024 evicted"]
+    assert last == ["1:03:00 / 1:03:00 ━━━━━━━━━━━━━━━━━━━━ 100%  0:00 left  1157/4096 tokens  3.8 MB  1024 evicted"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_elsewhere_a_line_a_minute_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is done; from the first minute on, and not after the end."""
+    monkeypatch.setattr(screen, "_PLAIN_SECONDS", 0.01)
+
+    def told(text: str) -> None:
+        until, said = time.monotonic() + 10, ""
+        while text not in said:
+            assert time.monotonic() < until, said
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+
+    with render.Progress(3600.0) as progress:
+        assert capsys.readouterr().err == ""
+        progress.wait("loading …")
+        told("kvvideo: loading … 0 s\n")
+        begun(progress).chunk(NOW)
+        told("kvvideo: 1:01:20 / 1:03:00  44%  2:07 left  12 s behind  30.5 frames/s  1157/4096 tokens  3.8 MB  1024")
+    for thread in threading.enumerate():
+        if thread.name == "kvvideo-minutes":
+            thread.join()
+    capsys.readouterr()
+    with Everywhere(quiet=True).in_force(), render.Progress(3600.0) as progress:
+        progress.chunk(NOW)
+        assert "kvvideo-minutes" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.usefixtures("clock")
+def test_programs_get_a_record_for_what_is_done_and_one_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    with Everywhere(progress=Way.jsonl).in_force(), render.Progress(3600.0) as progress:
+        progress.wait("loading \x1b[2J …")
+        for position in (3680.0, 3684.0, 3688.0, 3780.5):
+            begun(progress).chunk(replace(NOW, position=position))
+    loading, first, last = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    for record in (loading, first, last):
+        RECORD.validate(record)
+        assert record.pop("seconds") == 0.0
+    assert loading == {"type": "progress", "schema": 1, "doing": "loading \x1b[2J …"}
+    assert first == {
+        "type": "progress",
+        "schema": 1,
+        "doing": None,
+        "start": 3600.0,
+        "position": 3680.0,
+        "end": 3780.4,
+        "share": 0.4435,
+        "left_seconds": 126.8,
+        "frames_per_second": 30.5,
+        "behind_seconds": 12.0,
+        "dropped_seconds": 0.0,
+        "live": 1157,
+        "max_tokens": 4096,
+        "evicted": 1024,
+        "bytes": 3_800_000,
+    }
+    assert (last["position"], last["share"]) == (3780.4, 1.0)
+
+
+def test_what_every_command_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a command that is done at once, and one that fails."""
+    for name in ("VLLM_LOGGING_LEVEL", "VLLM_LOGGING_STREAM", "_KVVIDEO_LOG_FILE"):
+        monkeypatch.setenv(name, "")  # as it will be again after this
+    make = ("samples", "make", tmp_path / "clip.mp4", "--minutes", "0.1")
+    log = tmp_path / "log.txt"
+    assert re.fullmatch(r"kvvideo: wrote .*clip\.mp4: .*\n", commands.run(capfd, *make, "--log-file", log).stderr)
+    assert commands.run(capfd, *make, "--force", "--quiet").stderr == ""
+    records = commands.run(capfd, *make, "--force", "--progress", "jsonl").stderr.splitlines()
+    assert json.loads(records[0])["doing"].startswith("making ")
+    failed = commands.run(capfd, *make, "--quiet", "--log-file", log)
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+    assert "exists; add --force" in failed.stderr
+    wrote, error, *trace = log.read_text().splitlines()
+    assert re.fullmatch(r"\S+ \S+ INFO:kvvideo\.told:wrote .*clip\.mp4: .*", wrote)
+    assert "ERROR:kvvideo.told:" in error
+    assert trace[0].startswith("Traceback")
+    nowhere = commands.run(capfd, "strategies", "--log-file", tmp_path / "no" / "log.txt")
+    assert (nowhere.returncode, nowhere.stdout) == (2, "")
+    assert re.fullmatch(r"kvvideo: log-file: '.*' cannot be written: No such file.*\n", nowhere.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("analyze", "-q", "What?"), ("ingest", "-o", "a.kvv")])
+def test_ctrl_c_while_the_model_is_loaded_ends_the_command(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing of the video is read, and nothing left behind."""
+    process = subprocess.Popen(
+        command(*arguments, SAMPLES / "letters-1m.mp4", "--model", "tiny", "--progress", "jsonl"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stderr is not None
+    while "loading tiny" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=120) == ("", "")
+    assert process.returncode == 130
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_whatever_is_printed_meanwhile_is_above_the_line() -> None:
@@ -153,7 +277,7 @@ def test_whatever_is_printed_meanwhile_is_above_the_line() -> None:
             sys.stderr.write("\r50%\r100%\n")
             assert window.now()[-1] == "more …"
             # Two lines, cut like one.
-            progress._show(lambda columns: "one\n" + "x" * 100)
+            progress._show(lambda columns: "one\n" + "x" * 100, {"doing": None})
             assert window.now()[-2:] == ["one", "x" * 58 + "…"]
     window.close()
     said, begun, *others, percent = window.lines()
@@ -250,21 +374,6 @@ def test_listings_are_a_line_a_row(capfd: pytest.CaptureFixture[str]) -> None:
     assert all(line == row[: len(line)] for line, row in zip(wide, full["strategies",].splitlines(), strict=True))
     assert Window(80).run("config", "show").stdout.splitlines()[0].split() == ["option", "value", "from", "in"]
     assert full["config", "show"].splitlines()[0].split() == ["option", "value", "from", "in"]
-
-
-def test_no_bracket_is_lost_from_a_help_text() -> None:
-    root = get_command(app)
-    groups, texts = [root], []
-    for group in groups:
-        for one in group.commands.values():
-            if hasattr(one, "commands"):
-                groups.append(one)
-            texts += [one.help, *(getattr(option, "help", None) for option in one.params)]
-    texts = [text for text in texts if text]
-    assert len(texts) > 100
-    assert any("kvvideo\\[plots]" in text for text in texts)
-    for text in texts:
-        assert markup(text).plain == text.replace("\\[", "[")
 
 
 AWAY = "中 Où → ?"

@@ -176,7 +176,7 @@ def parse_module(name: str, arguments: list[str]) -> None:
 
 def test_every_option_that_is_named_exists() -> None:
     """Also those without their command."""
-    known = {"--blink-settings", "--device"}  # of the browser, and of the bundled model's training
+    known = {"--blink-settings", "--device", "--help"}  # of the browser, of the bundled model's training, of all
 
     def collect(command: Any) -> None:
         for parameter in command.params:

@@ -244,4 +244,27 @@ class CheckTotal(TypedDict):
     findings: Count
 
 
-Record = Answer | Done | Ingest | Prediction | Failed | Summary | Check | CheckTotal
+class Progress(TypedDict):
+    """The state of a command, on stderr; while a video is read with the fields from ``start`` on."""
+
+    type: Literal["progress"]
+    schema: Literal[1]
+    seconds: Seconds
+    doing: str | None
+    done: NotRequired[Count]
+    of: NotRequired[Count]
+    start: NotRequired[Seconds]
+    position: NotRequired[Seconds]
+    end: NotRequired[Seconds | None]
+    share: NotRequired[Share]
+    left_seconds: NotRequired[Seconds | None]
+    frames_per_second: NotRequired[Seconds | None]
+    behind_seconds: NotRequired[Seconds]
+    dropped_seconds: NotRequired[Seconds]
+    live: NotRequired[Count]
+    max_tokens: NotRequired[Positive | None]
+    evicted: NotRequired[Count]
+    bytes: NotRequired[Count]
+
+
+Record = Answer | Done | Ingest | Prediction | Failed | Summary | Check | CheckTotal | Progress
