@@ -73,6 +73,7 @@ def summary(record: dict[str, Any]) -> None:
     if record["scored"]:
         render.whole(table)
     now = record["now"]
+    videos = f"{now['complete']} of " * (now["complete"] < now["ingests"]) + f"{now['ingests']} videos"
     speed = f", {now['video_seconds'] / now['seconds']:.1f} x as fast as they play" if now["video_seconds"] else ""
     render.out.print(
         f"{record['answered']} of {record['questions']} questions answered, {record['failed']} failed, "
@@ -80,8 +81,8 @@ def summary(record: dict[str, Any]) -> None:
     )
     render.err.print(
         Text(
-            f"now: {now['ingests']} videos to their end, {format_time(now['video_seconds'])} of video, {now['frames']} "
-            f"frames in {now['seconds']:.1f} s{speed}",
+            f"now: {videos} to their end, {format_time(now['video_seconds'])} of video, {now['frames']} frames "
+            f"in {now['seconds']:.1f} s{speed}",
             style="dim",
         ),
         soft_wrap=True,

@@ -331,6 +331,19 @@ def test_failures_stop_nobody_else(clips: Path, tmp_path: Path, kvvideo: Callabl
     assert {("gone", 0), ("gone", 1)} <= {(r["id"], r["index"]) for r in lines(tmp_path / "results.jsonl")}
 
 
+def test_videos_that_were_not_read_to_their_end_are_not_counted_as_such(
+    clips: Path, tmp_path: Path, kvvideo: Callable[..., Any]
+) -> None:
+    path = write(
+        clips / "ends.jsonl", job("none", "none.mp4", NOW), job("gone", "gone.mp4", NOW), job("good", "3.mp4", NOW)
+    )
+    code, _, err = kvvideo("batch", path, "-o", tmp_path, *WORDS)
+    assert code == 1
+    assert "now: 1 of 3 videos to their end, 0:40 of video, 80 frames in " in err
+    now = json.loads((tmp_path / "summary.json").read_text())["now"]
+    assert (now["ingests"], now["complete"]) == (3, 1)
+
+
 @pytest.mark.slow
 def test_fail_fast_stops_at_the_first_failure(clips: Path, tmp_path: Path, kvvideo: Callable[..., Any]):
     path = write(clips / "fast.jsonl", job("none", "none.mp4", NOW), *(job(f"j{n}", f"{n}.mp4", NOW) for n in range(4)))

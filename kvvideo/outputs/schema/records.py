@@ -178,6 +178,7 @@ class Now(TypedDict):
     """Work of one run of a batch."""
 
     ingests: Count
+    complete: NotRequired[Count]
     video_seconds: Seconds
     frames: Count
     seconds: Seconds
