@@ -4,27 +4,34 @@ While it works, the checkpoints are in a directory beside that file, with ``.par
 frames if they are kept. After a crash a run goes on from the latest checkpoint.
 """
 
-from collections.abc import Callable, Iterator
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from kvvideo.compression.config import CacheConfig
-from kvvideo.errors import ConfigError, VideoError
+from kvvideo.errors import ConfigError, FullError, VideoError
+from kvvideo.runs.pace import Stopwatch
 from kvvideo.runs.playback import Playback
 from kvvideo.runs.streaming import Meter
 from kvvideo.session import Engine, EngineConfig
 from kvvideo.session.hub import model_path
+from kvvideo.session.index import BYTES
 from kvvideo.session.memory import Memory
-from kvvideo.session.pool import block_bytes
+from kvvideo.session.pool import block_bytes, vector_bytes
+from kvvideo.session.prediction import BLOCK, stream_tokens
+from kvvideo.sizes import format_size
 from kvvideo.storage.checkpoints import SLACK, Checkpoints, milliseconds
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
 from kvvideo.storage.frames import KeptFrames
+from kvvideo.storage.jpegs import BYTES_PER_PIXEL
 from kvvideo.storage.workspace import Busy, Workspace, was_begun
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats, Progress
-from kvvideo.video import Source, VideoReader
+from kvvideo.video import Source, VideoInfo, VideoReader
 
 NAMES = {
     "chunk_seconds": "chunk",
@@ -53,7 +60,7 @@ class Ingested:
         checkpoints: how many are in the file, besides the memory at the end.
         bytes: size of the file; None if it was interrupted and there is none.
         cache: what the session held at the end.
-        error: what ended the video before its end, if anything did.
+        error: what ended it before the end of the video, if anything did.
     """
 
     chunks: int
@@ -63,7 +70,7 @@ class Ingested:
     checkpoints: int
     bytes: int | None
     cache: CacheStats
-    error: VideoError | None
+    error: VideoError | FullError | None
 
 
 class Part:
@@ -239,6 +246,7 @@ def ingest(
     stopped: Callable[[], bool] = lambda: False,
     on_chunk: Callable[[Progress], None] = lambda _: None,
     on_write: Callable[[], None] = lambda: None,
+    load_seconds: float = 0.0,
 ) -> Ingested:
     """Stream ``source`` to its end, and write ``part.output``.
 
@@ -253,22 +261,24 @@ def ingest(
             file, and so cannot be gone on with, what there is is written.
         on_chunk: told after every chunk how far it is.
         on_write: called before the file is written, checkpoints and all.
+        load_seconds: what loading the model took, to be kept with the pace of this run.
 
     Raises:
-        VideoError: if not even the first chunk could be read. Where a later one cannot, what there is is written.
+        VideoError: if not even the first chunk could be read. Where a later one cannot, or has no room, what there is
+            is written.
         ConfigError: if something cannot be written; the run can be gone on with then.
         EngineError: see ``VideoSession.ingest``; likewise.
     """
     part.begin(engine.fingerprint)
-    failure: VideoError | None = None
+    failure: VideoError | FullError | None = None
     with Checkpoints(part.directory, max_bytes) as store, part.frames() as frames:
         latest = part.memory
         playback = Playback(engine, source, checkpoints=store, every=every, memory=latest, reader=reader)
         try:
             session = playback.session
             try:
-                play(playback, stopped, on_chunk, frames)
-            except VideoError as error:
+                play(playback, stopped, on_chunk, frames, load_seconds)
+            except (VideoError, FullError) as error:
                 if not session.chunks:
                     raise
                 failure = error
@@ -309,16 +319,24 @@ def play(
     stopped: Callable[[], bool],
     on_chunk: Callable[[Progress], None],
     frames: KeptFrames | None = None,
+    load_seconds: float | None = None,
 ) -> None:
-    """Ingest the chunks to come, keep their frames, and tell of each."""
-    reader = playback.reader()
+    """Ingest the chunks to come, keep their frames, and tell of each; keep the pace if the model was loaded for this."""
+    reader, watch = playback.reader(), None
+    if reader is not None and playback.source is not None and load_seconds is not None:
+        watch = Stopwatch(playback.engine.config, playback.source, reader.info, load_seconds)
     end = None if reader is None or playback.source is None else playback.source.ends(reader.info.duration)
     schedule = playback.engine.config.cache.schedule(playback.engine.block_size)
     meter = Meter(playback.session, schedule, end, reader)
     while not stopped() and (chunk := playback.step()) is not None:
         if frames is not None:
             frames.add(chunk)
-        on_chunk(meter.progress())
+        progress = meter.progress()
+        if watch is not None:
+            watch.chunk(progress.cache.live)
+        on_chunk(progress)
+    if watch is not None:
+        watch.keep()
 
 
 def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: bool = False) -> bool:
@@ -336,10 +354,92 @@ def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: boo
     return same and not memory.source.get("events")
 
 
-def memory_bytes(config: EngineConfig, tokens: int) -> int:
-    """Return the bytes of a memory of ``tokens`` tokens in a file, but for its head and what its strategy adds."""
-    size = 32
-    return tokens * block_bytes(model_path(config.model), replace(config, spare_rows=0), size) // size
+@dataclass(frozen=True)
+class Forecast:
+    """What an ingest will write.
+
+    Attributes:
+        checkpoints: taken on the way.
+        kept_checkpoints: of them in the file, about: some are left out if there is no room for all.
+        checkpoint_bytes: size of the largest.
+        file_bytes: size of the file without frames, at most.
+        frame_bytes: what the frames add to it, about; 0 if none are kept.
+    """
+
+    checkpoints: int
+    kept_checkpoints: int
+    checkpoint_bytes: int
+    file_bytes: int
+    frame_bytes: int
+
+
+def forecast(
+    config: EngineConfig, source: Source, info: VideoInfo, every: float, max_bytes: int, keep_frames: bool
+) -> Forecast | None:
+    """Return what ``ingest`` will write; None if the length of the video is not known.
+
+    Args:
+        config: of the engine.
+        source: the video.
+        info: of the video.
+        every: seconds of video between checkpoints; 0 for none.
+        max_bytes: what the checkpoints may take up.
+        keep_frames: True if all frames are put into the file, too.
+    """
+    planned, counts = source.plan(info), stream_tokens(config, source, info)
+    if not counts or planned.frames is None:
+        return None
+    count = min(len(counts), math.ceil(len(counts) * source.chunk_seconds / every)) - 1 if every else 0
+    moments = (max(n, math.ceil(n * every / source.chunk_seconds)) for n in range(1, count + 1))
+    sizes = [_memory_bytes(config, counts, min(chunks, len(counts))) for chunks in moments]
+    kept = min(sum(sizes), max_bytes)
+    schedule = config.cache.schedule(BLOCK)
+    peak = counts[-1] if schedule is None else min(counts[-1], schedule.max_tokens)
+    return Forecast(
+        checkpoints=count,
+        kept_checkpoints=max(1, count * kept // sum(sizes)) if sizes else 0,
+        checkpoint_bytes=_token_bytes(config, peak) + _index_bytes(config, len(counts)),
+        file_bytes=kept + _memory_bytes(config, counts, len(counts)),
+        frame_bytes=round(BYTES_PER_PIXEL * planned.frames * planned.height * planned.width) if keep_frames else 0,
+    )
+
+
+def check_disk(output: Path, wanted: Forecast) -> None:
+    """Check that the disk has room for ``output`` while it is made: checkpoints and frames are there twice then.
+
+    Raises:
+        ConfigError: naming what is needed and what is free.
+    """
+    if not output.parent.is_dir():
+        return
+    # What an interrupted run left is gone on with, or replaced.
+    left = sum(path.stat().st_size for path in part_of(output).glob("*.*") if path.is_file())
+    free = shutil.disk_usage(output.parent).free + left
+    needed = 2 * (wanted.file_bytes + wanted.frame_bytes)
+    if needed > free:
+        without = ", leave --keep-frames out" if wanted.frame_bytes else ""
+        raise ConfigError(
+            f"{str(output)!r} takes about {format_size(needed)} of the disk while it is made, and {format_size(free)} "
+            f"are free there; choose another place with -o{without}, or fewer checkpoints (--max-disk 1GB)"
+        )
+
+
+def _memory_bytes(config: EngineConfig, counts: Sequence[int], chunks: int) -> int:
+    """Return the bytes of a memory after so many chunks, but for its head and what its strategy adds.
+
+    ``counts`` are the tokens of the stream after each chunk.
+    """
+    schedule, tokens = config.cache.schedule(BLOCK), counts[chunks - 1]
+    return _token_bytes(config, schedule.live(tokens) if schedule else tokens) + _index_bytes(config, chunks)
+
+
+def _token_bytes(config: EngineConfig, tokens: int) -> int:
+    return tokens * block_bytes(model_path(config.model), replace(config, spare_rows=0), BLOCK) // BLOCK
+
+
+def _index_bytes(config: EngineConfig, chunks: int) -> int:
+    # At most: one that has grown to its limit is halved.
+    return min(chunks * vector_bytes(model_path(config.model), config), BYTES) if config.index else 0
 
 
 def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:
