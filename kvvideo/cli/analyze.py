@@ -227,9 +227,7 @@ def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError], end: fl
     return bool(unasked)
 
 
-def _dry_run(
-    source: "Source", configs: list[EngineConfig], choice: Choice, force: bool, asking: Asking
-) -> None:
+def _dry_run(source: "Source", configs: list[EngineConfig], choice: Choice, force: bool, asking: Asking) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import looked_at, prediction
 

@@ -113,10 +113,12 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
     name = f"{record['strategy']}: " if named else ""
     # Of several strategies the first would seem to be the slowest.
     loading = record.get("load_seconds", 0.0) if named else 0.0
-    took = _took(record | {"seconds": record["seconds"] - loading}) + f", after {loading:.1f} s of loading" * bool(loading)
+    took = _took(record | {"seconds": record["seconds"] - loading})
+    took += f", after {loading:.1f} s of loading" if loading else ""
     err.print(
         Text(
-            f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames {took}{held}",
+            f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
+            f"{took}{held}",
             style="dim",
         ),
         soft_wrap=True,
@@ -173,23 +175,27 @@ def _time(record: dict[str, Any]) -> str:
     """Return how long the run will take, and how that is known."""
     pace = record["pace"]
     if pace is None:
-        return "not known here yet: add --to 1:00 and run it without --dry-run once, then this says it"
+        return "not known here yet: run it once, or a minute of it (--to 1:00), and then this says it"
     day = time.strftime("%Y-%m-%d", time.localtime(pace["at"]))
     asked = f", {record['answers']} answers at {pace['answer_seconds']:.2g} s" if pace["answer_seconds"] else ""
     # Attention to more tokens takes longer.
-    more = f"; it held {pace['tokens']} tokens, and more take longer" if record["peak_tokens"] > 2 * pace["tokens"] else ""
+    more = record["peak_tokens"] > 2 * pace["tokens"]
+    held = f"; it held {pace['tokens']} tokens, and more take longer" if more else ""
     return (
         f"about {format_time(round(record['run_seconds']))}: loading {pace['load_seconds']:.0f} s, {record['chunks']} "
-        f"chunks at {pace['chunk_seconds']:.2g} s{asked}; as in the last run like this here, on {day}{more}"
+        f"chunks at {pace['chunk_seconds']:.2g} s{asked}; as in the last run like this here, on {day}{held}"
     )
 
 
 def _legible(record: dict[str, Any]) -> str:
     """Return how small letters may be to be read."""
-    said = f"letters of {record['legible_pixels']} pixels in the source can be read, smaller ones not"
-    if (tokens := record["legible_frame_tokens"]) is not None:
-        said += f": for subtitles and slides --frame-tokens {tokens}, which takes longer"
-    return f"{said} ({record['frame_tokens']} tokens a pair of frames)"
+    seen, tokens = f"{record['frame_tokens']} tokens a pair of frames", record["legible_frame_tokens"]
+    if tokens is None:
+        return f"{seen}: letters of {record['legible_pixels']} pixels in the source can be read"
+    return (
+        f"{seen}: letters below {record['legible_pixels']} pixels in the source cannot be read, as in most subtitles "
+        f"and slides; --frame-tokens {tokens} shows them, and takes longer"
+    )
 
 
 def _remembers(record: dict[str, Any]) -> str:
@@ -216,7 +222,8 @@ def _in_all(record: dict[str, Any]) -> str:
     rest = f", about {size(reserve)} to compute with" if reserve else " and what computing takes"
     if pool is None:
         return f"weights {size(weights)}, the cache what else is free{rest}"
-    return f"about {size(weights + pool + reserve)} in all: weights {size(weights)}, cache and questions {size(pool)}{rest}"
+    total = weights + pool + reserve
+    return f"about {size(total)} in all: weights {size(weights)}, cache and questions {size(pool)}{rest}"
 
 
 def _share(part: int, whole: int) -> str:

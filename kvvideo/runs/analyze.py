@@ -216,7 +216,8 @@ class Answering:
             for record in self._records(cache, agenda):
                 self._note_files()
                 yield record
-        self.complete = not self.hooks.stopped() and all(isinstance(error, VideoError | FullError) for error in self.failures)
+        ended = all(isinstance(error, VideoError | FullError) for error in self.failures)
+        self.complete = ended and not self.hooks.stopped()
 
     def _agenda(self) -> Agenda:
         return self.asking.agenda(self.source.start, self.source.end)

@@ -321,7 +321,7 @@ def play(
     frames: KeptFrames | None = None,
     load_seconds: float | None = None,
 ) -> None:
-    """Ingest the chunks to come, keep their frames, and tell of each; keep the pace if the model was loaded for this."""
+    """Ingest the chunks to come, keep their frames, and tell of each; keep the pace if it was loaded for this."""
     reader, watch = playback.reader(), None
     if reader is not None and playback.source is not None and load_seconds is not None:
         watch = Stopwatch(playback.engine.config, playback.source, reader.info, load_seconds)

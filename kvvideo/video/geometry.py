@@ -17,8 +17,8 @@ MAX_PIXELS = 768 * FACTOR**2
 MAX_PICTURE = 2**26
 """Largest picture that is decoded: 8192 x 8192 stored pixels. A few bytes can claim far larger ones."""
 LEGIBLE = 8
-"""Pixels of height that a letter needs to be read: 7, in the smallest matrix of dots that has all capital letters (5 x 7),
-and one between two lines. Our choice: what a model really reads was not measured."""
+"""Pixels of height that a letter needs to be read: 7, in the smallest matrix of dots that has all capitals (5 x 7), and
+one between two lines. Our choice: what a model really reads was not measured."""
 SMALL_LETTER, SMALL_SHARE = 24, 45
 """Height in pixels of small letters on the screen, as in subtitles and slides: so many at 1080 lines and below, and one
 part of so many of the picture's height above. Our choice."""
