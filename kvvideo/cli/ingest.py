@@ -189,7 +189,7 @@ def _dry_run(
     wanted = forecast(config, source, info, every, room, keep_frames)
     if wanted is not None:
         check_disk(output, wanted)
-        record |= asdict(wanted)
+        record |= {name: value for name, value in asdict(wanted).items() if keep_frames or name != "frame_bytes"}
     if json_output:
         to_stdout(jsons.line(record))
     else:

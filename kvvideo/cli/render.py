@@ -160,9 +160,9 @@ def prediction(record: dict[str, Any]) -> None:
             f"at most {size(record['file_bytes'])}: the end, and {record['kept_checkpoints']} of "
             f"{record['checkpoints']} checkpoints of up to {size(record['checkpoint_bytes'])}"
         )
-        if record["frame_bytes"]:
+        if "frame_bytes" in record:
             rows["its frames"] = f"about {size(record['frame_bytes'])} more"
-        rows["disk"] = f"{size(2 * (record['file_bytes'] + record['frame_bytes']))} until the file is complete"
+        rows["disk"] = f"{size(2 * (record['file_bytes'] + record.get('frame_bytes', 0)))} until the file is complete"
     width = screen.size(sys.stdout)[0] if sys.stdout.isatty() else 80
     for name, value in rows.items():
         first, *more = textwrap.wrap(value, max(width - _NAMES, 20), break_on_hyphens=False)

@@ -397,7 +397,7 @@ def forecast(
     peak = counts[-1] if schedule is None else min(counts[-1], schedule.max_tokens)
     return Forecast(
         checkpoints=count,
-        kept_checkpoints=max(1, count * kept // sum(sizes)) if sizes else 0,
+        kept_checkpoints=count * kept // sum(sizes) if sizes else 0,
         checkpoint_bytes=_token_bytes(config, peak) + _index_bytes(config, len(counts)),
         file_bytes=kept + _memory_bytes(config, counts, len(counts)),
         frame_bytes=round(BYTES_PER_PIXEL * planned.frames * planned.height * planned.width) if keep_frames else 0,
