@@ -143,6 +143,7 @@ def _ingest(
     """Return what came of it, the schedule of the cache, and the seconds spent waiting for frames."""
     from kvvideo.cli import render
     from kvvideo.runs.ingest import check_disk, forecast, ingest
+    from kvvideo.runs.pace import Stopwatch
     from kvvideo.session import Engine
 
     # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
@@ -163,7 +164,7 @@ def _ingest(
                 every=every,
                 max_bytes=room,
                 reader=reader,
-                load_seconds=time.perf_counter() - began,
+                watch=Stopwatch(config, source, reader.info, time.perf_counter() - began),
                 stopped=lambda: stop.asked,
                 on_chunk=progress.chunk,
                 on_write=lambda: progress.wait(f"writing {part.output} …"),

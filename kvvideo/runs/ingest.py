@@ -246,7 +246,7 @@ def ingest(
     stopped: Callable[[], bool] = lambda: False,
     on_chunk: Callable[[Progress], None] = lambda _: None,
     on_write: Callable[[], None] = lambda: None,
-    load_seconds: float = 0.0,
+    watch: Stopwatch | None = None,
 ) -> Ingested:
     """Stream ``source`` to its end, and write ``part.output``.
 
@@ -261,7 +261,7 @@ def ingest(
             file, and so cannot be gone on with, what there is is written.
         on_chunk: told after every chunk how far it is.
         on_write: called before the file is written, checkpoints and all.
-        load_seconds: what loading the model took, to be kept with the pace of this run.
+        watch: measures the pace of this run, which is kept.
 
     Raises:
         VideoError: if not even the first chunk could be read. Where a later one cannot, or has no room, what there is
@@ -277,7 +277,7 @@ def ingest(
         try:
             session = playback.session
             try:
-                play(playback, stopped, on_chunk, frames, load_seconds)
+                play(playback, stopped, on_chunk, frames, watch)
             except (VideoError, FullError) as error:
                 if not session.chunks:
                     raise
@@ -319,12 +319,10 @@ def play(
     stopped: Callable[[], bool],
     on_chunk: Callable[[Progress], None],
     frames: KeptFrames | None = None,
-    load_seconds: float | None = None,
+    watch: Stopwatch | None = None,
 ) -> None:
-    """Ingest the chunks to come, keep their frames, and tell of each; keep the pace if it was loaded for this."""
-    reader, watch = playback.reader(), None
-    if reader is not None and playback.source is not None and load_seconds is not None:
-        watch = Stopwatch(playback.engine.config, playback.source, reader.info, load_seconds)
+    """Ingest the chunks to come, keep their frames, tell of each, and keep their pace."""
+    reader = playback.reader()
     end = None if reader is None or playback.source is None else playback.source.ends(reader.info.duration)
     schedule = playback.engine.config.cache.schedule(playback.engine.block_size)
     meter = Meter(playback.session, schedule, end, reader)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kvvideo.errors import KvvideoError
@@ -58,8 +59,8 @@ class Pass:
         self._session = open_session(engine) if memory is None else VideoSession.load(engine, memory)
         end = run.source.end if reader is None else run.source.ends(reader.info.duration)
         self._meter = Meter(self._session, self._schedule, end, reader)
-        info = None if reader is None else reader.info
-        self._watch = None if info is None else Stopwatch(engine.config, run.source, info, run.load_seconds)
+        config, info = replace(run.config, cache=engine.config.cache), None if reader is None else reader.info
+        self._watch = None if info is None else Stopwatch(config, run.source, info, run.load_seconds)
         # Samples that are not in the journal yet.
         self._fresh: list[tuple[float, Record]] = []
 

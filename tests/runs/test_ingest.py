@@ -141,9 +141,8 @@ def test_a_full_disk_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fits = Forecast(5, 5, 100, file_bytes=600_000, frame_bytes=400_000)
     check_disk(path, fits)
     free[0] -= 1
-    with pytest.raises(
-        ConfigError, match=r"takes about 2.0 MB of the disk .* 2.0 MB are free .* leave --keep-frames out"
-    ):
+    says = r"takes about 2.0 MB of the disk .* 2.0 MB are free .* leave --keep-frames out"
+    with pytest.raises(ConfigError, match=says):
         check_disk(path, fits)
     with pytest.raises(ConfigError) as caught:
         check_disk(path, replace(fits, file_bytes=1_000_000, frame_bytes=0))

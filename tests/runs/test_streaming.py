@@ -1,5 +1,6 @@
 """The loop that all runs share: who waits for whom, and how far a stream is said to be."""
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,9 +79,10 @@ def test_a_session_that_is_full_is_asked_what_is_left(engine_for: EngineFor):
     questions = [Question("Early?", 5.0), Question("In the part that does not fit?"), Question("Late?", 100.0)]
     asked: list[Asked] = []
     agenda = Agenda(questions, task=Task("caption", 10.0))
-    with VideoSession(engine) as session, pytest.raises(FullError, match="exceeds max_model_len=256") as caught:
-        for batch in batches(session, clips(40, frames=2), agenda, max_tokens=2):
-            asked += batch
+    with VideoSession(engine) as session:
+        found = batches(session, clips(40, frames=2), agenda, max_tokens=2)
+        with pytest.raises(FullError, match="exceeds max_model_len=256") as caught:
+            deque(map(asked.extend, found))
     end = session.end
     assert 10.0 < end < 40.0
     assert [(one.answer.question[:5], one.at) for one in asked[:1]] == [("Early", 5.0)]

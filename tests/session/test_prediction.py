@@ -29,9 +29,7 @@ def source(**settings: float) -> Source:
 
 
 @pytest.mark.parametrize("settings", [{}, {"start": 2.0, "end": 7.5}])
-def test_tokens_are_as_they_come_and_what_fits_is_known_before(
-    engine_for: EngineFor, settings: dict[str, float]
-) -> None:
+def test_tokens_and_what_fits_are_known_before(engine_for: EngineFor, settings: dict[str, float]) -> None:
     """For each length that a request may have the check says as many chunks as a session takes, or lets all pass."""
     video = source(**settings)
     info, engine = probe(video.path), engine_for("full", max_model_len=256, kv_bytes=1 << 22)
@@ -69,7 +67,8 @@ def test_a_question_needs_room_too(engine_for: EngineFor) -> None:
         for limit, fits in ((least - 1, False), (least, True)):
             engine.config = replace(engine.config, max_model_len=limit)
             try:
-                assert bool(session.ask(QUESTION, max_tokens=1).token_ids) and fits
+                assert session.ask(QUESTION, max_tokens=1).token_ids
+                assert fits
             except FullError:
                 assert not fits
             finally:
@@ -125,9 +124,8 @@ def test_the_film_of_two_hours() -> None:
     assert 0.004 < found.peak_tokens / found.tokens < 0.006
     assert found.pool_bytes is not None
     assert found.bytes < found.pool_bytes < 2e9
-    with pytest.raises(
-        ConfigError, match=r"'full' forgets nothing, and the \d+ tokens of 'film.mp4' .* add --to 4:\d\d,"
-    ):
+    says = r"'full' forgets nothing, and the \d+ tokens of 'film.mp4' .* add --to 4:\d\d,"
+    with pytest.raises(ConfigError, match=says):
         check_room(replace(config, cache=FULL), video, FILM)
 
 
