@@ -23,6 +23,7 @@ from kvvideo.video.address import local_path
 if TYPE_CHECKING:
     from kvvideo.compression.schedule import Schedule
     from kvvideo.runs.ingest import Ingested, Part
+    from kvvideo.types import Progress
     from kvvideo.video import Source
 
 
@@ -142,7 +143,8 @@ def _ingest(
 ) -> "tuple[Ingested, Schedule | None, float]":
     """Return what came of it, the schedule of the cache, and the seconds spent waiting for frames."""
     from kvvideo.cli import render
-    from kvvideo.runs.ingest import check_disk, forecast, ingest
+    from kvvideo.runs.forecast import check_disk, forecast
+    from kvvideo.runs.ingest import ingest
     from kvvideo.runs.pace import Stopwatch
     from kvvideo.session import Engine
 
@@ -156,6 +158,12 @@ def _ingest(
             progress.wait(f"loading {config.model} …")
             began = time.perf_counter()
             engine = Engine(config)
+            watch = Stopwatch(config, source, reader.info, time.perf_counter() - began)
+
+            def on_chunk(now: "Progress") -> None:
+                watch.chunk(now.cache.live)
+                progress.chunk(now)
+
             schedule = config.cache.schedule(engine.block_size)
             done = ingest(
                 engine,
@@ -164,11 +172,11 @@ def _ingest(
                 every=every,
                 max_bytes=room,
                 reader=reader,
-                watch=Stopwatch(config, source, reader.info, time.perf_counter() - began),
                 stopped=lambda: stop.asked,
-                on_chunk=progress.chunk,
+                on_chunk=on_chunk,
                 on_write=lambda: progress.wait(f"writing {part.output} …"),
             )
+    watch.keep()
     return done, schedule, reader.waited
 
 
@@ -183,7 +191,7 @@ def _dry_run(
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import looked_at, prediction
-    from kvvideo.runs.ingest import check_disk, forecast
+    from kvvideo.runs.forecast import check_disk, forecast
 
     info = looked_at(source)
     record = prediction(source, info, config)

@@ -4,9 +4,7 @@ While it works, the checkpoints are in a directory beside that file, with ``.par
 frames if they are kept. After a crash a run goes on from the latest checkpoint.
 """
 
-import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,24 +12,17 @@ from typing import Any, Self
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError, FullError, VideoError
-from kvvideo.runs.pace import Stopwatch
 from kvvideo.runs.playback import Playback
 from kvvideo.runs.streaming import Meter
 from kvvideo.session import Engine, EngineConfig
-from kvvideo.session.hub import model_path
-from kvvideo.session.index import BYTES
 from kvvideo.session.memory import Memory
-from kvvideo.session.pool import block_bytes, vector_bytes
-from kvvideo.session.prediction import BLOCK, stream_tokens
-from kvvideo.sizes import format_size
 from kvvideo.storage.checkpoints import SLACK, Checkpoints, milliseconds
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
 from kvvideo.storage.frames import KeptFrames
-from kvvideo.storage.jpegs import BYTES_PER_PIXEL
 from kvvideo.storage.workspace import Busy, Workspace, was_begun
 from kvvideo.times import format_time
 from kvvideo.types import CacheStats, Progress
-from kvvideo.video import Source, VideoInfo, VideoReader
+from kvvideo.video import Source, VideoReader
 
 NAMES = {
     "chunk_seconds": "chunk",
@@ -246,7 +237,6 @@ def ingest(
     stopped: Callable[[], bool] = lambda: False,
     on_chunk: Callable[[Progress], None] = lambda _: None,
     on_write: Callable[[], None] = lambda: None,
-    watch: Stopwatch | None = None,
 ) -> Ingested:
     """Stream ``source`` to its end, and write ``part.output``.
 
@@ -261,11 +251,9 @@ def ingest(
             file, and so cannot be gone on with, what there is is written.
         on_chunk: told after every chunk how far it is.
         on_write: called before the file is written, checkpoints and all.
-        watch: measures the pace of this run, which is kept.
 
     Raises:
-        VideoError: if not even the first chunk could be read. Where a later one cannot, or has no room, what there is
-            is written.
+        VideoError: if not even the first chunk could be read. Where a later one fails, what there is is written.
         ConfigError: if something cannot be written; the run can be gone on with then.
         EngineError: see ``VideoSession.ingest``; likewise.
     """
@@ -277,7 +265,7 @@ def ingest(
         try:
             session = playback.session
             try:
-                play(playback, stopped, on_chunk, frames, watch)
+                play(playback, stopped, on_chunk, frames)
             except (VideoError, FullError) as error:
                 if not session.chunks:
                     raise
@@ -319,9 +307,8 @@ def play(
     stopped: Callable[[], bool],
     on_chunk: Callable[[Progress], None],
     frames: KeptFrames | None = None,
-    watch: Stopwatch | None = None,
 ) -> None:
-    """Ingest the chunks to come, keep their frames, tell of each, and keep their pace."""
+    """Ingest the chunks to come, keep their frames, and tell of each."""
     reader = playback.reader()
     end = None if reader is None or playback.source is None else playback.source.ends(reader.info.duration)
     schedule = playback.engine.config.cache.schedule(playback.engine.block_size)
@@ -329,12 +316,7 @@ def play(
     while not stopped() and (chunk := playback.step()) is not None:
         if frames is not None:
             frames.add(chunk)
-        progress = meter.progress()
-        if watch is not None:
-            watch.chunk(progress.cache.live)
-        on_chunk(progress)
-    if watch is not None:
-        watch.keep()
+        on_chunk(meter.progress())
 
 
 def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: bool = False) -> bool:
@@ -350,94 +332,6 @@ def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: boo
     same = (made, memory.cache, memory.model) == (wanted, config.cache, config.model)
     # Where a dialogue was remembered, somebody has talked with it since.
     return same and not memory.source.get("events")
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What an ingest will write.
-
-    Attributes:
-        checkpoints: taken on the way.
-        kept_checkpoints: of them in the file, about: some are left out if there is no room for all.
-        checkpoint_bytes: size of the largest.
-        file_bytes: size of the file without frames, at most.
-        frame_bytes: what the frames add to it, about; 0 if none are kept.
-    """
-
-    checkpoints: int
-    kept_checkpoints: int
-    checkpoint_bytes: int
-    file_bytes: int
-    frame_bytes: int
-
-
-def forecast(
-    config: EngineConfig, source: Source, info: VideoInfo, every: float, max_bytes: int, keep_frames: bool
-) -> Forecast | None:
-    """Return what ``ingest`` will write; None if the length of the video is not known.
-
-    Args:
-        config: of the engine.
-        source: the video.
-        info: of the video.
-        every: seconds of video between checkpoints; 0 for none.
-        max_bytes: what the checkpoints may take up.
-        keep_frames: True if all frames are put into the file, too.
-    """
-    planned, counts = source.plan(info), stream_tokens(config, source, info)
-    if not counts or planned.frames is None:
-        return None
-    count = min(len(counts), math.ceil(len(counts) * source.chunk_seconds / every)) - 1 if every else 0
-    moments = (max(n, math.ceil(n * every / source.chunk_seconds)) for n in range(1, count + 1))
-    sizes = [_memory_bytes(config, counts, min(chunks, len(counts))) for chunks in moments]
-    kept = min(sum(sizes), max_bytes)
-    schedule = config.cache.schedule(BLOCK)
-    peak = counts[-1] if schedule is None else min(counts[-1], schedule.max_tokens)
-    return Forecast(
-        checkpoints=count,
-        kept_checkpoints=count * kept // sum(sizes) if sizes else 0,
-        checkpoint_bytes=_token_bytes(config, peak) + _index_bytes(config, len(counts)),
-        file_bytes=kept + _memory_bytes(config, counts, len(counts)),
-        frame_bytes=round(BYTES_PER_PIXEL * planned.frames * planned.height * planned.width) if keep_frames else 0,
-    )
-
-
-def check_disk(output: Path, wanted: Forecast) -> None:
-    """Check that the disk has room for ``output`` while it is made: checkpoints and frames are there twice then.
-
-    Raises:
-        ConfigError: naming what is needed and what is free.
-    """
-    if not output.parent.is_dir():
-        return
-    # What an interrupted run left is gone on with, or replaced.
-    left = sum(path.stat().st_size for path in part_of(output).glob("*.*") if path.is_file())
-    free = shutil.disk_usage(output.parent).free + left
-    needed = 2 * (wanted.file_bytes + wanted.frame_bytes)
-    if needed > free:
-        without = ", leave --keep-frames out" if wanted.frame_bytes else ""
-        raise ConfigError(
-            f"{str(output)!r} takes about {format_size(needed)} of the disk while it is made, and {format_size(free)} "
-            f"are free there; choose another place with -o{without}, or fewer checkpoints (--max-disk 1GB)"
-        )
-
-
-def _memory_bytes(config: EngineConfig, counts: Sequence[int], chunks: int) -> int:
-    """Return the bytes of a memory after so many chunks, but for its head and what its strategy adds.
-
-    ``counts`` are the tokens of the stream after each chunk.
-    """
-    schedule, tokens = config.cache.schedule(BLOCK), counts[chunks - 1]
-    return _token_bytes(config, schedule.live(tokens) if schedule else tokens) + _index_bytes(config, chunks)
-
-
-def _token_bytes(config: EngineConfig, tokens: int) -> int:
-    return tokens * block_bytes(model_path(config.model), replace(config, spare_rows=0), BLOCK) // BLOCK
-
-
-def _index_bytes(config: EngineConfig, chunks: int) -> int:
-    # At most: one that has grown to its limit is halved.
-    return min(chunks * vector_bytes(model_path(config.model), config), BYTES) if config.index else 0
 
 
 def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:

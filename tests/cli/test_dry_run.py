@@ -8,7 +8,7 @@ import pytest
 
 import kvvideo.session
 from kvvideo.bench import shapes
-from kvvideo.runs import ingest as ingesting
+from kvvideo.runs import forecast
 from kvvideo.tiny import samples
 from kvvideo.video import VideoInfo
 from tests.helpers.commands import Done, records, run
@@ -150,7 +150,7 @@ def test_what_cannot_be_held_is_refused_before_the_model_is_loaded(
 def test_a_disk_that_is_too_small_is_known_before(
     clip: Path, more: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingesting.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     done = run(capfd, "ingest", *TINY, clip, "-o", "x.kvv", *more)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from kvvideo.errors import ConfigError, FullError
-from kvvideo.runs import ingest as ingesting
-from kvvideo.runs.ingest import Forecast, Ingested, Part, check_disk, forecast, ingest, is_made, part_of
+from kvvideo.runs import forecast as forecasts
+from kvvideo.runs.forecast import Forecast, check_disk, forecast
+from kvvideo.runs.ingest import Ingested, Part, ingest, is_made, part_of
 from kvvideo.session import Engine
 from kvvideo.storage import jpegs
 from kvvideo.storage.file import MemoryFile
@@ -137,7 +138,7 @@ def test_nothing_is_foretold_of_what_has_no_length(engine: Engine) -> None:
 def test_a_full_disk_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is free must hold the file and what it is made of; what an interrupted run left is part of that."""
     path, free = tmp_path / "x.kvv", [2_000_000]
-    monkeypatch.setattr(ingesting.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr(forecasts.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
     fits = Forecast(5, 5, 100, file_bytes=600_000, frame_bytes=400_000)
     check_disk(path, fits)
     free[0] -= 1
