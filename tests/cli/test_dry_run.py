@@ -1,14 +1,17 @@
 """``--dry-run`` says what a person asks before a night's run; what cannot end well is refused, with and without it."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import kvvideo.session
 from kvvideo.bench import shapes
 from kvvideo.runs import forecast
+from kvvideo.session import Engine, open_engine
 from kvvideo.tiny import samples
 from kvvideo.video import VideoInfo
 from tests.helpers.commands import Done, records, run
@@ -108,7 +111,14 @@ def test_how_long_it_takes_is_known_from_the_last_run(clip: Path, capfd: pytest.
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_loading_is_no_part_of_what_the_first_strategy_took(clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_no_part_of_what_the_first_strategy_took(
+    clip: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: Any) -> Engine:
+        time.sleep(0.2)
+        return open_engine(*arguments)
+
+    monkeypatch.setattr("kvvideo.runs.analyze.open_engine", slowly)
     words = ("--compare", "distinct,window", "-q", "Now?", "--max-answer-tokens", 2, "--recall", 0, "--to", "0:12")
     done = run(capfd, "analyze", *TINY, clip, *words)
     first, second = (line for line in done.stderr.splitlines() if "0:12 of video" in line)

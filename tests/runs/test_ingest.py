@@ -157,7 +157,7 @@ def test_a_full_disk_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_remembered_is_written_if_a_session_is_full(engine_for: EngineFor, tmp_path: Path) -> None:
     """Nobody can go on with that: the same would happen again."""
     full, path = engine_for("full", max_model_len=256, kv_bytes=1 << 22), tmp_path / "x.kvv"
-    video = replace(source(), fps=8.0, chunk_seconds=0.5)
+    video = replace(source(), fps=16.0, chunk_seconds=0.5)
     with Part(path, video, full.config.cache) as part:
         done = ingest(full, video, part, every=2.0)
     assert isinstance(done.error, FullError)
