@@ -5,6 +5,7 @@
     ├── VideoError (3)         an input that cannot be decoded
     ├── OutOfMemoryError (4)   the model or its KV pool does not fit
     └── EngineError (5)        vLLM failed, or ended a session
+        └── FullError          a session has no room for what comes next, and goes on without it
 
 A message says what was wrong, where, and what to do about it. Exit code 0 is success and 130 an
 interrupted run whose answers so far were printed.
@@ -39,6 +40,10 @@ class EngineError(KvvideoError):
     """vLLM failed, or a session was ended (preempted, aborted) before its answer."""
 
     exit_code = 5
+
+
+class FullError(EngineError):
+    """A session has no room for the next chunk or question; what it holds can still be asked about."""
 
 
 INTERRUPTED = 130

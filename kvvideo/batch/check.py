@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from kvvideo.batch.tasks import Defaults, Task
-from kvvideo.errors import KvvideoError
+from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.runs.records import SCHEMA
-from kvvideo.session.prediction import predict
+from kvvideo.session.prediction import check_room, predict
 from kvvideo.times import format_time
-from kvvideo.video import plan, probe
+from kvvideo.video import probe
 
 
 def check(tasks: Sequence[Task], defaults: Defaults) -> Iterator[dict[str, Any]]:
@@ -35,11 +35,7 @@ def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
     }
     try:
         info = probe(source.path, source.decoder)
-        looked = {
-            name: getattr(source, name) for name in ("fps", "chunk_seconds", "start", "end", "min_pixels", "max_pixels")
-        }
-        planned = plan(info, **looked)
-        end = None if info.duration is None else min(source.end or info.duration, info.duration)
+        planned, end = source.plan(info), None if info.duration is None else source.ends(info.duration)
         record["findings"] = [
             f"{want.job.where}: question {want.index + 1} is asked at {format_time(question.at)}, and "
             f"{source.path!r} ends at {format_time(end)}"
@@ -50,7 +46,11 @@ def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
         record |= {"seconds": planned.seconds, "chunks": planned.chunks, "frames": planned.frames}
         if planned.chunks is not None:
             config = replace(defaults.engine, cache=task.cache)
-            record |= asdict(predict(config, planned, source.chunk_seconds, source.fps, source.start or 0.0))
+            record |= asdict(predict(config, source, info))
+            try:
+                check_room(config, source, info, [question.text for question in task.wants])
+            except ConfigError as error:
+                record["findings"].append(f"{record['where']}: {error}")
     except KvvideoError as error:
         record["error"] = str(error)
     return record

@@ -124,6 +124,7 @@ class Counts:
         questions: in all, those done in earlier runs included.
         tasks: ingests to be done in this run.
         ended: ingests of them that came to an end.
+        complete: those of them that came to the end of their video.
         seconds: of video that were ingested in this run.
         frames: ingested in this run.
     """
@@ -131,6 +132,7 @@ class Counts:
     questions: int = 0
     tasks: int = 0
     ended: int = 0
+    complete: int = 0
     seconds: float = 0.0
     frames: int = 0
 
@@ -225,6 +227,7 @@ class Batch:
             },
             "now": {
                 "ingests": self.progress.ended,
+                "complete": self.progress.complete,
                 "video_seconds": round(self.progress.seconds, 3),
                 "frames": self.progress.frames,
                 "seconds": round(took, 3),
@@ -293,6 +296,7 @@ class Batch:
         """End a task: questions without an answer failed, and those of ``broken``, whose answers do not count."""
         task, left = event.task, _left(event)
         self.progress.ended += 1
+        self.progress.complete += event.error is None
         failures = [(want, _failure(want, task, self.defaults, _why(want, event), {})) for want in left]
         failures += [(want, _failure(want, task, self.defaults, _why(want, event), said)) for want, said in broken]
         if failures:

@@ -17,8 +17,9 @@ from kvvideo.errors import EngineError, KvvideoError, VideoError
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.recall import OFF, Looking
 from kvvideo.runs.streaming import Asked, Meter, analyzing
-from kvvideo.session import Engine, Session, VideoSession, open_session
+from kvvideo.session import Engine, EngineConfig, Session, VideoSession, open_session
 from kvvideo.session.memory import Memory
+from kvvideo.session.prediction import check_room
 from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.types import Chunk, Progress
 from kvvideo.video import VideoReader
@@ -149,7 +150,9 @@ class _Stream:
     def __init__(self, host: Streams, task: Task, openers: ThreadPoolExecutor) -> None:
         self.waits = self.ended = False
         self._host, self._task = host, task
-        self._reader: Future[tuple[VideoReader, Memory | None]] = openers.submit(_look, task, host.kept(task))
+        self._reader: Future[tuple[VideoReader, Memory | None]] = openers.submit(
+            _look, host.engine.config, task, host.kept(task)
+        )
         self._work = self._working()
 
     def advance(self) -> Iterator[Event]:
@@ -242,8 +245,12 @@ class _Stream:
                 yield chunk
 
 
-def _look(task: Task, directory: Path | None) -> tuple[VideoReader, Memory | None]:
-    """Open the video, after what an earlier run of the task has left in ``directory``."""
+def _look(config: EngineConfig, task: Task, directory: Path | None) -> tuple[VideoReader, Memory | None]:
+    """Open the video, after what an earlier run of the task has left in ``directory``, if the engine has room for it.
+
+    Raises:
+        KvvideoError: if it cannot be read, or is more than an engine that forgets nothing holds.
+    """
     memory = None
     if directory is not None and directory.is_dir():
         with Checkpoints(directory, max_bytes=0) as store:
@@ -251,4 +258,10 @@ def _look(task: Task, directory: Path | None) -> tuple[VideoReader, Memory | Non
     # What is still asked before it needs the beginning.
     if memory is not None and task.agenda().before(memory.end):
         memory = None
-    return task.source.open(skip_chunks=0 if memory is None else memory.chunks), memory
+    reader = task.source.open(skip_chunks=0 if memory is None else memory.chunks)
+    try:
+        check_room(config, task.source, reader.info, [question.text for question in task.wants])
+    except BaseException:
+        reader.close()
+        raise
+    return reader, memory

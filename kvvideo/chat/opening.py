@@ -58,7 +58,7 @@ class Opening:
         # A bad video is found before the model is loaded, and meanwhile it decodes.
         reader = source.open()
         try:
-            Asking(()).check(source, reader.info.duration)
+            Asking(()).check(source, reader.info)
             recall, kept = self._recall(source)
             config = self.looking.room_in(self.config, source.fps, source.chunk_seconds, source.max_pixels)
             engine, store = self._engine(replace(config, index=True)), self._checkpoints()

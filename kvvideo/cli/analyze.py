@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -120,7 +120,7 @@ def command(
     choice = output.choice(len(caches))
     if dry_run:
         configs = [replace(config, cache=cache) for cache in caches]
-        _dry_run(video, watching.decoder, reading, configs, choice, output.force, asking)
+        _dry_run(watching.source(video, reading), configs, choice, output.force, asking)
         return
     source = watching.source(video, reading)
     if compare is not None and not source.replayable and source.live is not None:
@@ -235,22 +235,15 @@ def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError], end: fl
     return bool(unasked)
 
 
-def _dry_run(
-    video: str,
-    decoder: str,
-    reading: dict[str, Any],
-    configs: list[EngineConfig],
-    choice: Choice,
-    force: bool,
-    asking: Asking,
-) -> None:
+def _dry_run(source: "Source", configs: list[EngineConfig], choice: Choice, force: bool, asking: Asking) -> None:
     from kvvideo.cli import render
-    from kvvideo.cli.predict import prediction
+    from kvvideo.cli.predict import looked_at, prediction
 
-    names = [config.cache.strategy for config in configs]
+    names, stem = [config.cache.strategy for config in configs], stem_of(source.path)
     # Files that cannot be written show here too.
-    open_files(choice.template, choice.files, stem=stem_of(video), strategies=names, force=force, inputs=[Path(video)])
-    predictions = [prediction(video, decoder, reading, config, asking) for config in configs]
+    open_files(choice.template, choice.files, stem=stem, strategies=names, force=force, inputs=[Path(source.path)])
+    info = looked_at(source)
+    predictions = [prediction(source, info, config, asking) for config in configs]
     match choice.stdout:
         case "json":
             to_stdout(document(predictions))

@@ -76,13 +76,14 @@ def summary(record: dict[str, Any]) -> None:
     if record["scored"]:
         render.whole(table)
     now = record["now"]
+    videos = f"{now['complete']} of " * (now["complete"] < now["ingests"]) + f"{now['ingests']} videos"
     speed = f", {now['video_seconds'] / now['seconds']:.1f} x as fast as they play" if now["video_seconds"] else ""
     render.out.print(
         f"{record['answered']} of {record['questions']} questions answered, {record['failed']} failed, "
         f"{record['left']} left; {record['jobs']} jobs, {record['videos']} videos"
     )
     render.aside(
-        f"now: {now['ingests']} videos to their end, {format_time(now['video_seconds'])} of video, {now['frames']} "
+        f"now: {videos} to their end, {format_time(now['video_seconds'])} of video, {now['frames']} "
         f"frames in {now['seconds']:.1f} s{speed}"
     )
 

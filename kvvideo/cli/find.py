@@ -238,11 +238,12 @@ class _Moments:
 
 def _dry_run(videos: list[str], watching: options.LiveVideo, config: "EngineConfig", format: str) -> None:
     from kvvideo.cli import render
-    from kvvideo.cli.predict import prediction
+    from kvvideo.cli.predict import looked_at, prediction
 
     for name in videos:
         with watching.looked_for(name):
-            record = prediction(name, watching.decoder, watching.reading(config), config)
+            source = watching.source(name, watching.reading(config))
+            record = prediction(source, looked_at(source), config)
         if format == "jsonl":
             to_stdout(jsons.line(record))
         else:

@@ -1,10 +1,9 @@
 """``kvvideo ingest``: stream a video once and write down what is remembered of it."""
 
-import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +23,7 @@ from kvvideo.video.address import local_path
 if TYPE_CHECKING:
     from kvvideo.compression.schedule import Schedule
     from kvvideo.runs.ingest import Ingested, Part
+    from kvvideo.types import Progress
     from kvvideo.video import Source
 
 
@@ -95,7 +95,7 @@ def command(
         cache = replace(cache, max_tokens=recorded_tokens(path))
     config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
     if dry_run:
-        _dry_run(video, watching.decoder, reading, config, apart, room, keep_frames, json_output)
+        _dry_run(watching.source(video, reading), config, path, apart, room, keep_frames, json_output)
         return
     from kvvideo.runs.ingest import Part, is_made, part_of
     from kvvideo.session import BASELINES
@@ -114,16 +114,24 @@ def command(
         ensure(config.model, source)
     how = {"keep_frames": keep_frames, "resume": resume, "restart": restart, "force": force}
     with Part(path, source, config.cache, config.dtype, **how) as part:
-        _run(source, config, part, apart, room, json_output)
+        _run(source, config, part, apart, room, keep_frames, json_output)
 
 
-def _run(source: "Source", config: EngineConfig, part: "Part", every: float, room: int, json_output: bool) -> None:
+def _run(
+    source: "Source",
+    config: EngineConfig,
+    part: "Part",
+    every: float,
+    room: int,
+    keep_frames: bool,
+    json_output: bool,
+) -> None:
     from kvvideo.cli import render
     from kvvideo.runs import records
 
     began, stop = time.perf_counter(), Stop()
     try:
-        done, schedule, waited = _ingest(source, config, part, every, room, stop)
+        done, schedule, waited = _ingest(source, config, part, every, room, keep_frames, stop)
     except BaseException:
         if part.resumable:
             say("the same command with --resume goes on from the last checkpoint")
@@ -161,20 +169,31 @@ def _run(source: "Source", config: EngineConfig, part: "Part", every: float, roo
 
 
 def _ingest(
-    source: "Source", config: EngineConfig, part: "Part", every: float, room: int, stop: Stop
+    source: "Source", config: EngineConfig, part: "Part", every: float, room: int, keep_frames: bool, stop: Stop
 ) -> "tuple[Ingested, Schedule | None, float]":
     """Return what came of it, the schedule of the cache, and the seconds spent waiting for frames."""
     from kvvideo.cli import render
+    from kvvideo.runs.forecast import check_disk, forecast
     from kvvideo.runs.ingest import ingest
+    from kvvideo.runs.pace import Stopwatch
     from kvvideo.session import Engine
 
     # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
     with render.Progress(source.start) as progress, stop:
         progress.wait(f"opening {source.path} …")
         with source.open(skip_chunks=0 if part.memory is None else part.memory.chunks) as reader:
-            Asking(()).check(source, reader.info.duration)
+            Asking(()).check(source, reader.info, config)
+            if (wanted := forecast(config, source, reader.info, every, room, keep_frames)) is not None:
+                check_disk(part.output, wanted)
             progress.loading(config.model, stop, part.close)
+            began = time.perf_counter()
             engine = Engine(config)
+            watch = Stopwatch(config, source, reader.info, time.perf_counter() - began)
+
+            def on_chunk(now: "Progress") -> None:
+                watch.chunk(now.cache.live)
+                progress.chunk(now)
+
             schedule = config.cache.schedule(engine.block_size)
             done = ingest(
                 engine,
@@ -184,34 +203,32 @@ def _ingest(
                 max_bytes=room,
                 reader=reader,
                 stopped=lambda: stop.asked,
-                on_chunk=progress.chunk,
+                on_chunk=on_chunk,
                 on_write=lambda: progress.wait(f"writing {part.output} …"),
             )
+    watch.keep()
     return done, schedule, reader.waited
 
 
 def _dry_run(
-    video: str,
-    decoder: str,
-    reading: dict[str, Any],
+    source: "Source",
     config: EngineConfig,
+    output: Path,
     every: float,
     room: int,
     keep_frames: bool,
     json_output: bool,
 ) -> None:
     from kvvideo.cli import render
-    from kvvideo.cli.predict import prediction
-    from kvvideo.runs.ingest import memory_bytes
-    from kvvideo.storage.jpegs import BYTES_PER_PIXEL
+    from kvvideo.cli.predict import looked_at, prediction
+    from kvvideo.runs.forecast import check_disk, forecast
 
-    record = prediction(video, decoder, reading, config)
-    each = memory_bytes(config, record["peak_tokens"]) + record["index_bytes"]
-    length = record["chunks"] * reading["chunk_seconds"]
-    count = min(record["chunks"], math.ceil(length / every)) - 1 if every else 0
-    record |= {"checkpoints": count, "checkpoint_bytes": each, "file_bytes": min(count * each, room) + each}
-    if keep_frames:
-        record["frame_bytes"] = round(BYTES_PER_PIXEL * record["frames"] * record["height"] * record["width"])
+    info = looked_at(source)
+    record = prediction(source, info, config)
+    wanted = forecast(config, source, info, every, room, keep_frames)
+    if wanted is not None:
+        check_disk(output, wanted)
+        record |= {name: value for name, value in asdict(wanted).items() if keep_frames or name != "frame_bytes"}
     if json_output:
         to_stdout(jsons.line(record))
     else:

@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _PACE_SECONDS = 2.0
 _BEYOND_SECONDS = 10.0
 """Seconds that the last frame may reach beyond the end of a video."""
 _GAP, _LEAST_CELLS = "  ", 8
+_NAMES = 12
+"""Columns of the names in a prediction."""
 _BAR_COLUMNS, _LEAST_BAR_COLUMNS = 20, 4
 _WIDE = 1000
 """Columns of a line that nothing cuts."""
@@ -131,9 +134,13 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
     held = "" if cache is None else f"; cache {_cache_line(cache)}"
     length = record["end"] - record["start"]
     name = f"{record['strategy']}: " if named else ""
+    # Of several strategies the first would seem to be the slowest.
+    loading = record.get("load_seconds", 0.0) if named else 0.0
+    took = _took(record | {"seconds": record["seconds"] - loading})
+    took += f", after {loading:.1f} s of loading" if loading else ""
     aside(
         f"{name}{counted(record['answers'], 'answer')}, {format_time(length)} of video, {record['frames']} frames "
-        f"{_took(record)}{held}"
+        f"{took}{held}"
     )
 
 
@@ -149,28 +156,93 @@ def ingested(record: dict[str, Any]) -> None:
 
 
 def prediction(record: dict[str, Any]) -> None:
-    """Print what a run will take, as a small table."""
-    table = Table(box=None, show_header=False)
+    """Print what a run will take, in lines of the terminal's width, or of 80 columns."""
     rows = {
-        "frames": f"{record['frames']} of {record['width']}x{record['height']}, in {record['chunks']} chunks",
-        "tokens": f"{record['tokens']}",
-        "cache": f"{size(record['bytes'])}, at most {record['peak_tokens']} tokens; "
-        f"{record['compactions']} compactions ({record['strategy']})",
-        "without": f"{size(record['full_bytes'])} without compression",
+        "time": _time(record),
+        "frames": f"{record['frames']} of {record['width']}x{record['height']}, in {record['chunks']} chunks; the "
+        f"source has {record['source_width']}x{record['source_height']}",
+        "text": _legible(record),
+        "remembers": _remembers(record),
+        "cache": f"{size(record['bytes'])}, at most {record['peak_tokens']} tokens ({record['strategy']}); all tokens "
+        f"would be {size(record['full_bytes'])}",
+        "GPU" if record["reserve_bytes"] else "memory": _in_all(record),
         "positions": f"up to {record['last_position']}; the model was trained to {record['trained_positions']}",
     }
     if record.get("index_bytes"):
         rows["index"] = f"{size(record['index_bytes'])} of host memory, by which questions find chunks again"
     if "file_bytes" in record:
         rows["file"] = (
-            f"at most {size(record['file_bytes'])}, with {record['checkpoints']} checkpoints of up to "
-            f"{size(record['checkpoint_bytes'])}"
+            f"at most {size(record['file_bytes'])}: the end, and {record['kept_checkpoints']} of "
+            f"{record['checkpoints']} checkpoints of up to {size(record['checkpoint_bytes'])}"
         )
-    if "frame_bytes" in record:
-        rows["its frames"] = f"about {size(record['frame_bytes'])} more"
+        if "frame_bytes" in record:
+            rows["its frames"] = f"about {size(record['frame_bytes'])} more"
+        rows["disk"] = f"{size(2 * (record['file_bytes'] + record.get('frame_bytes', 0)))} until the file is complete"
+    width = screen.size(sys.stdout)[0] if sys.stdout.isatty() else 80
     for name, value in rows.items():
-        table.add_row(Text(name, style="bold"), value)
-    out.print(table)
+        first, *more = textwrap.wrap(value, max(width - _NAMES, 20), break_on_hyphens=False)
+        out.print(Text(f" {name:<{_NAMES - 1}}", style="bold") + Text(first, style="not bold"))
+        for line in more:
+            out.print(Text(" " * _NAMES + line))
+
+
+def _time(record: dict[str, Any]) -> str:
+    """Return how long the run will take, and how that is known."""
+    pace = record["pace"]
+    if pace is None:
+        return "not known here yet: run it once, or a minute of it (--to 1:00), and then this says it"
+    day = time.strftime("%Y-%m-%d", time.localtime(pace["at"]))
+    asked = f", {record['answers']} answers at {pace['answer_seconds']:.2g} s" if pace["answer_seconds"] else ""
+    # Attention to more tokens takes longer.
+    more = record["peak_tokens"] > 2 * pace["tokens"]
+    held = f"; it held {pace['tokens']} tokens, and more take longer" if more else ""
+    return (
+        f"about {format_time(round(record['run_seconds']))}: loading {pace['load_seconds']:.0f} s, {record['chunks']} "
+        f"chunks at {pace['chunk_seconds']:.2g} s{asked}; as in the last run like this here, on {day}{held}"
+    )
+
+
+def _legible(record: dict[str, Any]) -> str:
+    """Return how small letters may be to be read."""
+    seen, tokens = f"{record['frame_tokens']} tokens a pair of frames", record["legible_frame_tokens"]
+    if tokens is None:
+        return f"{seen}: letters of {record['legible_pixels']} pixels in the source can be read"
+    return (
+        f"{seen}: letters below {record['legible_pixels']} pixels in the source cannot be read, as in most subtitles "
+        f"and slides; --frame-tokens {tokens} shows them, and takes longer"
+    )
+
+
+def _remembers(record: dict[str, Any]) -> str:
+    """Return which share of the video stays in memory."""
+    tokens, peak, budget = record["tokens"], record["peak_tokens"], record["budget_tokens"]
+    if peak >= tokens and budget is None:
+        return f"all of it, {tokens} tokens"
+    if budget is None:
+        return f"{_share(peak, tokens)} of it, {peak} of {tokens} tokens, read anew for each question"
+    again = (
+        "; a question finds the rest and is shown that again (--recall)"
+        if record["index_bytes"]
+        else "; the rest is gone, for no question looks again (--recall 4 would)"
+    )
+    return (
+        f"{_share(peak, tokens)} of it at most, {peak} of {tokens} tokens, and {_share(budget, tokens)} after each of "
+        f"{record['compactions']} compactions{again}"
+    )
+
+
+def _in_all(record: dict[str, Any]) -> str:
+    """Return the memory that the model, its cache and all else take together."""
+    weights, pool, reserve = record["weight_bytes"], record["pool_bytes"], record["reserve_bytes"]
+    rest = f", about {size(reserve)} to compute with" if reserve else " and what computing takes"
+    if pool is None:
+        return f"weights {size(weights)}, the cache what else is free{rest}"
+    total = weights + pool + reserve
+    return f"about {size(total)} in all: weights {size(weights)}, cache and questions {size(pool)}{rest}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2g} %"
 
 
 def whole(table: Table) -> None:

@@ -151,6 +151,12 @@ class Agenda:
             due.append(self._task.question(end))
         return due + last
 
+    def put_back(self, questions: Sequence[Question]) -> None:
+        """Take back questions that were handed out and could not be asked."""
+        asked = [question for question in questions if question.task is None and question not in self._repeated]
+        self._timed = [*(q for q in asked if q.at is not None), *self._timed]
+        self._last = [*(q for q in asked if q.at is None), *self._last]
+
     def left(self) -> list[Question]:
         """Return the questions that were not asked (repeated ones not counted)."""
         return [*self._timed, *self._last]

@@ -3,12 +3,12 @@
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kvvideo._version import __version__
 from kvvideo.compression.config import CacheConfig
-from kvvideo.errors import ConfigError, KvvideoError, VideoError
+from kvvideo.errors import ConfigError, FullError, KvvideoError, VideoError
 from kvvideo.outputs.samples import Samples
 from kvvideo.runs.agenda import Agenda, Question, Task
 from kvvideo.runs.recall import Looking
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kvvideo.runs.journal import Record, Run
     from kvvideo.session import Engine, Recall
     from kvvideo.types import Chunk, Progress
-    from kvvideo.video import Source
+    from kvvideo.video import Source, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,25 @@ class Asking:
         """
         return Agenda(self.questions, self.every, start or 0.0, end, self.task)
 
-    def check(self, source: "Source", length: float | None) -> None:
-        """Check that the video has frames to show, and a moment for each question, once its length is known.
+    def count(self, start: float, end: float) -> int:
+        """Return how many answers a video has that is read from ``start`` to ``end`` seconds."""
+        # A question may be asked just after what is read.
+        return len(self.agenda(start, None).at_end(end)) if self.questions or self.task else 0
+
+    def check(self, source: "Source", info: "VideoInfo", *configs: EngineConfig) -> None:
+        """Check what can be known before a model is loaded, if the length of the video is.
 
         Args:
-            source: the video.
-            length: of the video, in seconds; None if it is not known, or not yet.
+            source: the video, which must have frames to show, and a moment for each question.
+            info: of the video.
+            configs: of the engine, under each strategy; one that forgets nothing must have room for all.
 
         Raises:
-            ConfigError: naming the first moment that lies after the end.
+            ConfigError: naming the first moment that lies after the end, or how far the room goes.
         """
+        from kvvideo.session.prediction import check_room
+
+        length = info.duration
         if length is None or (source.live is not None and source.live.follow):
             return
         if (source.start or 0.0) >= length:
@@ -70,6 +79,8 @@ class Asking:
                     f"{f'@{format_time(question.at)} {question.text}'!r} is after the end: {source.path!r} lasts "
                     f"{format_time(length)}"
                 )
+        for config in configs:
+            check_room(config, source, info, [question.text for question in self.questions])
 
 
 @dataclass
@@ -171,7 +182,9 @@ class Answering:
         failures: what went wrong, in order.
         samples: for each strategy what its cache held over time.
         end: where the video ended that was read, in seconds.
-        complete: all that can be asked was. A video that cannot be read to its end leaves nothing more to ask.
+        load_seconds: that loading the model took.
+        complete: all that can be asked was. A video that cannot be read to its end leaves nothing more to ask, nor does
+            a session that has no room for the rest.
     """
 
     source: "Source"
@@ -191,6 +204,7 @@ class Answering:
         self.agendas = [self._agenda() for _ in self.caches]
         self._noted = False
         self.end = 0.0
+        self.load_seconds = 0.0
 
     def records(self) -> "Generator[Record, None, None]":
         """Yield the answers under each strategy as they are given, then a last record; see ``docs/records.md``.
@@ -205,7 +219,8 @@ class Answering:
             for record in self._records(cache, agenda):
                 self._note_files()
                 yield record
-        self.complete = not self.hooks.stopped() and all(isinstance(error, VideoError) for error in self.failures)
+        ended = all(isinstance(error, VideoError | FullError) for error in self.failures)
+        self.complete = ended and not self.hooks.stopped()
 
     def _agenda(self) -> Agenda:
         return self.asking.agenda(self.source.start, self.source.end)
@@ -213,7 +228,7 @@ class Answering:
     def _records(self, cache: CacheConfig, agenda: Agenda) -> "Iterator[Record]":
         from kvvideo.runs.one_pass import Pass
 
-        began = time.perf_counter()
+        began, loading = time.perf_counter(), 0.0
         earlier, finished = self.kept.answers(cache.strategy)
         given = [record for batch in earlier for record in batch]
         if finished is not None:
@@ -232,17 +247,20 @@ class Answering:
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
         with self.source.open(skip_chunks=0 if memory is None else memory.chunks) as reader:
             if memory is None:
-                self.asking.check(self.source, reader.info.duration)
+                configs = [replace(self.config, cache=cache) for cache in self.caches if self.engine is None]
+                self.asking.check(self.source, reader.info, *configs)
             if self.engine is None:
                 self.hooks.loading(self.config.model)
+                began_loading = time.perf_counter()
                 self.engine = open_engine(self.config, self.caches)
+                self.load_seconds = loading = time.perf_counter() - began_loading
                 self.kept.check_model(self.engine)
             self.engine.use(cache)
             self.kept.enter(memory)
             if memory is not None:
                 self._sample_again(cache.strategy, memory.end)
             yield from given
-            yield from Pass(self, self.engine, reader, agenda, memory, len(given), began).records()
+            yield from Pass(self, self.engine, reader, agenda, memory, len(given), began, loading).records()
 
     def _note_files(self) -> None:
         """Before the first file is written, have it in the journal that the files are this run's."""

@@ -84,7 +84,7 @@ def _answers(source: Source, config: EngineConfig, asking: Asking, looking: Look
     agenda = asking.agenda(source.start, source.end)
     # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
     with source.open() as reader, looking.during(source, logger.warning) as (recall, watching):
-        asking.check(source, reader.info.duration)
+        asking.check(source, reader.info, config)
         with closing(open_engine(config, [config.cache])) as engine, open_session(engine) as session:
             options = {"max_tokens": asking.max_answer_tokens, "seed": config.seed, "recall": recall}
             yield from streaming.analyze(session, watching(reader), agenda, **options)

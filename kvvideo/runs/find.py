@@ -139,7 +139,7 @@ def of_video(source: Source, config: EngineConfig) -> Subject:
         check_file(source.path)
     if source.replayable:
         with source.open() as reader:
-            Asking(()).check(source, reader.info.duration)
+            Asking(()).check(source, reader.info, config)
     return Subject(source.path, config, source)
 
 

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from kvvideo.compression.config import CacheConfig
-from kvvideo.errors import ConfigError, VideoError
+from kvvideo.errors import ConfigError, FullError, VideoError
 from kvvideo.runs.playback import Playback
 from kvvideo.runs.streaming import Meter
 from kvvideo.session import Engine, EngineConfig
-from kvvideo.session.hub import model_path
 from kvvideo.session.memory import Memory
-from kvvideo.session.pool import block_bytes
 from kvvideo.storage.checkpoints import SLACK, Checkpoints, milliseconds
 from kvvideo.storage.file import MemoryFile, is_memory_file, write
 from kvvideo.storage.frames import KeptFrames
@@ -53,7 +51,7 @@ class Ingested:
         checkpoints: how many are in the file, besides the memory at the end.
         bytes: size of the file; None if it was interrupted and there is none.
         cache: what the session held at the end.
-        error: what ended the video before its end, if anything did.
+        error: what ended it before the end of the video, if anything did.
     """
 
     chunks: int
@@ -63,7 +61,7 @@ class Ingested:
     checkpoints: int
     bytes: int | None
     cache: CacheStats
-    error: VideoError | None
+    error: VideoError | FullError | None
 
 
 class Part:
@@ -255,12 +253,12 @@ def ingest(
         on_write: called before the file is written, checkpoints and all.
 
     Raises:
-        VideoError: if not even the first chunk could be read. Where a later one cannot, what there is is written.
+        VideoError: if not even the first chunk could be read. Where a later one fails, what there is is written.
         ConfigError: if something cannot be written; the run can be gone on with then.
         EngineError: see ``VideoSession.ingest``; likewise.
     """
     part.begin(engine.fingerprint)
-    failure: VideoError | None = None
+    failure: VideoError | FullError | None = None
     with Checkpoints(part.directory, max_bytes) as store, part.frames() as frames:
         latest = part.memory
         playback = Playback(engine, source, checkpoints=store, every=every, memory=latest, reader=reader)
@@ -268,7 +266,7 @@ def ingest(
             session = playback.session
             try:
                 play(playback, stopped, on_chunk, frames)
-            except VideoError as error:
+            except (VideoError, FullError) as error:
                 if not session.chunks:
                     raise
                 failure = error
@@ -346,12 +344,6 @@ def recorded_tokens(output: Path) -> int | None:
     with suppress(ConfigError), MemoryFile(output) as file:
         return file.memory().cache.max_tokens
     return None
-
-
-def memory_bytes(config: EngineConfig, tokens: int) -> int:
-    """Return the bytes of a memory of ``tokens`` tokens in a file, but for its head and what its strategy adds."""
-    size = 32
-    return tokens * block_bytes(model_path(config.model), replace(config, spare_rows=0), size) // size
 
 
 def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:

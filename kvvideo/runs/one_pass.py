@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kvvideo.errors import KvvideoError
 from kvvideo.runs import records
 from kvvideo.runs.agenda import Agenda
+from kvvideo.runs.pace import Stopwatch
 from kvvideo.runs.records import Record
 from kvvideo.runs.streaming import Meter, batches
 from kvvideo.session import Engine, VideoSession, open_session
@@ -29,6 +31,7 @@ class Pass:
         memory: checkpoint to resume from, or None to start over.
         answered: how many questions, the first of ``agenda``, were answered before an interruption.
         began: when the work under this strategy began, by ``time.perf_counter``.
+        loading: seconds that loading the model took since then.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class Pass:
         memory: Memory | None,
         answered: int,
         began: float,
+        loading: float = 0.0,
     ) -> None:
         self._run, self._reader, self._agenda = run, reader, agenda
         self._answered, self._began, self._seed = answered, began, engine.config.seed
+        self._loading = loading
         self._strategy = engine.config.cache.strategy
         self._schedule = engine.config.cache.schedule(engine.block_size)
         self._common: dict[str, Any] = {
@@ -54,6 +59,8 @@ class Pass:
         self._session = open_session(engine) if memory is None else VideoSession.load(engine, memory)
         end = run.source.end if reader is None else run.source.ends(reader.info.duration)
         self._meter = Meter(self._session, self._schedule, end, reader)
+        config, info = replace(run.config, cache=engine.config.cache), None if reader is None else reader.info
+        self._watch = None if info is None else Stopwatch(config, run.source, info, run.load_seconds)
         # Samples that are not in the journal yet.
         self._fresh: list[tuple[float, Record]] = []
 
@@ -72,6 +79,8 @@ class Pass:
                 stopped=run.hooks.stopped,
                 on_chunk=self._on_chunk,
             ):
+                if self._watch is not None:
+                    self._watch.answered(asked)
                 batch = [records.answer(one, **self._common) for one in asked]
                 run.kept.append(batch)
                 self._answered += len(batch)
@@ -85,11 +94,15 @@ class Pass:
         stats = self._session.stats() if self._session.alive else None
         self._session.close()
         run.end = max(run.end, self._session.end)
+        if self._watch is not None:
+            self._watch.keep()
         yield self._done(failure, stats)
 
     def _on_chunk(self) -> None:
         run, session, progress = self._run, self._session, self._meter.progress()
         run.hooks.chunk(progress)
+        if self._watch is not None:
+            self._watch.chunk(progress.cache.live)
         held = records.cache(progress.cache, self._schedule)
         run.samples[self._strategy].add(session.end, held)
         # The baselines keep no cache that could be saved; they begin anew, with what the journal has.
@@ -120,6 +133,7 @@ class Pass:
             end=max(session.end, start),
             waited=0.0 if self._reader is None else self._reader.waited,
             seconds=time.perf_counter() - self._began,
+            loading=self._loading,
             **self._common,
         )
         if status == "complete":

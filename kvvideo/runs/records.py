@@ -63,8 +63,12 @@ def done(
     end: float,
     waited: float,
     seconds: float,
+    loading: float = 0.0,
 ) -> Record:
-    """Return the last record of a run: ``waited`` seconds went by for frames, once the first were there."""
+    """Return the last record of a run.
+
+    Of its ``seconds`` so many ``waited`` for frames, once the first were there, and ``loading`` the model took so many.
+    """
     record: models.Done = {
         "type": "done",
         "schema": SCHEMA,
@@ -83,6 +87,8 @@ def done(
         "waited_seconds": round(waited, 3),
         "seconds": round(seconds, 3),
     }
+    if loading:
+        record["load_seconds"] = round(loading, 3)
     return {**record}
 
 

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from kvvideo.compression.schedule import Schedule
+from kvvideo.errors import FullError
 from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.session import Answer, Recall, Session
 from kvvideo.types import CacheStats, Chunk, Progress
@@ -80,12 +81,13 @@ def analyzing(
 
     Raises:
         VideoError: the chunks ended early. Questions for the end are answered first, about what there was.
+        FullError: the session has no room for more; likewise.
         EngineError: vLLM failed, or ended the session.
     """
     if answered:
         # All that was due until where the session stands was; the next call would take it for due there.
         answered -= sum(len(questions) for _, questions in agenda.before(session.end))
-    rest, failure = _Rest(session, answered, options), None
+    rest, failure = _Rest(session, agenda, answered, options), None
     for chunk in _to_the_end(chunks):
         if chunk is None:
             yield None
@@ -93,14 +95,20 @@ def analyzing(
         if isinstance(chunk, Exception):
             failure = chunk
             break
-        for at, questions in agenda.before(chunk.end):
-            yield from rest.ask(at, questions, shown_until(chunk, at, session))
-        yield from session.ingesting(chunk)
+        try:
+            yield from rest.ask(agenda.before(chunk.end), chunk)
+            yield from session.ingesting(chunk)
+        except FullError as error:
+            failure = error
+            break
         on_chunk()
         if stopped():
             return
     if session.chunks:
-        yield from rest.ask(session.end, agenda.at_end(session.end), error=failure)
+        try:
+            yield from rest.ask([(session.end, agenda.at_end(session.end))], error=failure)
+        except FullError as error:
+            failure = failure or error
     if failure is not None:
         raise failure
 
@@ -116,22 +124,38 @@ def _to_the_end(chunks: Iterable[Chunk | None]) -> Iterator[Chunk | Exception | 
 
 @dataclass
 class _Rest:
-    """Asks the questions of a run but the first ``answered``."""
+    """Asks the questions of a run but the first ``answered``; those that have no room are on the agenda again."""
 
     session: Session
+    agenda: Agenda
     answered: int
     options: dict[str, Any]
 
     def ask(
-        self, at: float, questions: list[Question], also: Chunk | None = None, error: Exception | None = None
+        self,
+        due: list[tuple[float, list[Question]]],
+        chunk: Chunk | None = None,
+        error: Exception | None = None,
     ) -> Generator[list[Asked] | None, None, None]:
-        """Yield the answers of one moment together, and None where the engine must step for them."""
-        # Those asked at one moment were answered together, or not at all.
-        if self.answered > 0:
-            self.answered -= len(questions)
-        elif questions:
-            found = yield from _asking(self.session, at, questions, also, **self.options)
-            yield [replace(one, error=error) for one in found]
+        """Yield the answers of each moment together, and None where the engine must step for them.
+
+        Args:
+            due: moments in order, with their questions.
+            chunk: the next of the session, if they lie in it.
+            error: what ended the video before its end, if that is why they are asked.
+        """
+        for index, (at, questions) in enumerate(due):
+            # Those asked at one moment were answered together, or not at all.
+            if self.answered > 0:
+                self.answered -= len(questions)
+            elif questions:
+                also = None if chunk is None else shown_until(chunk, at, self.session)
+                try:
+                    found = yield from _asking(self.session, at, questions, also, **self.options)
+                except FullError:
+                    self.agenda.put_back([question for _, some in due[index:] for question in some])
+                    raise
+                yield [replace(one, error=error) for one in found]
 
 
 def shown_until(chunk: Chunk, at: float, session: Session) -> Chunk | None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kvvideo.errors import ConfigError, EngineError, KvvideoError
+from kvvideo.errors import ConfigError, EngineError, FullError, KvvideoError
 from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import CHUNKS, Engine
@@ -411,7 +411,7 @@ class VideoSession(Session):
     def _check_length(self, name: str, tokens: int) -> None:
         held, limit = self.stats().live, self.engine.config.max_model_len
         if held + tokens >= limit:
-            raise EngineError(
+            raise FullError(
                 f"{name} ({tokens} tokens) on top of the {held} tokens held exceeds max_model_len={limit}; "
                 "use a larger max_model_len, or a smaller max_tokens for the cache"
             )

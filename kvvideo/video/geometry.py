@@ -16,6 +16,12 @@ MAX_PIXELS = 768 * FACTOR**2
 """Largest frame qwen-vl-utils makes by default: 768 tokens."""
 MAX_PICTURE = 2**26
 """Largest picture that is decoded: 8192 x 8192 stored pixels. A few bytes can claim far larger ones."""
+LEGIBLE = 8
+"""Pixels of height that a letter needs to be read: 7, in the smallest matrix of dots that has all capitals (5 x 7), and
+one between two lines. Our choice: what a model really reads was not measured."""
+SMALL_LETTER, SMALL_SHARE = 24, 45
+"""Height in pixels of small letters on the screen, as in subtitles and slides: so many at 1080 lines and below, and one
+part of so many of the picture's height above. Our choice."""
 MAX_RATIO = 200
 """Longest frame the model's processor accepts: the ratio of its sides."""
 
@@ -82,6 +88,36 @@ def frame_size(height: int, width: int, min_pixels: int = MIN_PIXELS, max_pixels
         high = math.ceil(height * grow / FACTOR) * FACTOR
         wide = math.ceil(width * grow / FACTOR) * FACTOR
     return high, wide
+
+
+def legible(height: int, frame_height: int) -> int:
+    """Return the height, in pixels of the source, of the smallest letters that can be read in the frames shown.
+
+    Args:
+        height: of the picture as displayed, in pixels.
+        frame_height: of the frames, in pixels.
+    """
+    return math.ceil(LEGIBLE * max(1.0, height / frame_height))
+
+
+def small_letter(height: int) -> int:
+    """Return the height in pixels of small letters on the screen in a picture of ``height`` pixels."""
+    return max(SMALL_LETTER, height // SMALL_SHARE)
+
+
+def tokens_to_read(height: int, width: int, most: int) -> int | None:
+    """Return the tokens a pair, in stages of 32, at which small letters can be read; None if ``most`` do not do.
+
+    Args:
+        height: of the picture as displayed, in pixels.
+        width: likewise.
+        most: tokens a pair that a step has room for.
+    """
+    for count in range(32, most + 1, 32):
+        frame = frame_size(height, width, min(4, count) * FACTOR**2, count * FACTOR**2)
+        if legible(height, frame[0]) <= small_letter(height):
+            return count
+    return None
 
 
 def tokens(height: int, width: int, frames: int) -> int:

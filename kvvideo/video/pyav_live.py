@@ -92,10 +92,10 @@ class LiveDecoder(FrameDecoder):
     _packets: LivePackets
 
     def __init__(self, path: str, progress: Progress, live: Live, stdin: int, report: Report) -> None:
-        address = Address.of(path)
-        self._capture = Capture(address, live, stdin, report)
+        self._address = Address.of(path)
+        self._capture = Capture(self._address, live, stdin, report)
         try:
-            packets = LivePackets(self._capture, address.name, progress)
+            packets = LivePackets(self._capture, self._address.name, progress)
         except BaseException:
             self.close()
             raise
@@ -125,7 +125,8 @@ class LiveDecoder(FrameDecoder):
             path=self._path,
             width=self._pictures.width,
             height=self._pictures.height,
-            duration=None,
+            # What has an end and says so is a file, wherever it lies; what is piped may be of anything.
+            duration=link.length if self._address.kind == "url" and link.ends else None,
             fps=link.rate,
             codec=self._decoder.codec.canonical_name,
             container=link.kind,

@@ -10,6 +10,7 @@ from kvvideo.video.address import is_live
 from kvvideo.video.decoder import check_decoder
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, check_pixels
 from kvvideo.video.live import Live
+from kvvideo.video.plan import Plan, VideoInfo, plan
 from kvvideo.video.reader import VideoReader
 from kvvideo.video.sampling import Grid
 
@@ -49,6 +50,10 @@ class Source:
     def ends(self, duration: float | None) -> float | None:
         """Return where reading ends, in seconds of the source, if the whole takes ``duration``; None if unknown."""
         return min((time for time in (self.end, duration) if time is not None), default=None)
+
+    def plan(self, info: VideoInfo) -> Plan:
+        """Return what reading it will give, by what ``info`` says of it."""
+        return plan(info, self.fps, self.chunk_seconds, self.start, self.end, self.min_pixels, self.max_pixels)
 
     def fingerprint(self) -> str | None:
         """Return what tells this file from others, whatever it is called; None for what is no file."""

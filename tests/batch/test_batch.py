@@ -17,10 +17,11 @@ from jsonschema import Draft202012Validator
 from kvvideo.batch import run as batch_run
 from kvvideo.batch.jobs import read_jobs
 from kvvideo.batch.run import Queue
-from kvvideo.batch.streams import Answered, Ended, Event, Moved, Streams
+from kvvideo.batch.streams import Answered, Ended, Event, Moved, Streams, _look
 from kvvideo.batch.tasks import Defaults, Task, tasks_of
 from kvvideo.cli import main
 from kvvideo.compression.config import CacheConfig
+from kvvideo.errors import ConfigError
 from kvvideo.runs.streaming import analyze
 from kvvideo.session import Engine, EngineConfig, open_session
 from kvvideo.session.pool import pool_bytes, sessions_in
@@ -329,6 +330,37 @@ def test_failures_stop_nobody_else(clips: Path, tmp_path: Path, kvvideo: Callabl
     assert (code, summary["answered"], summary["failed"], summary["now"]["ingests"]) == (1, 5, 5, 4)
     assert len(lines(tmp_path / "failed.jsonl")) == 5
     assert {("gone", 0), ("gone", 1)} <= {(r["id"], r["index"]) for r in lines(tmp_path / "results.jsonl")}
+
+
+def test_what_a_strategy_that_forgets_nothing_cannot_hold_is_found_before(
+    clips: Path, tmp_path: Path, kvvideo: Callable[..., Any]
+) -> None:
+    """By --check, and where the video is opened."""
+    path = write(clips / "full.jsonl", job("a", "0.mp4", NOW, strategy="full"), job("b", "0.mp4", NOW))
+    code, out, _ = kvvideo("batch", path, "-o", tmp_path, *WORDS, "--max-model-len", "400", "--check", "--json")
+    full, bounded, _ = (json.loads(line) for line in out.splitlines())
+    (finding,) = full["findings"]
+    assert (code != 0, bounded["findings"]) == (True, [])
+    assert finding.startswith(f"{path}:1: strategy: 'full' forgets nothing")
+    config = replace(CONFIG, cache=CacheConfig("full"), max_model_len=400)
+    with pytest.raises(ConfigError, match="add --to 0:"):
+        _look(config, tasks(path)[0], None)
+    reader, memory = _look(replace(config, max_model_len=4096), tasks(path)[0], None)
+    reader.close()
+    assert memory is None
+
+
+def test_videos_that_were_not_read_to_their_end_are_not_counted_as_such(
+    clips: Path, tmp_path: Path, kvvideo: Callable[..., Any]
+) -> None:
+    path = write(
+        clips / "ends.jsonl", job("none", "none.mp4", NOW), job("gone", "gone.mp4", NOW), job("good", "3.mp4", NOW)
+    )
+    code, _, err = kvvideo("batch", path, "-o", tmp_path, *WORDS)
+    assert code == 1
+    assert "now: 1 of 3 videos to their end, 0:40 of video, 80 frames in " in err
+    now = json.loads((tmp_path / "summary.json").read_text())["now"]
+    assert (now["ingests"], now["complete"]) == (3, 1)
 
 
 @pytest.mark.slow

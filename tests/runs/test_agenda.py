@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import DESCRIBE, happened
 from kvvideo.runs.agenda import REST, TASKS, Agenda, Question, Task
+from kvvideo.runs.analyze import Asking
 from kvvideo.runs.records import answer
 from kvvideo.runs.streaming import analyze
 from kvvideo.session import open_session
@@ -118,6 +119,26 @@ def test_every_repeats_the_untimed_only() -> None:
     assert agenda.before(75.0) == [(31.0, [once]), (40.0, [repeated]), (70.0, [repeated])]
     assert agenda.at_end(100.0) == [repeated]
     assert agenda.left() == []
+
+
+def test_what_could_not_be_asked_is_on_the_agenda_again() -> None:
+    """But what is asked again and again, or by a task, has its next time."""
+    questions = [Question("a", 1.0), Question("b", 2.0), Question("c", 3.0), Question("d")]
+    agenda = Agenda(questions, 2.0, task=Task("caption", 2.0))
+    due = agenda.before(2.5)
+    assert [[q.text for q in some] for _, some in due] == [["a"], ["b", DESCRIBE, "d"]]
+    agenda.put_back([q for _, some in due for q in some])
+    assert agenda.left() == questions[:3]
+    agenda = Agenda(questions)
+    agenda.put_back(agenda.at_end(5.0))
+    assert agenda.left() == questions
+
+
+def test_answers_are_counted_before() -> None:
+    asking = Asking([Question("a", 1.0), Question("b"), Question("c", 70.0)], 10.0, Task("caption", 30.0, 0.0))
+    assert asking.count(0.0, 60.0) == 1 + 6 + 2
+    assert Asking([Question("b"), Question("a", 2.0)]).count(0.0, 60.0) == 2
+    assert Asking(()).count(0.0, 60.0) == 0
 
 
 def test_impossible_questions_are_refused() -> None:

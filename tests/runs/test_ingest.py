@@ -1,15 +1,20 @@
 """Frames in the file of an ingest: all that were streamed, whatever interrupted it."""
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from kvvideo.errors import ConfigError, FullError
+from kvvideo.runs import forecast as forecasts
+from kvvideo.runs.forecast import Forecast, check_disk, forecast
 from kvvideo.runs.ingest import Ingested, Part, ingest, is_made, part_of
 from kvvideo.session import Engine
 from kvvideo.storage import jpegs
 from kvvideo.storage.file import MemoryFile
-from kvvideo.video import Source
+from kvvideo.video import Source, probe
 from tests.conftest import EngineFor
 from tests.helpers.clips import clip
 
@@ -109,3 +114,54 @@ def test_a_file_without_frames_is_not_the_one_that_was_wanted(engine: Engine, tm
         for keep in (True, False)
     }
     assert made == {("with", True): True, ("with", False): True, ("without", True): False, ("without", False): True}
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 40, 100_000, 1])
+def test_what_is_written_is_known_before(engine: Engine, tmp_path: Path, max_bytes: int) -> None:
+    """As many checkpoints as there is room for, and the size of the file but for its heads."""
+    path, config = tmp_path / "x.kvv", engine.config
+    done = run(engine, path, max_bytes=max_bytes, keep=False)
+    wanted = forecast(config, source(), probe(source().path), 2.0, max_bytes, False)
+    assert wanted is not None
+    assert (wanted.checkpoints, wanted.frame_bytes) == (4, 0)
+    assert abs(wanted.kept_checkpoints - done.checkpoints) <= (max_bytes == 100_000)
+    assert done.bytes is not None
+    heads = 8_000 * (1 + done.checkpoints)
+    assert done.bytes - heads < wanted.file_bytes < done.bytes + wanted.checkpoint_bytes * (max_bytes < 1 << 40)
+
+
+def test_nothing_is_foretold_of_what_has_no_length(engine: Engine) -> None:
+    info = replace(probe(source().path), duration=None)
+    assert forecast(engine.config, source(), info, 2.0, 1, True) is None
+
+
+def test_a_full_disk_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free must hold the file and what it is made of; what an interrupted run left is part of that."""
+    path, free = tmp_path / "x.kvv", [2_000_000]
+    monkeypatch.setattr(forecasts.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    fits = Forecast(5, 5, 100, file_bytes=600_000, frame_bytes=400_000)
+    check_disk(path, fits)
+    free[0] -= 1
+    says = r"takes about 2.0 MB of the disk .* 2.0 MB are free .* leave --keep-frames out"
+    with pytest.raises(ConfigError, match=says):
+        check_disk(path, fits)
+    with pytest.raises(ConfigError) as caught:
+        check_disk(path, replace(fits, file_bytes=1_000_000, frame_bytes=0))
+    assert "keep-frames" not in str(caught.value)
+    part_of(path).mkdir()
+    (part_of(path) / "000000480000.safetensors").write_bytes(b"x")
+    check_disk(path, fits)
+    check_disk(tmp_path / "none" / "x.kvv", fits)
+
+
+def test_what_is_remembered_is_written_if_a_session_is_full(engine_for: EngineFor, tmp_path: Path) -> None:
+    """Nobody can go on with that: the same would happen again."""
+    full, path = engine_for("full", max_model_len=256, kv_bytes=1 << 22), tmp_path / "x.kvv"
+    video = replace(source(), fps=16.0, chunk_seconds=0.5)
+    with Part(path, video, full.config.cache) as part:
+        done = ingest(full, video, part, every=2.0)
+    assert isinstance(done.error, FullError)
+    assert 2 < done.chunks < 20
+    with MemoryFile(path) as file:
+        assert (file.memory().end, file.memory().chunks) == (done.end, done.chunks)
+    assert not part_of(path).exists()

@@ -1,12 +1,15 @@
 """The loop that all runs share: who waits for whom, and how far a stream is said to be."""
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kvvideo.errors import FullError
 from kvvideo.runs import streaming
-from kvvideo.runs.streaming import Meter
+from kvvideo.runs.agenda import Agenda, Question, Task
+from kvvideo.runs.streaming import Asked, Meter, batches
 from kvvideo.session import VideoSession, open_session
 from kvvideo.types import Progress
 from tests.conftest import EngineFor
@@ -68,3 +71,33 @@ def test_how_far_a_stream_is(engine_for: EngineFor, monkeypatch: pytest.MonkeyPa
         assert live.progress() == Progress(
             position=12.0, end=None, rate=4.0, cache=session.stats(), max_tokens=None, behind=3.0, dropped=1.5
         )
+
+
+def test_a_session_that_is_full_is_asked_what_is_left(engine_for: EngineFor):
+    """Of what it holds by then; a moment that it never reaches stays on the agenda."""
+    engine = engine_for("full", max_model_len=256, kv_bytes=1 << 22)
+    questions = [Question("Early?", 3.0), Question("At the end?"), Question("Late?", 100.0)]
+    asked: list[Asked] = []
+    agenda = Agenda(questions, task=Task("caption", 2.5))
+    with VideoSession(engine) as session:
+        found = batches(session, clips(40, frames=4, side=168), agenda, max_tokens=2)
+        with pytest.raises(FullError, match="exceeds max_model_len=256") as caught:
+            deque(map(asked.extend, found))
+    assert [(one.answer.question[:5], one.at, one.error) for one in asked] == [
+        ("Descr", 2.5, None),
+        ("Early", 3.0, None),
+        ("Descr", 4.0, caught.value),
+        ("At th", 4.0, caught.value),
+    ]
+    assert [(q.text, q.at) for q in agenda.left()] == [("Late?", 100.0)]
+
+
+def test_a_question_that_does_not_fit_is_left(engine_for: EngineFor):
+    """The chunk that it lies in would fit, but not with its words; it is not lost without a word."""
+    engine = engine_for("full", max_model_len=256, kv_bytes=1 << 22)
+    words = "why? " * 60
+    agenda = Agenda([Question(words, 3.5), Question("Next?", 3.6), Question(words)])
+    with VideoSession(engine) as session, pytest.raises(FullError, match="the question"):
+        list(batches(session, clips(40, frames=2), agenda, max_tokens=2))
+    assert session.end == 3.0
+    assert [(q.text, q.at) for q in agenda.left()] == [(words, 3.5), ("Next?", 3.6), (words, None)]

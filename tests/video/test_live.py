@@ -180,6 +180,14 @@ def test_why_a_url_gives_no_video(status: str, body: Callable[[], bytes], words:
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_behind_a_url_has_a_length_and_a_broadcast_has_none() -> None:
+    for name in ("plain.mkv", "plain.mp4"):
+        with files(clip(name).parent) as base:
+            assert probe(f"{base}/{name}", live=BRIEF).duration == probe(clip(name)).duration is not None
+    with Server(live_http(*ALL)) as server:
+        assert probe(url("http", server), live=BRIEF).duration is None
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [

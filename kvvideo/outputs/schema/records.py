@@ -93,6 +93,7 @@ class Done(TypedDict):
     cache: Cache | None
     waited_seconds: Seconds
     seconds: Seconds
+    load_seconds: NotRequired[Seconds]
 
 
 class Ingest(TypedDict):
@@ -118,6 +119,17 @@ class Ingest(TypedDict):
     seconds: Seconds
 
 
+class Pace(TypedDict):
+    """The pace of the last run like a predicted one on the same machine."""
+
+    chunk_seconds: Seconds
+    chunks: Count
+    tokens: Count
+    answer_seconds: Seconds | None
+    load_seconds: Seconds
+    at: Seconds
+
+
 class Prediction(TypedDict):
     """Predicted cost of a run; of ``ingest`` with the fields from ``checkpoints`` on."""
 
@@ -139,7 +151,20 @@ class Prediction(TypedDict):
     full_bytes: Count
     last_position: Count
     trained_positions: Count
+    frame_tokens: NotRequired[Count]
+    budget_tokens: NotRequired[Count | None]
+    weight_bytes: NotRequired[Count]
+    pool_bytes: NotRequired[Count | None]
+    reserve_bytes: NotRequired[Count]
+    source_width: NotRequired[Count]
+    source_height: NotRequired[Count]
+    legible_pixels: NotRequired[Count]
+    legible_frame_tokens: NotRequired[Count | None]
+    answers: NotRequired[Count]
+    run_seconds: NotRequired[Seconds | None]
+    pace: NotRequired[Pace | None]
     checkpoints: NotRequired[Count]
+    kept_checkpoints: NotRequired[Count]
     checkpoint_bytes: NotRequired[Count]
     file_bytes: NotRequired[Count]
     frame_bytes: NotRequired[Count]
@@ -179,6 +204,7 @@ class Now(TypedDict):
     """Work of one run of a batch."""
 
     ingests: Count
+    complete: NotRequired[Count]
     video_seconds: Seconds
     frames: Count
     seconds: Seconds
@@ -225,6 +251,11 @@ class Check(TypedDict):
     full_bytes: NotRequired[Count]
     last_position: NotRequired[Count]
     trained_positions: NotRequired[Count]
+    frame_tokens: NotRequired[Count]
+    budget_tokens: NotRequired[Count | None]
+    weight_bytes: NotRequired[Count]
+    pool_bytes: NotRequired[Count | None]
+    reserve_bytes: NotRequired[Count]
 
 
 class CheckTotal(TypedDict):
