@@ -201,7 +201,7 @@ def parse_dash(text: str) -> tuple[bool, int | None]:
     Raises:
         ConfigError: if it says neither.
     """
-    if not text.strip() or text.split()[0] == "layer":
+    if text.split(maxsplit=1)[:1] in ([], ["layer"]):
         return True, parse_layer(text)
     return _switch(text), None
 

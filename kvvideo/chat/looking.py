@@ -83,6 +83,8 @@ def show(chat: "Chat", _: str) -> None:
     chat.screen.say(f"model {model}; strategy {status.strategy}, {bound}; {format_size(status.cache.bytes)} held")
     trace = "become part of what is seen" if chat.remember else "leave no trace in the memory"
     chat.screen.say(f"questions {trace}")
+    if chat.player.system:
+        chat.screen.say(f"told before each: {chat.player.system}")
 
 
 def show_help(chat: "Chat", arguments: str) -> None:

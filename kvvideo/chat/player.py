@@ -91,6 +91,7 @@ class Player:
         tell: takes lines for the person that nobody asked for, from the player's thread.
         speed: seconds of video per second; infinity for as fast as it goes.
         playing: begin at once.
+        system: what the model is told before each question.
 
     Attributes:
         status: what there is to see; replaced, never changed.
@@ -107,6 +108,7 @@ class Player:
         tell: Callable[[str], None],
         speed: float = float("inf"),
         playing: bool = True,
+        system: str = "",
     ) -> None:
         self._start, self._tell = start, tell
         self._work: queue.Queue[tuple[Callable[[Playback], Any], Future[Any]]] = queue.Queue()
@@ -114,6 +116,7 @@ class Player:
         self._cancel = threading.Event()
         self._idle = threading.Event()
         self._speed, self._playing = speed, playing
+        self.system = system
         self._since: tuple[float, float] | None = None  # when and where playing at this speed began
         self._rate = _Rate()
         self._looked = 0.0
@@ -337,7 +340,7 @@ class Player:
             at = max(min(watch.due for watch in due), playback.at)
             due = [watch for watch in due if watch.due <= at + _SLACK]
             also = None if coming is None else shown_until(coming, at, playback.session)
-            questions = [Question(watch.question) for watch in due]
+            questions = [Question(watch.question, system=self.system) for watch in due]
             options = {"recall": playback.recall, "max_tokens": _WATCH_TOKENS}
             for watch, asked in zip(due, ask(playback.session, at, questions, also, **options), strict=True):
                 watch.due += watch.every * (1 + (at + _SLACK - watch.due) // watch.every)

@@ -17,6 +17,7 @@ from rich.text import Text
 from kvvideo.cli import screen
 from kvvideo.outputs.clean import text as clean_text
 from kvvideo.outputs.evidence import looked_again
+from kvvideo.outputs.figures import counted
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
@@ -110,8 +111,8 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
     name = f"{record['strategy']}: " if named else ""
     err.print(
         Text(
-            f"{name}{record['answers']} answers, {format_time(length)} of video, {record['frames']} frames "
-            f"{_took(record)}{held}",
+            f"{name}{counted(record['answers'], 'answer')}, {format_time(length)} of video, "
+            f"{counted(record['frames'], 'frame')} {_took(record)}{held}",
             style="dim",
         ),
         soft_wrap=True,
@@ -125,8 +126,8 @@ def ingested(record: dict[str, Any]) -> None:
     file = "" if record["bytes"] is None else f"{clean(record['output'])}: {size(record['bytes'])}, "
     err.print(
         Text(
-            f"{file}{record['checkpoints']} checkpoints; {format_time(length)} of video, {record['frames']} frames "
-            f"{_took(record)}{since}; cache {_cache_line(record['cache'])}",
+            f"{file}{counted(record['checkpoints'], 'checkpoint')}; {format_time(length)} of video, "
+            f"{counted(record['frames'], 'frame')} {_took(record)}{since}; cache {_cache_line(record['cache'])}",
             style="dim",
         ),
         soft_wrap=True,
@@ -137,10 +138,10 @@ def prediction(record: dict[str, Any]) -> None:
     """Print what a run will take, as a small table."""
     table = Table(box=None, show_header=False)
     rows = {
-        "frames": f"{record['frames']} of {record['width']}x{record['height']}, in {record['chunks']} chunks",
+        "frames": f"{record['frames']} of {record['width']}x{record['height']}, in {counted(record['chunks'], 'chunk')}",
         "tokens": f"{record['tokens']}",
         "cache": f"{size(record['bytes'])}, at most {record['peak_tokens']} tokens; "
-        f"{record['compactions']} compactions ({record['strategy']})",
+        f"{counted(record['compactions'], 'compaction')} ({record['strategy']})",
         "without": f"{size(record['full_bytes'])} without compression",
         "positions": f"up to {record['last_position']}; the model was trained to {record['trained_positions']}",
     }
@@ -148,7 +149,7 @@ def prediction(record: dict[str, Any]) -> None:
         rows["index"] = f"{size(record['index_bytes'])} of host memory, by which questions find chunks again"
     if "file_bytes" in record:
         rows["file"] = (
-            f"at most {size(record['file_bytes'])}, with {record['checkpoints']} checkpoints of up to "
+            f"at most {size(record['file_bytes'])}, with {counted(record['checkpoints'], 'checkpoint')} of up to "
             f"{size(record['checkpoint_bytes'])}"
         )
     if "frame_bytes" in record:
@@ -208,7 +209,7 @@ def _cache_line(cache: dict[str, Any]) -> str:
     """Return the cache part of a record in a few words."""
     bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
     return (
-        f"{cache['live']}{bound} tokens, {cache['blocks']} blocks, {size(cache['bytes'])}, {cache['evicted']} evicted"
+        f"{cache['live']}{bound} tokens, {counted(cache['blocks'], 'block')}, {size(cache['bytes'])}, {cache['evicted']} evicted"
     )
 
 
