@@ -84,8 +84,8 @@ class Room:
         fit = sessions_in(size, replace(config, cache=_largest(tasks)))
         if fit < (self.at_once or 1):
             raise ConfigError(
-                f"kv-memory: {self.kv_memory} surely holds {counted(fit, 'video')} at once, with {config.questions} questions; "
-                "use more, a smaller --max-tokens, or a smaller --at-once"
+                f"kv-memory: {self.kv_memory} surely holds {counted(fit, 'video')} at once, with {config.questions} "
+                "questions; use more, a smaller --max-tokens, or a smaller --at-once"
             )
         return replace(config, sessions=min(self.at_once or fit, len(tasks)), kv_bytes=size)
 
@@ -279,9 +279,8 @@ def _conclude(batch: "Batch", results: "Results", status: str, failure: KvvideoE
     if status == "interrupted":
         raise SystemExit(INTERRUPTED)
     if summary["failed"]:
-        say(
-            f"{counted(summary['failed'], 'question')} failed: {str(results.path('failed'))!r} says why; --only-failed tries again"
-        )
+        failed, file = counted(summary["failed"], "question"), str(results.path("failed"))
+        say(f"{failed} failed: {file!r} says why; --only-failed tries again")
         raise SystemExit(1)
 
 

@@ -106,8 +106,9 @@ def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
     render.whole(table)
     pool = "" if total["pool_bytes"] is None else f" in a pool of {render.size(total['pool_bytes'])}"
     render.out.print(
-        f"{counted(total['questions'], 'question')}, {counted(len(records), 'ingest')}, {total['sessions']} at once{pool}; "
-        f"{format_time(round(total['seconds']))} of video, {total['frames']} frames, {total['tokens']} tokens"
+        f"{counted(total['questions'], 'question')}, {counted(len(records), 'ingest')}, "
+        f"{total['sessions']} at once{pool}; {format_time(round(total['seconds']))} of video, "
+        f"{total['frames']} frames, {total['tokens']} tokens"
     )
 
 

@@ -138,7 +138,8 @@ def prediction(record: dict[str, Any]) -> None:
     """Print what a run will take, as a small table."""
     table = Table(box=None, show_header=False)
     rows = {
-        "frames": f"{record['frames']} of {record['width']}x{record['height']}, in {counted(record['chunks'], 'chunk')}",
+        "frames": f"{record['frames']} of {record['width']}x{record['height']}, in "
+        f"{counted(record['chunks'], 'chunk')}",
         "tokens": f"{record['tokens']}",
         "cache": f"{size(record['bytes'])}, at most {record['peak_tokens']} tokens; "
         f"{counted(record['compactions'], 'compaction')} ({record['strategy']})",
@@ -208,9 +209,8 @@ def _took(record: dict[str, Any]) -> str:
 def _cache_line(cache: dict[str, Any]) -> str:
     """Return the cache part of a record in a few words."""
     bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
-    return (
-        f"{cache['live']}{bound} tokens, {counted(cache['blocks'], 'block')}, {size(cache['bytes'])}, {cache['evicted']} evicted"
-    )
+    held = f"{counted(cache['blocks'], 'block')}, {size(cache['bytes'])}"
+    return f"{cache['live']}{bound} tokens, {held}, {cache['evicted']} evicted"
 
 
 class Transient:

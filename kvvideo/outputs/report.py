@@ -144,7 +144,7 @@ def _facts(
         ("Answers", _answers([record for moment in moments for record in moment.answers])),
     ]
     if done is not None:
-        facts.append(("Frames", f"{count(done['frames'])} in {count(done['chunks'])} chunk{'' if done['chunks'] == 1 else 's'}"))
+        facts.append(("Frames", f"{count(done['frames'])} in {count(done['chunks'])} chunks"))
         facts.append(("Took", short(done["seconds"])))
     return facts
 

@@ -14,8 +14,8 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.session import Engine, EngineConfig, VideoSession
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.storage.file import MemoryFile
-from kvvideo.tiny import samples
 from kvvideo.times import format_time
+from kvvideo.tiny import samples
 from kvvideo.video import read_chunks
 from tests.helpers import SAMPLES
 from tests.helpers.chats import COLOUR, LETTER, SETTINGS, Terminal, chat

@@ -13,6 +13,7 @@ from kvvideo.chat.chat import Chat
 from kvvideo.chat.panel import to_ansi
 from kvvideo.chat.player import Player
 from kvvideo.errors import EngineError
+from kvvideo.prompt import dialogue_text, question_text, system_text
 from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.runs.playback import Playback
 from kvvideo.runs.streaming import analyze, ask
@@ -65,9 +66,9 @@ class Recorder:
 class Driven:
     """A chat, its screen, and what the player tells."""
 
-    def __init__(self, playback: Playback, remember: bool) -> None:
+    def __init__(self, playback: Playback, remember: bool, system: str) -> None:
         self.told: list[str] = []
-        self.player = Player(lambda: playback, self.told.append, playing=False)
+        self.player = Player(lambda: playback, self.told.append, playing=False, system=system)
         self.player.wait_ready()
         self.remember = remember
         self.screen, self.chat = self.talk()
@@ -127,10 +128,10 @@ def start(engine_for: EngineFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(engine, "close", lambda: None)
     begun: list[Driven] = []
 
-    def get(remember: bool = False) -> Driven:
+    def get(remember: bool = False, system: str = "") -> Driven:
         source: Any = FakeSource()
         store = Checkpoints(tmp_path / "checkpoints")
-        begun.append(Driven(Playback(engine, source, checkpoints=store, every=3 * SECONDS), remember))
+        begun.append(Driven(Playback(engine, source, checkpoints=store, every=3 * SECONDS), remember, system))
         begun[-1]("/set max-answer-tokens 4")
         return begun[-1]
 
@@ -419,6 +420,26 @@ def test_what_was_said_is_shown_in_place_of_a_file(start: Start, tmp_path: Path)
     (record,) = json.loads(driven.screen.said[-1])
     assert record["question"] == "A?"
     assert not (tmp_path / "-").exists()
+
+
+def test_what_the_model_is_told_is_in_no_memory(start: Start, monkeypatch: pytest.MonkeyPatch):
+    driven, texts = start(remember=True, system="Be brief."), list[str]()
+    prompt = Engine.prompt
+
+    def noted(engine: Engine, text: str, *chunks: Any) -> Any:
+        texts.append(text)
+        return prompt(engine, text, *chunks)
+
+    monkeypatch.setattr(Engine, "prompt", noted)
+    driven("/step 2", "A?", "/at 4 B?", '/watch "C?"', "/step", "/compare streaming window -- D?", "/export json -")
+    for question in ("A?", "B?", "C?", "D?"):
+        asked = [text for text in texts if text.endswith(question_text(question))]
+        assert asked
+        assert all(text.count(system_text("Be brief.")) == 1 for text in asked)
+    remembered = [text for text in texts if text.startswith(dialogue_text([("A?", "")])[:4])]
+    assert len(remembered) >= 1
+    assert not any("Be brief." in text for text in remembered)
+    assert [record["system"] for record in json.loads(driven.screen.said[-1])] == ["Be brief."] * 2
 
 
 def test_history_says_what_was_looked_at_again(start: Start):
