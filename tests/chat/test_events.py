@@ -431,7 +431,8 @@ def test_what_the_model_is_told_is_in_no_memory(start: Start, monkeypatch: pytes
         return prompt(engine, text, *chunks)
 
     monkeypatch.setattr(Engine, "prompt", noted)
-    driven("/step 2", "A?", "/at 4 B?", '/watch "C?"', "/step", "/compare streaming window -- D?", "/export json -")
+    driven("/set watch-every 4", "/step 2", "A?", "/at 4 B?", '/watch "C?"', "/step 2")
+    driven("/compare streaming window -- D?", "/export json -")
     for question in ("A?", "B?", "C?", "D?"):
         asked = [text for text in texts if text.endswith(question_text(question))]
         assert asked
