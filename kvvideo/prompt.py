@@ -27,6 +27,15 @@ def question_text(question: str) -> str:
     return f"\n{plain(question)}<|im_end|>\n<|im_start|>assistant\n"
 
 
+def system_text(words: str) -> str:
+    """Return the system turn that stands before a question, and the dialogue before it; empty if there are no words.
+
+    It closes the user's turn that the frames are in, and opens the one of the question. The chat template of Qwen2.5-VL
+    has system turns in any place.
+    """
+    return f"<|im_end|>\n<|im_start|>system\n{plain(words)}<|im_end|>\n<|im_start|>user" if words else ""
+
+
 def dialogue_text(turns: Iterable[Turn]) -> str:
     """Return the text of questions that were answered, up to the user's turn to speak."""
     return "".join(f"{question_text(asked)}{plain(said)}<|im_end|>\n<|im_start|>user\n" for asked, said in turns)

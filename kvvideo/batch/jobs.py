@@ -6,7 +6,7 @@ Whoever wrote one is not trusted: it names files to read and nothing else, neith
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.outputs import clean
 from kvvideo.outputs.schema import jobs as models
 from kvvideo.runs.agenda import Question
+from kvvideo.runs.changes import plain
 from kvvideo.runs.messages import reading_of
 from kvvideo.times import format_time, parse_time
 from kvvideo.video.address import local_path
@@ -115,8 +116,10 @@ def parse_job(text: str, directory: Path, where: str = "") -> Job:
         if name not in line:
             raise _Wrong(f"there is no {name!r}; a job needs 'id', 'video' and 'questions': {EXAMPLE}")
     made = {name: _JOB[name](name, value) for name, value in line.items()}
+    told = made.get("system", "")
+    askings = tuple(replace(one, question=replace(one.question, system=told)) for one in made["questions"])
     seen: dict[Question, int] = {}
-    for index, asking in enumerate(made["questions"]):
+    for index, asking in enumerate(askings):
         if (first := seen.setdefault(asking.question, index)) != index:
             at = "the end" if asking.question.at is None else format_time(asking.question.at)
             raise _Wrong(f"questions: {_ordinal(index)} asks the same at {at} as {_ordinal(first)}; leave one out")
@@ -131,7 +134,7 @@ def parse_job(text: str, directory: Path, where: str = "") -> Job:
     for name in ("fps", "from", "to"):
         if settings.get(name) is not None and READING[name] in reading:
             raise _Wrong(f"{name}: the message under 'video' says that too; leave one out")
-    return Job(made["id"], video, made["questions"], settings, reading, made.get("meta"), where)
+    return Job(made["id"], video, askings, settings, reading, made.get("meta"), where)
 
 
 def _json(text: str) -> Any:
@@ -258,7 +261,7 @@ SETTINGS: dict[str, Callable[[str, Any], Any]] = {
 READING = {"fps": "fps", "from": "start", "to": "end"}
 """Those of them that a ``Source`` has, and what it calls them."""
 
-_READERS = {"id": _text, "video": _video, "questions": _questions, **SETTINGS, "meta": _meta}
+_READERS = {"id": _text, "video": _video, "questions": _questions, **SETTINGS, "system": _text, "meta": _meta}
 _JOB = {name: _READERS[name] for name in models.Job.__annotations__}
 _ASKING = models.Question.__annotations__
 
@@ -280,14 +283,10 @@ def is_right(said: str, expected: str) -> bool:
 
     Case, surrounding space and a full stop make no difference.
     """
-    one, other = (_plain(text) for text in (said, expected))
+    one, other = (plain(text) for text in (said, expected))
     if one == other:
         return True
     try:
         return ":" in one and ":" in other and parse_time(one) == parse_time(other)
     except ConfigError:
         return False
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold().rstrip(".!")

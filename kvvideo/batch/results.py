@@ -32,9 +32,14 @@ def key_of(want: Want) -> Key:
     return want.job.id, want.asking.question.at, want.asking.question.text
 
 
-def differs(record: Record, task: Task) -> bool:
-    """Return True if ``record`` was made with other settings than those of ``task``, or of another file."""
-    return record["settings"] != task.settings or task.fingerprint not in (None, record["fingerprint"])
+def differs(record: Record, want: Want, task: Task) -> bool:
+    """Return True if ``record`` of ``want`` was made with other settings than those of ``task``, or of another file."""
+    return made_otherwise(record, want, task) or task.fingerprint not in (None, record["fingerprint"])
+
+
+def made_otherwise(record: Record, want: Want, task: Task) -> bool:
+    """Return True if ``record`` of ``want`` was made with other settings than those of ``task``."""
+    return record["settings"] != task.settings or record.get("system", "") != want.asking.question.system
 
 
 class Results:
@@ -90,11 +95,11 @@ class Results:
         """
         for want in (want for wants in task.wants.values() for want in wants):
             record = self.answered.get(key_of(want))
-            if record is None or not differs(record, task):
+            if record is None or not differs(record, want, task):
                 continue
             what = f"{str(self.directory)!r} has answers to {want.job.id!r}"
             advice = "choose another directory with -o, or throw all answers away with --restart"
-            if record["settings"] != task.settings:
+            if made_otherwise(record, want, task):
                 raise ConfigError(f"{what} that were made with other settings; {advice}")
             raise ConfigError(f"{what}, and {task.source.path!r} has changed since; {advice}")
 

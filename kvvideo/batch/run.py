@@ -242,7 +242,7 @@ class Batch:
         if record is None:
             return not self.only_failed
         # What failed of a file that has been mended since says nothing any more.
-        return record["type"] == "failed" and (self.only_failed or differs(record, task))
+        return record["type"] == "failed" and (self.only_failed or differs(record, want, task))
 
     def _take(self, event: Event) -> Task | None:
         """Write down an event; return the task to try again, if there is one."""
@@ -359,6 +359,7 @@ def _common(want: Want, task: Task) -> Record:
         **meta,
         "settings": task.settings,
         "fingerprint": task.fingerprint,
+        **records.system(want.asking.question.system),
     }
 
 

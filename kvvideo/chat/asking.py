@@ -106,7 +106,14 @@ def _answer(chat: "Chat", playback: Playback, question: str) -> tuple[Said, str]
         answers.close()
     assert answer is not None
     chat.screen.end()
-    said = Said(playback.at, question, answer.text, seconds=answer.seconds, looked_at=answer.looked_at)
+    said = Said(
+        playback.at,
+        question,
+        answer.text,
+        seconds=answer.seconds,
+        looked_at=answer.looked_at,
+        system=chat.player.system,
+    )
     return said, answer.finish_reason
 
 
@@ -121,6 +128,7 @@ def _told(chat: "Chat", playback: Playback, without: tuple[Said, ...] = ()) -> l
 
 def _sampling(chat: "Chat", playback: Playback) -> dict[str, Any]:
     return {
+        "system": chat.player.system,
         "max_tokens": int(chat.settings["max-answer-tokens"]),
         "temperature": float(chat.settings["temperature"]),
         "seed": playback.engine.config.seed,

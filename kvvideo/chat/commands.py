@@ -31,11 +31,11 @@ COMMANDS = (
     Command("play", "[2x|max]", "let the video go on, at this speed"),
     Command("pause", "", "stop the video where it is"),
     Command("step", "[n]", "take in the next chunk, or the next n"),
-    Command("at", "TIME question", "ask as of an earlier moment, and come back"),
+    Command("at", "TIME question", "ask as of another moment, and come back"),
     Command("find", "WORDS", "list the moments that show something, best first"),
     Command("seek", "TIME", "go to another moment and pause there"),
     Command("stats", "[layer N]", "show what the cache holds, in one layer or all"),
-    Command("dash", "[off]", "keep the panel on screen, or take it away"),
+    Command("dash", "[layer N | off]", "keep that on screen as it changes, or take it away"),
     Command("strategy", "[NAME]", "show the strategies, or let another decide from here on"),
     Command("compare", "NAME NAME … [-- question]", "ask the last question, or this one, of several strategies"),
     Command("budget", "[TOKENS]", "show how many tokens a compaction keeps, or change it"),
@@ -47,10 +47,13 @@ COMMANDS = (
     Command("show", "", "show the model, the video and how the cache is bounded"),
     Command("save", "[FILE]", "save what the model remembers"),
     Command("load", "FILE", "go on from what was saved"),
-    Command("export", "md|json|srt [FILE]", "write what was said to a file"),
+    Command("export", "md|json|srt [FILE]", "write what was said to a file; '-' shows it here"),
     Command("help", "[command]", "show the commands, or one of them"),
-    Command("bye", "", "leave"),
+    Command("bye", "", "leave; so do /exit, /quit, exit, quit and Ctrl-D"),
 )
+
+LEAVING = ("exit", "quit")
+"""Other names of /bye, also without a slash: what people type elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,14 @@ def parse(line: str) -> Parsed | None:
         ConfigError: if there is no such command, its name is short for several, or it takes no arguments.
     """
     line = line.strip()
+    if line.lower() in LEAVING:
+        return Parsed("bye", "")
     if not line.startswith("/") or line.startswith("//"):
         return None
     name, *rest = re.split(r"\s+", line[1:], maxsplit=1)
+    if name.lower() == "f":
+        # Short for /frame since before there was /find; after that come words, which are no moment.
+        name = "find" if rest and not _is_moment(rest[0]) else "frame"
     command = find(name)
     if rest and not command.arguments:
         raise ConfigError(f"/{command.name} takes nothing else; leave out {rest[0]!r}")
@@ -85,11 +93,13 @@ def find(name: str) -> Command:
     """
     name = name.lower()
     matches = [c for c in COMMANDS if c.name == name] or [c for c in COMMANDS if name and c.name.startswith(name)]
+    if name in LEAVING or (name and not matches and any(other.startswith(name) for other in LEAVING)):
+        name, matches = "bye", [c for c in COMMANDS if c.name == "bye"]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise ConfigError(f"/{name} may be {_either([f'/{command.name}' for command in matches])}")
-    near = _nearest(name, [command.name for command in COMMANDS], "/")
+    near = _nearest(name, [*(command.name for command in COMMANDS), *LEAVING], "/")
     raise ConfigError(f"no command {'/' + name!r}{near}; /help lists them, and '//…' asks what begins with a slash")
 
 
@@ -151,6 +161,14 @@ def parse_moment(text: str) -> float:
     return time
 
 
+def _is_moment(text: str) -> bool:
+    try:
+        parse_moment(text)
+    except ConfigError:
+        return False
+    return True
+
+
 def split_at(text: str) -> tuple[float, str]:
     """Return moment and question of ``/at``: ``8:00 what happens?``.
 
@@ -164,7 +182,7 @@ def split_at(text: str) -> tuple[float, str]:
 
 
 def parse_layer(text: str) -> int | None:
-    """Return the layer of ``/stats layer 3``; None for all.
+    """Return the layer of ``layer 3``; None for all.
 
     Raises:
         ConfigError: if it names none.
@@ -174,16 +192,18 @@ def parse_layer(text: str) -> int | None:
             return None
         case ["layer", number]:
             return _number(number)
-    raise ConfigError(f"{text!r} is no part of the cache; write /stats, or /stats layer 3")
+    raise ConfigError(f"{text!r} is no part of the cache; write 'layer 3', or nothing for all layers")
 
 
-def parse_dash(text: str) -> bool:
-    """Return True if ``/dash`` shows the panel, False if it takes it away.
+def parse_dash(text: str) -> tuple[bool, int | None]:
+    """Return True if ``/dash`` shows the panel, False if it takes it away; and the layer to show, None for all.
 
     Raises:
         ConfigError: if it says neither.
     """
-    return True if not text.strip() else _switch(text)
+    if text.split(maxsplit=1)[:1] in ([], ["layer"]):
+        return True, parse_layer(text)
+    return _switch(text), None
 
 
 @dataclass(frozen=True)
@@ -361,7 +381,7 @@ def completions(line: str, strategies: Iterable[str], files: Iterable[str]) -> l
     part = completed_part(line)
     name, space, _ = line.partition(" ")
     if not space:
-        choices: Iterable[str] = [f"/{command.name}" for command in COMMANDS]
+        choices: Iterable[str] = [f"/{name}" for name in (*(command.name for command in COMMANDS), *LEAVING)]
         part = part.lower()
     else:
         before = line[len(name) : len(line) - len(part)].split()
@@ -380,7 +400,7 @@ def _arguments(name: str, before: Sequence[str], strategies: Iterable[str], file
     first: dict[str, Iterable[str]] = {
         "play": ["1x", "2x", "max"],
         "stats": ["layer"],
-        "dash": ["off"],
+        "dash": ["layer", "off"],
         "strategy": strategies,
         "watch": ["off"],
         "set": [setting.name for setting in SETTINGS],

@@ -10,7 +10,7 @@ from kvvideo.outputs import clean
 from kvvideo.outputs.evidence import words
 from kvvideo.outputs.subtitles import as_srt, cues
 from kvvideo.prompt import Turn, dialogue_text
-from kvvideo.runs.records import SCHEMA, looked_at
+from kvvideo.runs.records import SCHEMA, looked_at, system
 from kvvideo.times import format_time
 from kvvideo.types import Hit
 
@@ -33,6 +33,7 @@ class Said:
         seconds: from asking to the last token.
         remembered: it became part of what the model has seen.
         looked_at: stretches that were shown once more for it.
+        system: what the model was told before it.
     """
 
     at: float
@@ -42,6 +43,7 @@ class Said:
     seconds: float = 0.0
     remembered: bool = False
     looked_at: tuple[Hit, ...] = ()
+    system: str = ""
 
     @property
     def again(self) -> str:
@@ -178,4 +180,4 @@ def _record(said: Said) -> dict[str, object]:
         "remembered": said.remembered,
         "seconds": round(said.seconds, 4),
     }
-    return record | looked_at(said.looked_at)
+    return record | system(said.system) | looked_at(said.looked_at)

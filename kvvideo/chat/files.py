@@ -53,6 +53,9 @@ def load(chat: "Chat", arguments: str) -> None:
 def export(chat: "Chat", arguments: str) -> None:
     """Write what was said."""
     kind, file = commands.parse_export(arguments)
+    if file == "-":
+        chat.screen.say(chat.dialogue.export(kind, chat.name).rstrip("\n"))
+        return
     path = Path(file) if file else _free(f"{_stem(chat)}.chat", kind)
     if file and path.exists():
         raise ConfigError(f"{str(path)!r} is there already; name another file")

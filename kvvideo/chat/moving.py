@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from kvvideo.chat import commands
 from kvvideo.errors import ConfigError
+from kvvideo.outputs.figures import counted
 from kvvideo.runs.playback import Arrival, Playback
 from kvvideo.times import format_time
 
@@ -78,5 +79,4 @@ def check_within(playback: Playback, moment: float) -> None:
 def way(arrival: Arrival) -> str:
     """Return in words from where a moment was reached, and what that cost."""
     since = "the beginning" if arrival.since is None else f"the memory of {format_time(arrival.since)}"
-    chunks = "1 chunk" if arrival.chunks == 1 else f"{arrival.chunks} chunks"
-    return f"from {since}, {chunks} replayed in {arrival.seconds:.1f} s"
+    return f"from {since}, {counted(arrival.chunks, 'chunk')} replayed in {arrival.seconds:.1f} s"

@@ -1,11 +1,12 @@
 """Opens what a chat is about: a video, or a saved memory and its video if that is at hand."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvvideo.compression.config import CacheConfig
-from kvvideo.errors import ConfigError
+from kvvideo.errors import ConfigError, VideoError
 from kvvideo.runs.analyze import Asking
 from kvvideo.runs.origin import engine_for, video_of
 from kvvideo.runs.playback import Playback
@@ -88,9 +89,12 @@ class Opening:
 
         def go_on(engine: Engine) -> Playback:
             store = self._checkpoints()
-            return Playback(
+            playback = Playback(
                 engine, source, checkpoints=store, every=self.every, saved=saved, memory=memory, recall=recall
             )
+            with suppress(VideoError):  # whoever plays on will hear of it
+                playback.length()  # the prompt shows it
+            return playback
 
         if before is None:
             config = engine_for(memory, self.config, self.model, self.dtype)

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from kvvideo.outputs.clean import text as clean
+from kvvideo.outputs.figures import counted
 from kvvideo.session import Span
 from kvvideo.sizes import format_size as size
 from kvvideo.times import format_time
@@ -207,10 +208,10 @@ def _details(status: Status) -> list[str]:
         "" if status.budget is None else f"budget {status.budget}",
         f"seen {stats.seen}",
         f"evicted {stats.evicted}",
-        f"{stats.compactions} compactions" if stats.compactions != 1 else "1 compaction",
+        counted(stats.compactions, "compaction"),
         f"{stats.seen / stats.live:.1f}x smaller" if stats.live else "",
         size(stats.bytes),
-        f"{stats.blocks} blocks, {status.blocks_free} of {status.blocks_total} free",
+        f"{counted(stats.blocks, 'block')}, {status.blocks_free} of {status.blocks_total} free",
         f"{status.rate:.0f} frames/s",
         f"{status.realtime:.1f}x real time",
         f"{status.behind:.1f} s behind" if status.behind >= 0.05 else "",

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 from kvvideo.chat.commands import format_speed
 from kvvideo.chat.panel import Status
 from kvvideo.errors import KvvideoError
+from kvvideo.outputs.evidence import words
+from kvvideo.runs.agenda import Question
 from kvvideo.runs.playback import Playback
-from kvvideo.session import Span
+from kvvideo.runs.streaming import ask, shown_until
+from kvvideo.session import Answer, Span
 from kvvideo.times import format_time
-from kvvideo.types import CacheStats
+from kvvideo.types import CacheStats, Chunk
 
 T = TypeVar("T")
 
@@ -40,12 +43,21 @@ class Cancelled(Exception):
 
 @dataclass
 class Watch:
-    """A question asked every ``every`` seconds of video, whose answer is reported when it changes."""
+    """A question asked every ``every`` seconds of video, whose answer is reported when it changes.
+
+    Attributes:
+        question: in words.
+        every: seconds between two moments that it is asked at.
+        due: the next of these, in seconds of the source.
+        answer: the last one; None before the first.
+        again: words about what that one looked at again; empty if it looked at nothing.
+    """
 
     question: str
     every: float
     due: float
     answer: str | None = None
+    again: str = ""
 
 
 @dataclass
@@ -79,6 +91,7 @@ class Player:
         tell: takes lines for the person that nobody asked for, from the player's thread.
         speed: seconds of video per second; infinity for as fast as it goes.
         playing: begin at once.
+        system: what the model is told before each question.
 
     Attributes:
         status: what there is to see; replaced, never changed.
@@ -95,6 +108,7 @@ class Player:
         tell: Callable[[str], None],
         speed: float = float("inf"),
         playing: bool = True,
+        system: str = "",
     ) -> None:
         self._start, self._tell = start, tell
         self._work: queue.Queue[tuple[Callable[[Playback], Any], Future[Any]]] = queue.Queue()
@@ -102,6 +116,7 @@ class Player:
         self._cancel = threading.Event()
         self._idle = threading.Event()
         self._speed, self._playing = speed, playing
+        self.system = system
         self._since: tuple[float, float] | None = None  # when and where playing at this speed began
         self._rate = _Rate()
         self._looked = 0.0
@@ -199,11 +214,11 @@ class Player:
         self._playing = False
 
     def step(self) -> bool:
-        """Ingest the next chunk and ask what is watched; False if there is none."""
+        """Ask what is watched up to the end of the next chunk, and ingest that; False if there is none."""
+        self._ask_watched(self.playback.coming())
         if self.playback.step() is None:
             return False
         self._rate.add(self.playback.session.frames, self.playback.session.end)
-        self._ask_watched()
         return True
 
     def refresh(self, playback: Playback, timeline: bool = False) -> None:
@@ -222,7 +237,7 @@ class Player:
             state = "waiting"
         self.status = Status(
             position=playback.at,
-            end=playback.duration,
+            end=playback.end,
             state=state,
             speed=format_speed(self._speed),
             rate=fps,
@@ -314,19 +329,28 @@ class Player:
         if not self.step():
             self._tell(f"the video has ended; {self.playback.session.frames} frames were seen")
 
-    def _ask_watched(self) -> None:
+    def _ask_watched(self, coming: Chunk | None) -> None:
+        """Ask each watched question at its moments before the end of the ``coming`` chunk; None: at the end."""
         playback = self.playback
+        until = playback.session.end + _SLACK if coming is None else coming.end
         for watch in self.watches:
-            if watch.due > playback.at + watch.every:
+            if watch.due > playback.at + watch.every + _SLACK:
                 watch.due = playback.at  # it went back
-        due = [watch for watch in self.watches if watch.due <= playback.at + _SLACK]
-        if not due:
-            return
-        answers = playback.session.ask_all([watch.question for watch in due], max_tokens=_WATCH_TOKENS)
-        for watch, answer in zip(due, answers, strict=True):
-            # Not from now, which is the end of a chunk: what is due every ten seconds would be asked every twelve.
-            watch.due += watch.every * (1 + (playback.at + _SLACK - watch.due) // watch.every)
-            if answer.text != watch.answer:
-                was = "" if watch.answer is None else f" (was: {watch.answer})"
-                self._tell(f"[{format_time(playback.at)}] {watch.question} {answer.text}{was}")
-            watch.answer = answer.text
+        while playback.session.chunks and (due := [watch for watch in self.watches if watch.due < until]):
+            at = max(min(watch.due for watch in due), playback.at)
+            due = [watch for watch in due if watch.due <= at + _SLACK]
+            also = None if coming is None else shown_until(coming, at, playback.session)
+            questions = [Question(watch.question, system=self.system) for watch in due]
+            options = {"recall": playback.recall, "max_tokens": _WATCH_TOKENS}
+            for watch, asked in zip(due, ask(playback.session, at, questions, also, **options), strict=True):
+                watch.due += watch.every * (1 + (at + _SLACK - watch.due) // watch.every)
+                self._note(watch, at, asked.answer)
+
+    def _note(self, watch: Watch, at: float, answer: Answer) -> None:
+        """Keep the answer to ``watch`` as of the moment ``at``, and tell it if it is another than the last one."""
+        watch.again = words((hit.start, hit.end) for hit in answer.looked_at)
+        if answer.text != watch.answer:
+            was = "" if watch.answer is None else f"was: {watch.answer}"
+            notes = "; ".join(note for note in (was, watch.again) if note)
+            self._tell(f"[{format_time(at)}] {watch.question} {answer.text}{f' ({notes})' if notes else ''}")
+        watch.answer = answer.text

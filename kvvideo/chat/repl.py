@@ -84,6 +84,7 @@ def run_terminal(chat: Chat, screen: TerminalScreen, typed: TextIO, history: Pat
         style=_style(),
         input=create_input(typed),
     )
+    screen.say("ask anything about the video; /help lists what else can be done, /exit leaves")
     while not chat.leaving:
         try:
             with patch_stdout(raw=True):

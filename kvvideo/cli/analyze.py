@@ -19,6 +19,7 @@ from kvvideo.outputs.paths import stem_of
 from kvvideo.outputs.writer import to_stdout
 from kvvideo.runs.agenda import TASKS, Agenda, Question, Task
 from kvvideo.runs.analyze import Answering, Asking, Hooks, files_of, kept
+from kvvideo.runs.changes import only_changes
 from kvvideo.runs.recall import Looking
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time, parse_time
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(options.Questions):
     """The questions and the task, with their moments."""
 
-    question: options.Question = None
     every: Annotated[
         str | None,
         typer.Option(
@@ -51,13 +51,24 @@ class Questions:
         ),
     ] = None
 
+    only_changes: Annotated[
+        bool, typer.Option("--only-changes", help="With --every or --task: give an answer only if it is another.")
+    ] = False
+
     def asking(self, questions: list[Question], start: float | None, max_answer_tokens: int) -> Asking:
-        """Return ``questions`` and the task, with their times; ``start`` is where the video is begun to be read."""
+        """Return ``questions`` and the task, with their times; ``start`` is where the video is begun to be read.
+
+        Raises:
+            ConfigError: if there is no such task, a time is none, or nothing is asked again whose changes are wanted.
+        """
         period = None if self.every is None else parse_time(self.every)
-        if self.task is None:
-            return Asking(questions, period, None, max_answer_tokens)
-        asked = Task(self.task, TASKS.get(self.task, 1.0) if period is None else period, start or 0.0)
-        return Asking(questions, period, asked, max_answer_tokens)
+        task = None
+        if self.task is not None:
+            every = TASKS.get(self.task, 1.0) if period is None else period
+            task = Task(self.task, every, start or 0.0, self.told)
+        elif self.only_changes and period is None:
+            raise ConfigError("only-changes: nothing is asked again and again; add --every 30s or --task caption")
+        return Asking(questions, period, task, max_answer_tokens, self.only_changes)
 
 
 def command(
@@ -100,8 +111,8 @@ def command(
     video = local_path(video)
     names = [cache.strategy] if compare is None else _compared(compare, context)
     caches = [replace(cache, strategy=name).config() for name in names]
-    config = engine.config(caches[0])
-    questions = [Question.parse(text) for text in asked.question or ()]
+    config = engine.config(caches[0]).with_system(asked.told)
+    questions = asked.listed(video)
     if not questions and asked.task is None and not dry_run:
         raise ConfigError(
             "there is nothing to ask; add -q 'What happens?', -q '@10:30 What just happened?' or --task caption"
@@ -189,7 +200,7 @@ def _run(
         try:
             with progress, closing(answering.records()) as records:
                 progress.wait(f"opening {source.path} …")
-                for record in records:
+                for record in only_changes(records, asking.questions) if asking.only_changes else records:
                     delivery.write(record)
         finally:
             with render.Transient() as shown:

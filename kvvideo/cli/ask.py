@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def command(
     memory: Annotated[Path, typer.Argument(help="The .kvv file that 'kvvideo ingest' wrote.", show_default=False)],
     *,
-    question: options.Question = None,
+    asked: options.Questions,
     output: options.Output,
     video: Annotated[
         str | None,
@@ -68,12 +68,13 @@ def command(
     A question at a moment is answered from the checkpoint before it, with the frames between shown again if the
     video is at hand; without it, from the checkpoint alone, and a note on stderr says of which moment that is.
     """
-    questions = [Question.parse(text) for text in question or ()]
+    questions = asked.listed(str(memory))
     if not questions:
         raise ConfigError("there is nothing to ask; add -q 'What happens?' or -q '@10:30 What just happened?'")
     from kvvideo.storage.file import MemoryFile
 
-    config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), output.choice()
+    config = EngineConfig(max_model_len=max_model_len, seed=seed).with_system(asked.told)
+    choice = output.choice()
     with MemoryFile(memory) as file:
         _run(file, questions, choice, output.force, video, max_answer_tokens, recall.looking(), config, model, dtype)
 

@@ -18,6 +18,7 @@ from kvvideo.cli.stop import Stop, note, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
 from kvvideo.outputs import jsons
+from kvvideo.outputs.figures import counted
 from kvvideo.outputs.writer import to_stdout
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
@@ -90,6 +91,7 @@ class Room:
         sources = [task.source for task in tasks]
         chunk = max(round(one.chunk_seconds * one.fps / 2) * one.max_pixels // FACTOR**2 for one in sources)
         config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
+        config = config.with_system(max((q.system for task in tasks for q in task.wants), key=len))
         rooms = [defaults.looking.room_in(config, s.fps, s.chunk_seconds, s.max_pixels) for s in sources]
         config = max(rooms, key=lambda room: room.again_tokens)
         largest = replace(config, cache=_largest(tasks))
@@ -103,8 +105,8 @@ class Room:
         fit = sessions_in(size, largest)
         if fit < (self.at_once or 1):
             raise ConfigError(
-                f"kv-memory: {self.kv_memory} surely holds {fit} videos at once, with {config.questions} questions; "
-                "use more, a smaller --max-tokens, or a smaller --at-once"
+                f"kv-memory: {self.kv_memory} surely holds {counted(fit, 'video')} at once, with {config.questions} "
+                "questions; use more, a smaller --max-tokens, or a smaller --at-once"
             )
         return replace(config, sessions=min(self.at_once or fit, len(tasks)), kv_bytes=size)
 
@@ -326,9 +328,8 @@ def _conclude(batch: "Batch", results: "Results", status: str, failure: KvvideoE
     if status == "interrupted":
         raise SystemExit(INTERRUPTED)
     if summary["failed"]:
-        say(
-            f"{summary['failed']} questions failed: {str(results.path('failed'))!r} says why; --only-failed tries again"
-        )
+        failed, file = counted(summary["failed"], "question"), str(results.path("failed"))
+        say(f"{failed} failed: {file!r} says why; --only-failed tries again")
         raise SystemExit(1)
 
 
@@ -339,7 +340,7 @@ def _check(tasks: "Sequence[Task]", defaults: "Defaults", json_output: bool) -> 
     found: list[dict[str, Any]] = []
     with render.Transient() if not json_output else nullcontext() as shown:
         if shown is not None:
-            shown.wait(f"looking at {len(tasks)} videos …")
+            shown.wait(f"looking at {counted(len(tasks), 'video')} …")
         for record in check(tasks, defaults):
             found.append(record)
             if json_output:

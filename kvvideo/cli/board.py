@@ -13,6 +13,7 @@ from kvvideo.batch.streams import Answered, Ended, Event, Moved
 from kvvideo.batch.tasks import Task
 from kvvideo.cli import render
 from kvvideo.outputs import clean
+from kvvideo.outputs.figures import counted
 from kvvideo.times import format_time
 from kvvideo.types import Progress
 
@@ -80,11 +81,11 @@ def summary(record: dict[str, Any]) -> None:
     speed = f", {now['video_seconds'] / now['seconds']:.1f} x as fast as they play" if now["video_seconds"] else ""
     render.out.print(
         f"{record['answered']} of {record['questions']} questions answered, {record['failed']} failed, "
-        f"{record['left']} left; {record['jobs']} jobs, {record['videos']} videos"
+        f"{record['left']} left; {counted(record['jobs'], 'job')}, {counted(record['videos'], 'video')}"
     )
     render.aside(
-        f"now: {videos} to their end, {format_time(now['video_seconds'])} of video, {now['frames']} "
-        f"frames in {now['seconds']:.1f} s{speed}"
+        f"now: {videos} to their end, {format_time(now['video_seconds'])} of video, "
+        f"{counted(now['frames'], 'frame')} in {now['seconds']:.1f} s{speed}"
     )
 
 
@@ -105,8 +106,9 @@ def check(records: list[dict[str, Any]], total: dict[str, Any]) -> None:
     render.whole(table)
     pool = "" if total["pool_bytes"] is None else f" in a pool of {render.size(total['pool_bytes'])}"
     render.out.print(
-        f"{total['questions']} questions, {len(records)} ingests, {total['sessions']} at once{pool}; "
-        f"{format_time(round(total['seconds']))} of video, {total['frames']} frames, {total['tokens']} tokens"
+        f"{counted(total['questions'], 'question')}, {counted(len(records), 'ingest')}, "
+        f"{total['sessions']} at once{pool}; {format_time(round(total['seconds']))} of video, "
+        f"{total['frames']} frames, {total['tokens']} tokens"
     )
 
 

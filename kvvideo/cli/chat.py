@@ -15,6 +15,7 @@ from kvvideo.cli import options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.panels import PLAY
 from kvvideo.errors import INTERRUPTED, ConfigError
+from kvvideo.prompt import well_formed
 from kvvideo.session import EngineConfig
 from kvvideo.sizes import parse_size
 from kvvideo.video.address import Address, local_path
@@ -44,6 +45,7 @@ def command(
         bool,
         typer.Option("--remember", help="Let what is said become part of the memory.", rich_help_panel=options.ASK),
     ] = False,
+    system: options.System = "",
     speed: Annotated[
         str,
         typer.Option("--speed", metavar="SPEED", help="How fast to play: max, 1x, 2x, 0.5x.", rich_help_panel=PLAY),
@@ -94,7 +96,8 @@ def command(
     video, beside = local_path(video), None if beside is None else local_path(beside)
     looking = recall.looking()
     pace, every, room = commands.parse_speed(speed), options.period(checkpoint_every), parse_size(max_disk)
-    config = engine.config(cache.config(), questions=_QUESTIONS)
+    system = well_formed(system).strip()
+    config = engine.config(cache.config(), questions=_QUESTIONS).with_system(system)
     from kvvideo.chat.chat import Chat
     from kvvideo.chat.opening import Opening, others
     from kvvideo.chat.player import Player
@@ -118,7 +121,7 @@ def command(
     code, at_once = 0, False
     with scratch() as directory:
         opening = Opening(config, directory, room, every, beside, model, dtype, screen.notice, looking)
-        player = Player(lambda: opening.open(subject), screen.notice, pace, playing=not paused)
+        player = Player(lambda: opening.open(subject), screen.notice, pace, not paused, system)
         with closing(player), left_on_signals():
             screen.notice(f"loading {config.model if file is None else file} …")
             try:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,9 @@ from kvvideo.compression.config import ALWAYS, WAYS, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT, Choice, choose
 from kvvideo.outputs.choice import TEMPLATE, listed
+from kvvideo.prompt import well_formed
+from kvvideo.runs import agenda
+from kvvideo.runs.questions import STDIN, read_questions
 from kvvideo.runs.recall import COUNT, MOST, Looking
 from kvvideo.session import EngineConfig
 from kvvideo.session.allowance import AUTO, Allowance, chunk_tokens
@@ -123,6 +127,27 @@ Question = Annotated[
     list[str] | None,
     typer.Option("--question", "-q", help="At the end, or '@10:30 …' at that time. Repeatable.", rich_help_panel=ASK),
 ]
+QuestionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--questions",
+        metavar="FILE",
+        allow_dash=True,
+        show_default=False,
+        help="Questions: one a line, or JSONL; '-' is stdin.",
+        rich_help_panel=ASK,
+    ),
+]
+System = Annotated[
+    str,
+    typer.Option(
+        "--system",
+        metavar="TEXT",
+        show_default=False,
+        help="Told before each question, e.g. 'Answer in one word.'",
+        rich_help_panel=ASK,
+    ),
+]
 CheckpointEvery = Annotated[
     str,
     typer.Option(
@@ -149,6 +174,34 @@ def _formats(context: typer.Context, option: typer.CallbackParam, value: list[st
             raise
         raise typer.BadParameter(str(error).removeprefix("format: ")) from None
     return value
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions, and what the model is told before each."""
+
+    question: Question = None
+    questions: QuestionsFile = None
+    system: System = ""
+
+    def listed(self, video: str) -> list["agenda.Question"]:
+        """Return the questions about ``video`` of the command line, then those of the file.
+
+        Raises:
+            ConfigError: if one cannot be read, or is to come from stdin as ``video`` does.
+        """
+        found = [agenda.Question.parse(text) for text in self.question or ()]
+        if self.questions is not None:
+            name = str(self.questions)
+            if name == STDIN == video:
+                raise ConfigError("questions: the video comes from stdin already; write the questions to a file")
+            found += read_questions(name)
+        return [replace(question, system=self.told) for question in found]
+
+    @property
+    def told(self) -> str:
+        """Words that the model is told before each question; empty for none."""
+        return well_formed(self.system).strip()
 
 
 @dataclass(frozen=True)

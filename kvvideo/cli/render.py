@@ -23,6 +23,7 @@ from kvvideo.cli.stop import Stop
 from kvvideo.outputs import jsons
 from kvvideo.outputs.clean import text as clean_text
 from kvvideo.outputs.evidence import looked_again
+from kvvideo.outputs.figures import counted
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time
 
@@ -123,11 +124,6 @@ def aside(text: str) -> None:
         err.print(Text(text, style="dim"), soft_wrap=True)
 
 
-def counted(number: int, what: str) -> str:
-    """Return so many of ``what``, a word that takes an s."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def summary(record: dict[str, Any], named: bool = False) -> None:
     """Print the last record as one line on stderr, with the strategy's name if ``named``."""
     cache = record["cache"]
@@ -139,7 +135,7 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
     took = _took(record | {"seconds": record["seconds"] - loading})
     took += f", after {loading:.1f} s of loading" if loading else ""
     aside(
-        f"{name}{counted(record['answers'], 'answer')}, {format_time(length)} of video, {record['frames']} frames "
+        f"{name}{counted(record['answers'], 'answer')}, {format_time(length)} of video, {counted(record['frames'], 'frame')} "
         f"{took}{held}"
     )
 
@@ -150,8 +146,8 @@ def ingested(record: dict[str, Any]) -> None:
     since = "" if record["resumed_from"] is None else f", resumed from {format_time(record['resumed_from'])}"
     file = "" if record["bytes"] is None else f"{clean(record['output'])}: {size(record['bytes'])}, "
     aside(
-        f"{file}{counted(record['checkpoints'], 'checkpoint')}; {format_time(length)} of video, {record['frames']} "
-        f"frames {_took(record)}{since}; cache {_cache_line(record['cache'])}"
+        f"{file}{counted(record['checkpoints'], 'checkpoint')}; {format_time(length)} of video, {counted(record['frames'], 'frame')} "
+        f"{_took(record)}{since}; cache {_cache_line(record['cache'])}"
     )
 
 
@@ -294,9 +290,8 @@ def _took(record: dict[str, Any]) -> str:
 def _cache_line(cache: dict[str, Any]) -> str:
     """Return the cache part of a record in a few words."""
     bound = "" if cache["max_tokens"] is None else f"/{cache['max_tokens']}"
-    return (
-        f"{cache['live']}{bound} tokens, {cache['blocks']} blocks, {size(cache['bytes'])}, {cache['evicted']} evicted"
-    )
+    held = f"{counted(cache['blocks'], 'block')}, {size(cache['bytes'])}"
+    return f"{cache['live']}{bound} tokens, {held}, {cache['evicted']} evicted"
 
 
 class Transient:

@@ -45,6 +45,7 @@ REFUSED = {
     **dict.fromkeys(
         (
             "question",
+            "only-changes",
             "compare",
             "from",
             "to",
@@ -64,9 +65,15 @@ REFUSED = {
 }
 """Options for the command line only, and why. A folder with videos may come from anyone, and its file with it."""
 
-UNSHARED: dict[Words, set[str]] = {("ask",): {"model", "dtype"}, ("find",): {"format"}, ("ingest",): {"keep-frames"}}
+UNSHARED: dict[Words, set[str]] = {
+    ("analyze",): {"questions"},
+    ("ask",): {"model", "dtype", "questions"},
+    ("find",): {"format"},
+    ("ingest",): {"keep-frames"},
+}
 """Options that only the command's own table sets: a memory knows these itself, better than what is set for all; and
-what is found goes to fewer formats than answers do, and frames are kept by ``ingest`` for good, not in a room."""
+what is found goes to fewer formats than answers do, frames are kept by ``ingest`` for good, not in a room, and the
+questions of a benchmark are a number, not a file."""
 
 
 @dataclass(frozen=True)

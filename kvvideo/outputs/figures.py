@@ -8,6 +8,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def counted(number: int, name: str) -> str:
+    """Return how many there are of what ``name`` is one of: ``1 answer``, ``2 answers``."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def percent(share: float) -> str:
     """Return a share of 1 in percent: ``75 %``."""
     return f"{share * 100:.0f}{_GAP}%"

@@ -22,12 +22,19 @@ class Question:
         at: its moment.
         task: the one of ``TASKS`` that asks it, if one does.
         since: start, in seconds, of the stretch it is about, which ends at its moment; None if it is about none.
+        system: what the model is told before it; empty for nothing.
     """
 
     text: str
     at: float | None = None
     task: str | None = None
     since: float | None = None
+    system: str = ""
+
+    @classmethod
+    def of(cls, text: str, at: float | None) -> "Question":
+        """Return the question with the words of ``text``, asked ``at`` seconds; None for the end."""
+        return cls(well_formed(text).strip(), at)
 
     @classmethod
     def parse(cls, text: str) -> "Question":
@@ -40,10 +47,10 @@ class Question:
         at: float | None = None
         if stripped.startswith("@"):
             time, stripped = (*stripped[1:].split(maxsplit=1), "", "")[:2]
-            at = parse_time(time)
+            at = parse_time(time) if time else None
         if not stripped.strip():
             raise ConfigError(f"{text!r} asks nothing; write a question, or '@10:30 question'")
-        return cls(stripped.strip(), at)
+        return cls.of(stripped, at)
 
 
 TASKS = {"caption": 10.0, "timeline": 30.0}
@@ -61,6 +68,7 @@ class Task:
         name: ``caption``: what is shown at a moment; ``timeline``: what happened since the last one.
         every: seconds between two moments.
         start: first moment of the video that is read.
+        system: what the model is told before each question.
 
     Raises:
         ConfigError: if there is no such task.
@@ -69,6 +77,7 @@ class Task:
     name: str
     every: float
     start: float = 0.0
+    system: str = ""
 
     def __post_init__(self) -> None:
         if self.name not in TASKS:
@@ -78,9 +87,9 @@ class Task:
     def question(self, at: float) -> Question:
         """Return the question to ask at the moment ``at``, in seconds."""
         if self.name == "caption":
-            return Question(prompt.DESCRIBE, at, self.name)
+            return Question(prompt.DESCRIBE, at, self.name, system=self.system)
         since = self.since(at)
-        return Question(prompt.happened(since, at), at, self.name, since)
+        return Question(prompt.happened(since, at), at, self.name, since, self.system)
 
     def since(self, at: float) -> float:
         """Return the latest moment of asking before ``at``, or the beginning, in seconds."""

@@ -31,12 +31,14 @@ class Asking:
         every: if given, the questions without a moment are asked every so many seconds.
         task: what is asked besides, all along.
         max_answer_tokens: longest answer.
+        only_changes: give an answer to what is asked again only if it is another than the last one.
     """
 
     questions: Sequence[Question]
     every: float | None = None
     task: Task | None = None
     max_answer_tokens: int = 128
+    only_changes: bool = False
 
     def agenda(self, start: float | None, end: float | None) -> Agenda:
         """Return the agenda of one strategy for a video that is read from ``start`` to ``end`` seconds.
@@ -145,10 +147,10 @@ def kept(
         seed=config.seed,
         caches=[cache.as_dict() | ({"max_tokens": None} if auto else {}) for cache in caches],
         every=asking.every,
-        questions=[[q.text, q.at] for q in asking.questions],
+        questions=[[q.text, q.at, *filter(None, [q.system])] for q in asking.questions],
         max_answer_tokens=asking.max_answer_tokens,
         recall=[looking.count, looking.frame_tokens],
-        task=None if task is None else [task.name, task.every],
+        task=None if task is None else [task.name, task.every, *filter(None, [task.system])],
     )
     try:
         directory = journal.state_directory() / "runs" / key

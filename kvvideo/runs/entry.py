@@ -36,6 +36,7 @@ def analyze(
     max_answer_tokens: int = 128,
     recall: int = COUNT,
     memory: str = AUTO,
+    system: str = "",
     **settings: Any,
 ) -> Generator[Asked, None, None]:
     """Stream a video through a model and yield each answer as it is given.
@@ -54,6 +55,7 @@ def analyze(
         recall: stretches of the video that each question finds and is shown again, if they were evicted; 0 for none.
         memory: size that the cache may take, such as ``8GB``, its room for questions included; ``auto``: what pays off
             for the model, and this machine has. ``max_tokens`` or ``cache`` among the settings say it exactly.
+        system: what the model is told before each question, as a system turn.
         settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …, options of the strategy), ``Source``
             (``fps``, ``start`` …) and ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default
             as large as the model knows.
@@ -66,15 +68,15 @@ def analyze(
     allowance = Allowance.parse(memory, _exact(settings), settings.get("max_model_len"))
     config, source = _settled(video, model, settings)
     given = [questions] if isinstance(questions, str | Question) else questions
-    asking = Asking(
-        [q if isinstance(q, Question) else Question.parse(q) for q in given], every, None, max_answer_tokens
-    )
+    asked = [q if isinstance(q, Question) else Question.parse(q) for q in given]
+    asking = Asking([replace(q, system=q.system or system) for q in asked], every, None, max_answer_tokens)
     if not asking.questions:
         raise ConfigError("questions: there is nothing to ask; give at least one")
     # Questions that cannot be asked show here, before anything is loaded.
     asking.agenda(source.start, source.end)
     looking = Looking(recall)
-    config = looking.room_in(config, source.fps, source.chunk_seconds, source.max_pixels)
+    longest = max((question.system for question in asking.questions), key=len)
+    config = looking.room_in(config.with_system(longest), source.fps, source.chunk_seconds, source.max_pixels)
     chunk = chunk_tokens(source.fps, source.chunk_seconds, source.max_pixels)
     config, _ = allowance.settle(config, [config.cache], chunk)
     return _answers(source, config, asking, looking)

@@ -153,8 +153,13 @@ class Playback:
         if self.duration is None and self.reader() is None:
             with self.source.open() as reader:
                 self.duration = reader.info.duration
-        ends = [end for end in (self.duration, self.source.end) if end is not None]
-        return min(ends, default=None)
+        return self.end
+
+    @property
+    def end(self) -> float | None:
+        """Moment of the source after which there are no frames, in seconds, as far as it is known by now."""
+        ends = (self.duration, None if self.source is None else self.source.end)
+        return min((end for end in ends if end is not None), default=None)
 
     @property
     def opened(self) -> VideoReader | None:
@@ -173,7 +178,7 @@ class Playback:
             VideoError: if the video cannot be read on; what was ingested stays, and is all there is.
             EngineError: see ``VideoSession.ingest``.
         """
-        chunk = self._next()
+        chunk = self.coming()
         if chunk is None:
             self.at = max(self.at, self.session.end)
             return None
@@ -223,7 +228,12 @@ class Playback:
         for _, answer in self.session.stream([question], also=self.also, recall=self.recall, **options):
             yield answer
 
-    def _next(self) -> Chunk | None:
+    def coming(self) -> Chunk | None:
+        """Return the chunk that ``step`` will ingest; None, and from then on ``ended``, if there is none.
+
+        Raises:
+            VideoError: if the video cannot be read on.
+        """
         if self._pending is None:
             try:
                 reader = self.reader()
@@ -359,7 +369,7 @@ class Playback:
         """Ingest what ends by ``time``, and show the beginning of what does not."""
         replayed = 0
         self.at, self.also = self.session.end if self.session.chunks else self.start, None
-        while (chunk := self._next()) is not None and chunk.end <= time + SLACK:
+        while (chunk := self.coming()) is not None and chunk.end <= time + SLACK:
             before = self.session.chunks
             self.step()
             self._happen_again(before)

@@ -35,7 +35,12 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "first_token_seconds": round(said.first_token_seconds, 4),
         "seconds": round(said.seconds, 4),
     }
-    return {**record, **looked_at(said.looked_at)}
+    return {**record, **system("" if asked.question is None else asked.question.system), **looked_at(said.looked_at)}
+
+
+def system(words: str) -> Record:
+    """Return the field of an answer about what the model was told before its question; nothing for no words."""
+    return {"system": words} if words else {}
 
 
 def looked_at(hits: Sequence[Hit]) -> Record:

@@ -200,13 +200,14 @@ def _answers(
     session: Session, questions: Sequence[Question], also: Chunk | None, recall: Recall | None = None, **options: Any
 ) -> Generator[None, None, list[Answer]]:
     """Return the answers in order. What a task asks is about now, and does not look again."""
-    free, of_tasks = ([n for n, q in enumerate(questions) if bool(q.task) == task] for task in (False, True))
+    alike: dict[tuple[bool, str], list[int]] = {}
+    for number, question in enumerate(questions):
+        alike.setdefault((bool(question.task), question.system), []).append(number)
     found: dict[int, Answer] = {}
-    for numbers, again in ((free, recall), (of_tasks, None)):
-        if numbers:
-            texts = [questions[number].text for number in numbers]
-            said = yield from session.answering(texts, also=also, recall=again, **options)
-            found.update(zip(numbers, said, strict=True))
+    for (of_task, system), numbers in sorted(alike.items()):
+        texts, again = [questions[number].text for number in numbers], None if of_task else recall
+        said = yield from session.answering(texts, also=also, recall=again, system=system, **options)
+        found.update(zip(numbers, said, strict=True))
     return [found[number] for number in range(len(questions))]
 
 

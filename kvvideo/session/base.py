@@ -82,6 +82,7 @@ class Session(ABC):
         *,
         also: Chunk | None = None,
         dialogue: Sequence[Turn] = (),
+        system: str = "",
         recall: Recall | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
@@ -121,6 +122,7 @@ class Session(ABC):
         *,
         also: Chunk | None = None,
         dialogue: Sequence[Turn] = (),
+        system: str = "",
         recall: Recall | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
@@ -134,6 +136,7 @@ class Session(ABC):
             also: frames to show before the question without remembering them: the beginning of the
                 next chunk, when the question belongs to a moment inside it.
             dialogue: earlier questions and answers that the model shall know of.
+            system: what the model is told before them, as a system turn; the memory has nothing of it.
             recall: how to look again at what was evicted; None for not at all.
             max_tokens: longest answer.
             temperature: 0 is greedy.
@@ -148,6 +151,7 @@ class Session(ABC):
                 questions,
                 also=also,
                 dialogue=dialogue,
+                system=system,
                 recall=recall,
                 max_tokens=max_tokens,
                 temperature=temperature,

@@ -1,11 +1,12 @@
 """``EngineConfig``: the settings of an engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.options import check_whole
 from kvvideo.errors import ConfigError
+from kvvideo.prompt import system_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Dtypes that a model can be computed in; ``auto`` is its own."""
@@ -65,3 +66,10 @@ class EngineConfig:
             raise ConfigError(f"dtype: no {self.dtype!r}; choose one of {', '.join(DTYPES)}")
         check_whole("spare_rows", self.spare_rows, 0)
         check_whole("again_tokens", self.again_tokens, 0)
+
+    def with_system(self, words: str) -> "EngineConfig":
+        """Return the same with room for a system turn before each question.
+
+        A token of words is some four bytes. Two are counted; of what takes even more tokens, fewer are asked at once.
+        """
+        return replace(self, question_tokens=self.question_tokens + len(system_text(words).encode()) // 2)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvvideo.errors import ConfigError, EngineError, FullError, KvvideoError
-from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text
+from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text, system_text
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import CHUNKS, Engine
 from kvvideo.session.index import ChunkIndex, Found
@@ -122,6 +122,7 @@ class VideoSession(Session):
         *,
         also: Chunk | None = None,
         dialogue: Sequence[Turn] = (),
+        system: str = "",
         recall: Recall | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
@@ -135,7 +136,7 @@ class VideoSession(Session):
         asked = time.perf_counter()
         shown = [Shown()] * len(questions)
         if recall is not None and recall.count and len(self.index) and self.stats().evicted:
-            shown = yield from self._looking(questions, also, dialogue, recall, max_tokens)
+            shown = yield from self._looking(questions, also, dialogue, system, recall, max_tokens)
         # One at a time, for the frames that they bring may be many.
         requests = (
             self._request(
@@ -143,6 +144,7 @@ class VideoSession(Session):
                 answering(self._id, max_tokens, temperature, seed, logprobs),
                 (*again.chunks, *_given(also)),
                 dialogue,
+                system,
             )
             for question, again in zip(questions, shown, strict=True)
         )
@@ -161,7 +163,7 @@ class VideoSession(Session):
         engine, names = self.engine, list[str]()
         try:
             for question in questions:
-                request = self._request(question, looking(self._id), _given(also), dialogue, LOOKS)
+                request = self._request(question, looking(self._id), _given(also), dialogue, marks=LOOKS)
                 while not engine.has_room(request):
                     yield
                 names.append(engine.ask(request, looks=True))
@@ -199,15 +201,16 @@ class VideoSession(Session):
         questions: Sequence[str],
         also: Chunk | None,
         dialogue: Sequence[Turn],
+        system: str,
         recall: Recall,
         max_tokens: int,
     ) -> Generator[None, None, list[Shown]]:
-        """Return what each of ``questions`` is shown again."""
+        """Return what each of ``questions`` is shown again. What it finds does not depend on ``system``."""
         from kvvideo.plugin.sampling import looking
 
         rooms = []
         for question in questions:
-            request = self._request(question, looking(self._id or ""), _given(also), dialogue)
+            request = self._request(question, looking(self._id or ""), _given(also), dialogue, system)
             rooms.append(self._room() - len(request.prompt_token_ids) - max_tokens)
         # To look takes a block more than to ask.
         able = [room >= self.engine.block_size for room in rooms]
@@ -248,12 +251,19 @@ class VideoSession(Session):
             raise EngineError("nothing was ingested yet; there is nothing to ask about")
 
     def _request(
-        self, question: str, params: Any, shown: Sequence[Chunk], dialogue: Sequence[Turn], marks: int = 1
+        self,
+        question: str,
+        params: Any,
+        shown: Sequence[Chunk],
+        dialogue: Sequence[Turn],
+        system: str = "",
+        marks: int = 1,
     ) -> Any:
         """Return the request that asks ``question`` after ``shown``, and after the opening if nothing was computed."""
         opening = self._opening if self._id is None else ""
         text = opening + "".join(chunk_text(chunk.start) for chunk in shown)
-        prompt = self.engine.prompt(text + dialogue_text(dialogue) + question_text(question), *shown)
+        asked = system_text(system) + dialogue_text(dialogue) + question_text(question)
+        prompt = self.engine.prompt(text + asked, *shown)
         request = self.engine.process(self.engine.new_id("question"), prompt, params)
         self._check_question(len(request.prompt_token_ids), marks)
         return request

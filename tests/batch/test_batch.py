@@ -261,6 +261,7 @@ def test_one_ingest_answers_several_jobs(clips: Path, tmp_path: Path, kvvideo: C
         job("c", "0.mp4", NOW, strategy="streaming"),
         job("d", "0.mp4", NOW, budget=512),
         {"id": "e", "video": "0.mp4", "questions": [{"q": NOW, "answer": "?"}, {"t": 13, "q": NOW, "answer": "none"}]},
+        job("f", "0.mp4", NOW, system="Be brief."),
     )
     code, out, _ = kvvideo("batch", path, "-o", tmp_path, *WORDS, "--json")
     assert code == 0
@@ -270,6 +271,7 @@ def test_one_ingest_answers_several_jobs(clips: Path, tmp_path: Path, kvvideo: C
     assert len({json.dumps({k: v for k, v in r.items() if k in ("answer", "seconds", "cache")}) for r in same}) == 1
     assert records["c", 0]["strategy"] == "streaming"
     assert records["d", 0]["cache"]["budget"] == 512
+    assert {key: record["system"] for key, record in records.items() if "system" in record} == {("f", 0): "Be brief."}
     assert records["e", 0]["right"] is False
     right = records["e", 1]["answer"] == "none"
     assert records["e", 1]["right"] is right
@@ -411,6 +413,10 @@ def test_results_of_other_settings_are_not_mixed(clips: Path, tmp_path: Path, kv
     path = write(clips / "changing.jsonl", job("a", "changing.mp4", NOW, to="0:08"))
     assert kvvideo("batch", path, "-o", tmp_path, *WORDS)[0] == 0
     code, _, err = kvvideo("batch", path, "-o", tmp_path, *WORDS, "--strategy", "window")
+    assert code == 2
+    assert "has answers to 'a' that were made with other settings" in err
+    told = write(clips / "told.jsonl", job("a", "changing.mp4", NOW, to="0:08", system="Be brief."))
+    code, _, err = kvvideo("batch", told, "-o", tmp_path, *WORDS)
     assert code == 2
     assert "has answers to 'a' that were made with other settings" in err
     video.write_bytes((clips / "1.mp4").read_bytes())

@@ -34,6 +34,7 @@ def test_a_job_is_read_as_it_says(tmp_path: Path):
         "id": "é 1",
         "video": "sub/../x y.mp4",
         "meta": {"any": [1, None]},
+        "system": "Be brief.",
         "strategy": "streaming",
         "budget": 4096,
         "max_tokens": 8192,
@@ -49,9 +50,9 @@ def test_a_job_is_read_as_it_says(tmp_path: Path):
     (job,) = read_jobs(write(tmp_path / "jobs.jsonl", "", line, "  "))
     assert (job.id, job.video, job.meta) == ("é 1", f"{tmp_path}/sub/../x y.mp4", {"any": [1, None]})
     assert job.askings == (
-        Asking(Question("What now?", 630.0), "this"),
-        Asking(Question("b")),
-        Asking(Question("b", 90.5)),
+        Asking(Question("What now?", 630.0, system="Be brief."), "this"),
+        Asking(Question("b", system="Be brief.")),
+        Asking(Question("b", 90.5, system="Be brief.")),
     )
     assert job.settings == {
         "strategy": "streaming",

@@ -1,23 +1,29 @@
 """A chat on a real engine, driven from Python: what happened to its stream is what it says has happened."""
 
+import json
 import re
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvvideo.chat.chat import Chat
+from kvvideo.chat.panel import to_ansi
 from kvvideo.chat.player import Player
 from kvvideo.errors import EngineError
+from kvvideo.prompt import dialogue_text, question_text, system_text
+from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.runs.playback import Playback
+from kvvideo.runs.streaming import analyze, ask
 from kvvideo.session import Answer, Engine, VideoSession
 from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.file import MemoryFile
 from kvvideo.times import format_time
 from kvvideo.types import Hit
 from tests.conftest import EngineFor
-from tests.runs.test_playback import SECONDS, FakeSource, bounded, now, same
+from tests.runs.test_playback import SECONDS, FakeSource, bounded, clips, now, same
 
 
 class Recorder:
@@ -28,6 +34,7 @@ class Recorder:
         self.problems: list[str] = []
         self.answers: list[str] = []
         self.waited: list[str] = []
+        self.layers: list[int | None] = []
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -46,7 +53,8 @@ class Recorder:
             self.answers[-1] += "\n"
 
     def show(self, what: Any) -> None:
-        pass
+        found = re.search(r"timeline of layer (\d+)", to_ansi(what(100), 100))
+        self.layers.append(int(found[1]) if found else None)
 
     def dash(self, on: bool) -> None:
         pass
@@ -58,9 +66,9 @@ class Recorder:
 class Driven:
     """A chat, its screen, and what the player tells."""
 
-    def __init__(self, playback: Playback, remember: bool) -> None:
+    def __init__(self, playback: Playback, remember: bool, system: str) -> None:
         self.told: list[str] = []
-        self.player = Player(lambda: playback, self.told.append, playing=False)
+        self.player = Player(lambda: playback, self.told.append, playing=False, system=system)
         self.player.wait_ready()
         self.remember = remember
         self.screen, self.chat = self.talk()
@@ -120,10 +128,10 @@ def start(engine_for: EngineFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(engine, "close", lambda: None)
     begun: list[Driven] = []
 
-    def get(remember: bool = False) -> Driven:
+    def get(remember: bool = False, system: str = "") -> Driven:
         source: Any = FakeSource()
         store = Checkpoints(tmp_path / "checkpoints")
-        begun.append(Driven(Playback(engine, source, checkpoints=store, every=3 * SECONDS), remember))
+        begun.append(Driven(Playback(engine, source, checkpoints=store, every=3 * SECONDS), remember, system))
         begun[-1]("/set max-answer-tokens 4")
         return begun[-1]
 
@@ -293,14 +301,14 @@ def test_what_is_watched_is_asked_after_going_back_and_step_by_step(start: Start
     assert driven.told == []
     driven("/step")
     asked = [line.split("]")[0] for line in driven.told]
-    assert asked == ["[0:44"]
+    assert asked == ["[0:42"]
     driven("/seek 8")
     (watch,) = driven.player.watches
     watch.answer = None
-    driven("/step", "/step 2")
-    watch.answer = None
     driven("/step")
-    assert [line.split("]")[0] for line in driven.told] == ["[0:44", "[0:12", "[0:24"]
+    watch.answer = None
+    driven("/step", "/step")
+    assert [line.split("]")[0] for line in driven.told] == ["[0:42", "[0:08", "[0:18"]
 
 
 def test_a_file_that_somebody_else_wrote_is_not_replaced(start: Start, tmp_path: Path):
@@ -346,22 +354,101 @@ def test_strategies_and_budgets_that_cannot_be(start: Start):
 
 
 def test_a_question_is_watched_as_often_as_it_says(start: Start, monkeypatch: pytest.MonkeyPatch):
-    """Not counted from the end of the chunk that it was asked at: every ten seconds would become every twelve."""
-    driven = start()
-    asked: list[float] = []
-    ask_all = VideoSession.ask_all
+    """At its moments, not at the ends of chunks after them; and so it is answered as ``analyze --every`` answers."""
+    driven, every = start(), 1.25 * SECONDS
+    asked: list[tuple[float, str]] = []
 
     def noted(session: VideoSession, *arguments: Any, **options: Any) -> Any:
-        asked.append(session.end)
-        return ask_all(session, *arguments, **options)
+        found = ask(session, *arguments, **options)
+        asked.extend((one.at, one.text) for one in found)
+        return found
 
-    monkeypatch.setattr(VideoSession, "ask_all", noted)
-    driven(f"/set watch-every {1.25 * SECONDS}", '/watch "Is it?"', "/step 10")
-    # Due at 1.25, 2.5, 3.75 … of a chunk's length.
-    assert asked == [SECONDS * chunk for chunk in (2, 3, 4, 5, 7, 8, 9, 10)]
+    monkeypatch.setattr("kvvideo.chat.player.ask", noted)
+    driven(f"/set watch-every {every}", '/watch "Is it?"', "/step 10")
+    assert [at for at, _ in asked] == [every * count for count in range(1, 8)]
+
+    def analyzed(playback: Playback) -> list[tuple[float, str]]:
+        with VideoSession(playback.engine) as session:
+            said = analyze(session, clips(10), Agenda([Question("Is it?")], every), max_tokens=32)
+            return [(one.at, one.text) for one in said]
+
+    assert asked == driven.player.call(analyzed)[: len(asked)]
+    assert len({text for _, text in asked}) > 1, "or nothing was shown by this"
     asked.clear()
     driven("/seek 4", "/step")
-    assert asked == [4.0 + SECONDS]
+    assert [at for at, _ in asked] == [4.0]
+
+
+def test_what_is_watched_is_told_with_what_it_looked_at_again(start: Start, monkeypatch: pytest.MonkeyPatch):
+    driven = start()
+    hits = (Hit(4.0, 8.0, 0.5),)
+
+    def again(*arguments: Any, **options: Any) -> Any:
+        return [replace(one, answer=replace(one.answer, looked_at=hits)) for one in ask(*arguments, **options)]
+
+    monkeypatch.setattr("kvvideo.chat.player.ask", again)
+    driven('/watch "Is it?"', "/watch Was it?", "/step 3", "/watch")
+    assert all(line.startswith("[0:10] ") and line.endswith(" (looked again at 0:04–0:08)") for line in driven.told)
+    assert len(driven.told) == 2
+    assert driven.screen.said[-1].endswith("; looked again at 0:04–0:08)")
+    driven("/watch off 1")
+    assert driven.screen.said[-2] == "not asked any more: Is it?"
+    assert driven.screen.said[-1].startswith("1. Was it? (every 0:10; last: ")
+    driven("/watch off", "/watch")
+    assert driven.screen.said[-2:] == ["not asked any more: Was it?", "nothing is watched"]
+
+
+def test_one_layer_is_shown_once_or_kept_on_screen(start: Start):
+    driven = start()
+    driven("/step 2", "/dash", "/stats layer 0")
+    assert driven.screen.layers == [0]
+    driven("/step", "/stats")
+    assert driven.screen.layers == [0, None]
+    assert driven.player.status.layer is None
+    driven("/dash layer 1", "/step")
+    assert driven.player.status.layer == 1
+    driven("/stats layer 99", "/dash layer 99", "/step")
+    assert [problem.split(";")[0] for problem in driven.screen.problems] == ["layer: there is no 99"] * 2
+    assert driven.player.status.layer == 1
+    driven("/dash", "/step")
+    assert driven.player.status.layer is None
+
+
+def test_what_was_said_is_shown_in_place_of_a_file(start: Start, tmp_path: Path):
+    driven = start()
+    driven("/step", "A?", "/export json -")
+    (record,) = json.loads(driven.screen.said[-1])
+    assert record["question"] == "A?"
+    assert not (tmp_path / "-").exists()
+
+
+def test_what_the_model_is_told_is_in_no_memory(start: Start, monkeypatch: pytest.MonkeyPatch):
+    driven, texts = start(remember=True, system="Be brief."), list[str]()
+    prompt = Engine.prompt
+
+    def noted(engine: Engine, text: str, *chunks: Any) -> Any:
+        texts.append(text)
+        return prompt(engine, text, *chunks)
+
+    monkeypatch.setattr(Engine, "prompt", noted)
+    driven("/set watch-every 4", "/step 2", "A?", "/at 4 B?", '/watch "C?"', "/step 2")
+    driven("/compare streaming window -- D?", "/export json -")
+    for question in ("A?", "B?", "C?", "D?"):
+        asked = [text for text in texts if text.endswith(question_text(question))]
+        assert asked
+        assert all(text.count(system_text("Be brief.")) == 1 for text in asked)
+    remembered = [text for text in texts if text.startswith(dialogue_text([("A?", "")])[:4])]
+    assert len(remembered) >= 1
+    assert not any("Be brief." in text for text in remembered)
+    assert [record["system"] for record in json.loads(driven.screen.said[-1])] == ["Be brief."] * 2
+
+
+def test_history_says_what_was_looked_at_again(start: Start):
+    driven = start()
+    driven("/step", "A?")
+    driven.chat.dialogue.said[-1] = replace(driven.chat.dialogue.said[-1], looked_at=(Hit(0.0, 4.0, 0.5),))
+    driven("/history")
+    assert driven.screen.said[-1].endswith("\n  (looked again at 0:00–0:04)")
 
 
 def test_a_journey_says_how_far_it_is(start: Start, monkeypatch: pytest.MonkeyPatch):

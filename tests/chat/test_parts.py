@@ -440,6 +440,28 @@ def test_questions_and_commands() -> None:
     assert commands.find("at").usage == "/at TIME question"
 
 
+@pytest.mark.parametrize("line", ["/exit", "/quit", "/q", "/Quit", "exit", " QUIT ", "/bye", "/by"])
+def test_the_ways_out(line: str) -> None:
+    assert commands.parse(line) == Parsed("bye", "")
+    assert "Ctrl-D" in commands.find("exit").help
+
+
+def test_words_that_only_begin_like_a_way_out_are_asked() -> None:
+    assert commands.parse("exit where?") is None
+    assert commands.parse("bye") is None
+    assert commands.parse("/e md") == Parsed("export", "md")
+    with pytest.raises(ConfigError, match="takes nothing else"):
+        commands.parse("/exit now")
+
+
+def test_short_for_a_frame_of_a_moment_or_for_finding_words() -> None:
+    assert commands.parse("/f") == Parsed("frame", "")
+    assert commands.parse("/f 0:30") == Parsed("frame", "0:30")
+    assert commands.parse("/F 5m") == Parsed("frame", "5m")
+    assert commands.parse("/f the letter K") == Parsed("find", "the letter K")
+    assert commands.parse("/fi 0:30") == Parsed("find", "0:30")
+
+
 def test_each_command_is_done_by_a_function_of_its_own() -> None:
     from kvvideo.chat.chat import HANDLERS
 
@@ -520,8 +542,9 @@ def test_arguments() -> None:
     assert commands.parse_count(" 12 ") == 12
     assert commands.parse_layer("") is None
     assert commands.parse_layer("layer 0") == 0
-    assert commands.parse_dash("")
-    assert not commands.parse_dash("off")
+    assert commands.parse_dash("") == commands.parse_dash("on") == (True, None)
+    assert commands.parse_dash("layer 2") == (True, 2)
+    assert commands.parse_dash("off") == (False, None)
     assert commands.parse_export("srt") == ("srt", None)
     assert commands.parse_export("md my notes.md") == ("md", "my notes.md")
     assert commands.parse_watch("") == WatchOrder()
@@ -548,6 +571,7 @@ def test_arguments() -> None:
         (commands.parse_layer, "3"),
         (commands.parse_layer, "layer -1"),
         (commands.parse_dash, "away"),
+        (commands.parse_dash, "layer two"),
         (commands.parse_export, ""),
         (commands.parse_export, "pdf"),
         (commands.parse_watch, '""'),
@@ -611,6 +635,8 @@ def test_settings() -> None:
         ("/load my mem", ["my memory.kv"], "my mem"),
         ("/help pl", ["play"], "pl"),
         ("/stats ", ["layer"], ""),
+        ("/dash ", ["layer", "off"], ""),
+        ("/ex", ["/export", "/exit"], "/ex"),
         ("/nothing ", [], ""),
         ("What ", [], "What "),
         ("//st", [], "//st"),

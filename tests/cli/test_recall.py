@@ -97,6 +97,19 @@ def test_what_was_forgotten_is_answered(capfd: pytest.CaptureFixture[str]) -> No
     assert [[one[name] for name in facts] for one in plain] == [[one[name] for name in facts] for one in without]
 
 
+def test_what_the_model_is_told_changes_nothing_that_is_found(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a long text too, whose room is counted: see ``watched``."""
+    words = "Answer in one word, as a child would. " * 20
+    (plain,) = answers(analyzed(capfd, "-q", QUESTION))
+    (told,) = answers(analyzed(capfd, "-q", QUESTION, "--system", words))
+    assert told["system"] == words.strip()
+    assert [(hit["start"], hit["end"]) for hit in told["looked_at"]] == [
+        (hit["start"], hit["end"]) for hit in plain["looked_at"]
+    ]
+    assert (told["held"], told["cache"]) == (plain["held"], plain["cache"])
+    assert "system" not in plain
+
+
 def test_every_strategy_looks_that_has_an_index(capfd: pytest.CaptureFixture[str]) -> None:
     """``recent`` has none, and answers as it does alone."""
     compared = ("--compare", "streaming,h2o,recent", "-q", QUESTION)

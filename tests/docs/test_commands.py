@@ -218,6 +218,9 @@ def folder(movie: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "movie.mp4").symlink_to(movie)
     shutil.copytree(SAMPLES, tmp_path / "samples")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    listed = re.search(r"```\n(# The kitchen\n.*?)```", (ROOT / "docs/analyze.md").read_text(), re.DOTALL)
+    assert listed
+    (tmp_path / "questions.txt").write_text(listed[1])
     (tmp_path / "kvvideo.toml").write_text(
         'model = "tiny"\nmax-tokens = 512\nmax-answer-tokens = 4\nfps = 0.125\nchunk = 64\n'
     )

@@ -27,6 +27,11 @@ def test_bytes_that_are_no_text_are_asked_as_such() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["@5m What?", "@ 5m What?", "@5:00 What?", " @300s  What? "])
+def test_a_moment_may_stand_apart(text: str) -> None:
+    assert Question.parse(text) == Question("What?", 300.0)
+
+
 @given(st.integers(0, 10**9))
 def test_times_survive_printing(millis: int) -> None:
     assert parse_time(format_time(millis / 1000)) == pytest.approx(millis / 1000, abs=1e-9)

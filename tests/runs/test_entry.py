@@ -99,6 +99,15 @@ def test_it_answers_as_the_session_does(engine: Engine, closed: list[str], clip:
         assert one.held
 
 
+def test_what_the_model_is_told_is_told_before_each_question(engine: Engine, closed: list[str], clip: Path):
+    """Unless a question brings its own."""
+    asked = [NOW, f"@0:05 {NOW}", Question(NOW, 9.5, system="Be long.")]
+    found = list(kvvideo.analyze(clip, asked, system="Be brief.", **SETTINGS))
+    assert [one.question.system for one in found if one.question] == ["Be brief.", "Be long.", "Be brief."]
+    without = list(kvvideo.analyze(clip, asked[:2], **SETTINGS))
+    assert [one.cache for one in without] == [found[0].cache, found[2].cache]
+
+
 def test_what_is_left_open_is_closed(closed: list[str], clip: Path):
     answers = kvvideo.analyze(clip, [f"@0:02 {NOW}", NOW], **SETTINGS)
     assert closed == []

@@ -57,6 +57,7 @@ class Answer(TypedDict):
     first_token_seconds: Seconds
     seconds: Seconds
     looked_at: NotRequired[Annotated[list[Hit], Rule(minItems=1)]]
+    system: NotRequired[str]
     id: NotRequired[str]
     index: NotRequired[Count]
     t: NotRequired[Seconds | None]
@@ -186,6 +187,7 @@ class Failed(TypedDict):
     fingerprint: str | None
     meta: NotRequired[dict[str, Any]]
     expected: NotRequired[str]
+    system: NotRequired[str]
     error: str
     exit_code: Positive
     attempts: Positive
