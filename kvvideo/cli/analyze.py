@@ -13,7 +13,7 @@ from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
-from kvvideo.outputs import Choice, Stills, open_files
+from kvvideo.outputs import Choice, Look, Stills, open_files
 from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
 from kvvideo.outputs.writer import to_stdout
@@ -114,7 +114,7 @@ def command(
     asking = asked.asking(questions, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
-    choice = output.choice(len(caches))
+    choice, look = output.choice(len(caches)), output.look(video)
     if dry_run:
         configs = [replace(config, cache=cache) for cache in caches]
         _dry_run(video, watching.decoder, reading, configs, choice, output.force, asking)
@@ -125,7 +125,7 @@ def command(
     with watching.looked_for(video):
         ensure(config.model, source)
     with kept(source, config, caches, asking, looking, apart, resume, say) as run:
-        _run(source, config, caches, asking, looking, choice, output.force, run)
+        _run(source, config, caches, asking, looking, choice, look, output.force, run)
 
 
 def _compared(names: str, context: typer.Context) -> list[str]:
@@ -150,6 +150,7 @@ def _run(
     asking: Asking,
     looking: Looking,
     choice: Choice,
+    look: Look,
     force: bool,
     run: "Run",
 ) -> None:
@@ -176,6 +177,7 @@ def _run(
             inputs=[Path(source.path)],
             frame=stills,
             samples=answering.samples,
+            look=look,
         )
         answering.files = delivery.files
         try:

@@ -67,14 +67,14 @@ def command(
 
     config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), output.choice()
     with MemoryFile(memory) as file:
-        _run(file, questions, choice, output.force, video, max_answer_tokens, recall.looking(), config, model, dtype)
+        _run(file, questions, choice, output, video, max_answer_tokens, recall.looking(), config, model, dtype)
 
 
 def _run(
     file: "MemoryFile",
     questions: list[Question],
     choice: Choice,
-    force: bool,
+    output: options.Output,
     video: str | None,
     max_answer_tokens: int,
     looking: Looking,
@@ -94,6 +94,7 @@ def _run(
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
+    look = output.look(None if source is None else source.path)
     recall = of_memory(last, looking, source, file.frames(), say)
     config = looking.room_for(config, last)
     ensure(config.model)
@@ -105,9 +106,10 @@ def _run(
             stem=file.path.stem,
             strategies=[config.cache.strategy],
             say=say,
-            force=force,
+            force=output.force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
             frame=stack.enter_context(closing(Stills(source, recall))),
+            look=look,
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)

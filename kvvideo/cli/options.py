@@ -12,6 +12,7 @@ from kvvideo.compression.config import ALWAYS, WAYS, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT, Choice, choose
 from kvvideo.outputs.choice import TEMPLATE, listed
+from kvvideo.outputs.look import ROOM, Look
 from kvvideo.runs.recall import COUNT, MOST, Looking
 from kvvideo.session import EngineConfig
 from kvvideo.session.config import DTYPES
@@ -348,6 +349,32 @@ class Output:
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that are there already.", rich_help_panel=OUTPUT)
     ] = False
+
+    pictures: Annotated[
+        str,
+        typer.Option(
+            "--pictures",
+            help="In HTML: all; none; or auto: as large as there is room for in a page of 3 MB.",
+            autocompletion=complete.one_of(*ROOM),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Look.pictures
+    video_link: Annotated[
+        bool,
+        typer.Option(
+            "--video-link",
+            help="In HTML: play the video beside the answers; it stays where it is.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
+
+    def look(self, video: str | None) -> Look:
+        """Return how an HTML report shows ``video``, which is None if it is not at hand.
+
+        Raises:
+            ConfigError: if it cannot show it so.
+        """
+        return Look(self.pictures, video if self.video_link else None)
 
     def choice(self, strategies: int = 1) -> Choice:
         """Return where the answers of so many strategies go.
