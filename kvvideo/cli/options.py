@@ -363,7 +363,7 @@ class Output:
         bool,
         typer.Option(
             "--video-link",
-            help="In HTML: play the video beside the answers; it stays where it is.",
+            help="In HTML: play the video beside the answers, from its file.",
             rich_help_panel=OUTPUT,
         ),
     ] = False

@@ -171,7 +171,7 @@ def _whens(record: Record) -> list[When]:
 def _fitted(pictures: Pictures, answers: Sequence[Record], room: int) -> tuple[Pictures, str]:
     """Return the pictures for the page, and a line about what had to be made smaller or left out for the room."""
     moments = Counter(when for record in answers for when in {(record["asked_at"],)})
-    uses: Counter[When] = Counter({when: 1 for when in moments})
+    uses: Counter[When] = Counter(dict.fromkeys(moments, 1))
     uses.update(when for record in answers for when in shown_again(record))
     shown = fitted(pictures, uses, room)
     if not pictures or not room or shown == pictures:
