@@ -8,6 +8,7 @@ drive a terminal, a spreadsheet or a browser.
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import markdown, subtitles, table
@@ -129,7 +130,7 @@ def open_files(
     files: dict[str, list[Path]] = {strategy: [] for strategy in strategies}
     for (strategy, name), path, resume in zip(wanted, paths, mine, strict=True):
         some = (samples or {}).get(strategy, ())
-        page = {"frame": frame, "samples": some, "look": look}
+        page: Any = {"frame": frame, "samples": some, "look": look}
         writers[strategy].append(open_writer(name, path, force=force, resume=resume, **page))
         files[strategy].append(path)
     return {strategy: Outputs(some, say, files[strategy]) for strategy, some in writers.items()}

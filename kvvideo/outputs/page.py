@@ -1,7 +1,7 @@
 """``html``: a report in one file that loads nothing, but for the video beside it if a player is asked for.
 
-``templates/report.html`` is the page. Jinja escapes all that is not marked ``safe``: that are the pictures of ``plots``,
-and the script of the player, ``templates/seek.js``.
+``templates/report.html`` is the page. Jinja escapes all that is not marked ``safe``: that are the pictures of
+``plots``, and the script of the player, ``templates/seek.js``.
 """
 
 import re
@@ -170,8 +170,7 @@ def _whens(record: Record) -> list[When]:
 
 def _fitted(pictures: Pictures, answers: Sequence[Record], room: int) -> tuple[Pictures, str]:
     """Return the pictures for the page, and a line about what had to be made smaller or left out for the room."""
-    moments = Counter(when for record in answers for when in {(record["asked_at"],)})
-    uses: Counter[When] = Counter(dict.fromkeys(moments, 1))
+    uses: Counter[When] = Counter({(record["asked_at"],) for record in answers})
     uses.update(when for record in answers for when in shown_again(record))
     shown = fitted(pictures, uses, room)
     if not pictures or not room or shown == pictures:

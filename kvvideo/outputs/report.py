@@ -78,7 +78,7 @@ class Report:
             unasked=[(_when(q["asked_at"]), q["question"]) for q in (done["unasked"] if done else [])],
             start=start,
             end=end,
-            brief=f"{_count(answers)} about {format_time(start)} to {format_time(end)}, by {clean.line(any_record['model'])}",
+            brief=_brief(any_record, len(answers), start, end),
         )
 
 
@@ -152,8 +152,9 @@ def _answers(answers: Sequence[Record]) -> str:
     return f"{count(len(answers))}, {'in' if len(answers) == 1 else 'median'} {took}"
 
 
-def _count(answers: Sequence[Record]) -> str:
-    return f"{count(len(answers))} answer{'' if len(answers) == 1 else 's'}"
+def _brief(record: Record, answers: int, start: float, end: float) -> str:
+    number = f"{count(answers)} answer{'' if answers == 1 else 's'}"
+    return f"{number} about {format_time(start)} to {format_time(end)}, by {clean.line(record['model'])}"
 
 
 def _when(at: float | None) -> str:
