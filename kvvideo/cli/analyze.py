@@ -1,5 +1,6 @@
 """``kvvideo analyze``: stream a video, answer questions at their moments."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ def command(
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
     with watching.looked_for(video):
         ensure(config.model, source)
-    with kept(source, config, caches, asking, looking, apart, resume, say) as run:
+    with kept(source, config, caches, asking, looking, apart, resume, say, sys.argv[1:]) as run:
         _run(source, config, caches, asking, looking, choice, look, output.force, run)
 
 
@@ -156,6 +157,7 @@ def _run(
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.outputs.delivery import Delivery
+    from kvvideo.runs.interrupted import much
 
     progress = render.Progress(source.start)
     with Stop() as stop, looking.during(source, say) as (recall, watching), closing(Stills(source, recall)) as stills:
@@ -195,6 +197,8 @@ def _run(
                 run.finish()
             elif run.resumable:
                 say("the same command with --resume goes on from there")
+                if told := much():
+                    say(told)
     unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)

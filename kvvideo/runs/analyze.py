@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,7 @@ def kept(
     every: float,
     resume: bool,
     say: Callable[[str], None],
+    command: Sequence[str] = (),
 ) -> "Run":
     """Open the directory a run is resumed from. Nothing is kept if ``every`` is 0 or the video cannot be read again.
 
@@ -110,6 +112,7 @@ def kept(
         every: seconds of video between checkpoints; 0 to keep nothing.
         resume: go on from what an interrupted run left.
         say: takes lines for the person who waits.
+        command: the words that began the run, noted for whoever wants to go on with it.
 
     Raises:
         ConfigError: if there is nothing to resume from.
@@ -138,11 +141,14 @@ def kept(
         task=None if task is None else [task.name, task.every],
     )
     try:
-        directory = journal.state_directory() / "runs" / key
+        directory = journal.runs_directory() / key
     except ConfigError as error:
         say(f"nothing is kept to resume from: {error}")
         return journal.Run(None, say)
-    return journal.Run(directory, say, resume=resume, every=every)
+    notes: Record = {"video": source.path, "command": [*command]}
+    with suppress(OSError):  # the folder may be gone
+        notes["folder"] = os.getcwd()
+    return journal.Run(directory, say, resume=resume, every=every, notes=notes)
 
 
 def files_of(run: "Run") -> set[str]:

@@ -44,6 +44,15 @@ def state_directory() -> Path:
         raise ConfigError("there is no home directory; name a folder in KVVIDEO_STATE_DIR") from error
 
 
+def runs_directory() -> Path:
+    """Return the directory of all interrupted runs.
+
+    Raises:
+        ConfigError: if there is no home directory.
+    """
+    return state_directory() / "runs"
+
+
 def key(**settings: Any) -> str:
     """Name of the directory of a run: runs with the same settings, given as JSON has them, have the same."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
@@ -80,13 +89,20 @@ class Run:
         say: takes lines for the person who waits, without an end.
         resume: go on from what an interrupted run left there.
         every: seconds of video between checkpoints.
+        notes: facts that a list of interrupted runs tells.
 
     Attributes:
         batches: answers of that run, in order.
     """
 
     def __init__(
-        self, directory: Path | None, say: Callable[[str], None], *, resume: bool = False, every: float = 60.0
+        self,
+        directory: Path | None,
+        say: Callable[[str], None],
+        *,
+        resume: bool = False,
+        every: float = 60.0,
+        notes: Record | None = None,
     ) -> None:
         self.batches: list[Batch] = []
         self._directory, self._say, self._every = directory or Path(), say, every
@@ -94,6 +110,7 @@ class Run:
         self._store: Checkpoints | None = None
         self._journal = -1
         self._model = ""
+        self._notes = notes or {}
         self._about: dict[str, Any] | None = None
         self._last = 0.0
         self._failed = directory is None
@@ -230,7 +247,7 @@ class Run:
         self._close_store()
         if self._space is None:
             self._space = Workspace(self._directory)
-        self._space.begin({"model": self._model})
+        self._space.begin({**self._notes, "model": self._model})
         self._open_journal()
         sync(self._directory)
 

@@ -30,6 +30,30 @@ def was_begun(path: Path) -> bool:
     return (path / _ABOUT).exists()
 
 
+def is_held(path: Path) -> bool:
+    """Return True if a process uses the directory at ``path`` now."""
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        lock(descriptor)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def facts_of(path: Path) -> Facts | None:
+    """Return the facts of the run at ``path``; None if there is none, or it was finished or is unreadable."""
+    try:
+        facts = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
 class Workspace:
     """The directory at ``path``, locked for this process; it is made if need be.
 
@@ -56,11 +80,7 @@ class Workspace:
     @property
     def about(self) -> Facts | None:
         """Facts of the run that left this behind; None if there was none, or it was finished or is unreadable."""
-        try:
-            facts = json.loads((self.path / _ABOUT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return facts if isinstance(facts, dict) else None
+        return facts_of(self.path)
 
     def begin(self, about: Facts) -> None:
         """Remove what an earlier run left, and note the facts of the one that begins.
