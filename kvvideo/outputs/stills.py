@@ -20,7 +20,8 @@ PICTURES = 64 << 20
 """Bytes of JPEG in one report; browsers open larger ones slowly."""
 
 _SIDE, _SMALL, _QUALITY = 640, 320, 82
-_SIZES = ((_SIDE, _SMALL), (_SMALL, 160), (_SMALL, 0), (160, 0))
+_SMALLEST, _LEAST_QUALITY = 160, 60
+_SIZES = ((_SIDE, _SMALL), (_SMALL, _SMALLEST), (_SMALL, 0), (_SMALLEST, 0))
 """Sides of the pictures of moments and of stretches, in pixels, 0 for none: the first that have room are taken."""
 
 When = tuple[float] | tuple[float, float]
@@ -131,16 +132,16 @@ def _smaller(picture: bytes, side: int) -> bytes:
     with suppress(UnidentifiedImageError), Image.open(io.BytesIO(picture)) as image:
         if max(image.size) > side:
             image.draft("RGB", (side, side))
-            return jpeg(np.asarray(image.convert("RGB")), side)
+            return jpeg(np.asarray(image.convert("RGB")), side, _QUALITY if side > _SMALLEST else _LEAST_QUALITY)
     return picture
 
 
-def jpeg(picture: "npt.NDArray[np.uint8]", side: int = _SIDE) -> bytes:
+def jpeg(picture: "npt.NDArray[np.uint8]", side: int = _SIDE, quality: int = _QUALITY) -> bytes:
     """Return ``uint8 [height, width, 3]`` RGB as JPEG, made smaller if it has more than ``side`` pixels in a row."""
     from PIL import Image
 
     image = Image.fromarray(picture)
     image.thumbnail((side, side))
     target = io.BytesIO()
-    image.save(target, "JPEG", quality=_QUALITY, optimize=True)
+    image.save(target, "JPEG", quality=quality, optimize=True)
     return target.getvalue()
