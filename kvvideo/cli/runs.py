@@ -83,16 +83,17 @@ def clear(
         _remove(left)
     elif not meant:
         say("there is nothing to remove")
+    if names and len(left) < len(meant):
+        raise SystemExit(1)
 
 
 def _confirm(runs: Sequence["Kept"], yes: bool) -> None:
     """Ask if ``runs`` are to be removed; end the command if not."""
-    question = f"Remove {_sum(runs)}?"
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"{question} Nobody can be asked here; add --yes")
-    if not typer.confirm(question, err=True):
+        raise ConfigError(f"nobody can be asked here if {_sum(runs)}, may go; add --yes")
+    if not typer.confirm(f"Remove {_sum(runs)}?", err=True):
         raise SystemExit(1)
 
 

@@ -113,7 +113,8 @@ def much() -> str:
     with suppress(ConfigError):
         runs = kept_runs()
         if (size := sum(run.bytes for run in runs)) > MUCH:
-            return f"{len(runs)} interrupted runs take up {format_size(size)}; 'kvvideo runs' lists and clears them"
+            took = "1 interrupted run takes" if len(runs) == 1 else f"{len(runs)} interrupted runs take"
+            return f"{took} up {format_size(size)}; 'kvvideo runs' lists and clears them"
     return ""
 
 
