@@ -14,7 +14,7 @@ from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
-from kvvideo.outputs import Choice, Look, Stills, open_files
+from kvvideo.outputs import Choice, Stills, open_files
 from kvvideo.outputs.jsons import document, line
 from kvvideo.outputs.paths import stem_of
 from kvvideo.outputs.writer import to_stdout
@@ -115,7 +115,8 @@ def command(
     asking = asked.asking(questions, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
-    choice, look = output.choice(len(caches)), output.look(video)
+    choice = output.choice(len(caches))
+    output.look(video)
     if dry_run:
         configs = [replace(config, cache=cache) for cache in caches]
         _dry_run(video, watching.decoder, reading, configs, choice, output.force, asking)
@@ -126,7 +127,7 @@ def command(
     with watching.looked_for(video):
         ensure(config.model, source)
     with kept(source, config, caches, asking, looking, apart, resume, say, sys.argv[1:]) as run:
-        _run(source, config, caches, asking, looking, choice, look, output.force, run)
+        _run(source, config, caches, asking, looking, choice, output, run)
 
 
 def _compared(names: str, context: typer.Context) -> list[str]:
@@ -151,8 +152,7 @@ def _run(
     asking: Asking,
     looking: Looking,
     choice: Choice,
-    look: Look,
-    force: bool,
+    output: options.Output,
     run: "Run",
 ) -> None:
     from kvvideo.cli import render
@@ -173,13 +173,13 @@ def _run(
             render.Answers(len(caches) > 1),
             stem=stem_of(source.path),
             say=say,
-            force=force,
+            force=output.force,
             strategies=[cache.strategy for cache in caches],
             own=files_of(run),
             inputs=[Path(source.path)],
             frame=stills,
             samples=answering.samples,
-            look=look,
+            look=output.look(source.path),
         )
         answering.files = delivery.files
         try:
@@ -196,9 +196,7 @@ def _run(
             if answering.complete and failure is None:
                 run.finish()
             elif run.resumable:
-                say("the same command with --resume goes on from there")
-                if told := much():
-                    say(told)
+                say(f"the same command with --resume goes on from there{much()}")
     unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)

@@ -10,7 +10,7 @@ from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, say
 from kvvideo.errors import INTERRUPTED, ConfigError
-from kvvideo.outputs import Choice, Stills
+from kvvideo.outputs import Stills
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Hooks
 from kvvideo.runs.recall import Looking, of_memory
@@ -65,15 +65,15 @@ def command(
         raise ConfigError("there is nothing to ask; add -q 'What happens?' or -q '@10:30 What just happened?'")
     from kvvideo.storage.file import MemoryFile
 
-    config, choice = EngineConfig(max_model_len=max_model_len, seed=seed), output.choice()
+    config = EngineConfig(max_model_len=max_model_len, seed=seed)
+    output.choice()  # what cannot be written is said before the file is read
     with MemoryFile(memory) as file:
-        _run(file, questions, choice, output, video, max_answer_tokens, recall.looking(), config, model, dtype)
+        _run(file, questions, output, video, max_answer_tokens, recall.looking(), config, model, dtype)
 
 
 def _run(
     file: "MemoryFile",
     questions: list[Question],
-    choice: Choice,
     output: options.Output,
     video: str | None,
     max_answer_tokens: int,
@@ -94,14 +94,13 @@ def _run(
         say(note)
     config = engine_for(last, config, model, dtype)
     check(file, last, source, questions, config.model)
-    look = output.look(None if source is None else source.path)
     recall = of_memory(last, looking, source, file.frames(), say)
     config = looking.room_for(config, last)
     ensure(config.model)
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
         delivery = Delivery(
-            choice,
+            output.choice(),
             render.Answers(),
             stem=file.path.stem,
             strategies=[config.cache.strategy],
@@ -109,7 +108,7 @@ def _run(
             force=output.force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
             frame=stack.enter_context(closing(Stills(source, recall))),
-            look=look,
+            look=output.look(None if source is None else source.path),
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.wait(f"loading {model} …"), progress.chunk)

@@ -109,12 +109,12 @@ def remove(run: Kept) -> None:
 
 
 def much() -> str:
-    """Return a line about the interrupted runs if they take much room; empty if they do not."""
+    """Return the end of a line, about the interrupted runs if they take much room; empty if they do not."""
     with suppress(ConfigError):
         runs = kept_runs()
         if (size := sum(run.bytes for run in runs)) > MUCH:
             took = "1 interrupted run takes" if len(runs) == 1 else f"{len(runs)} interrupted runs take"
-            return f"{took} up {format_size(size)}; 'kvvideo runs' lists and clears them"
+            return f"; {took} up {format_size(size)}; 'kvvideo runs' lists and clears them"
     return ""
 
 

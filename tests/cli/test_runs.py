@@ -224,4 +224,4 @@ def test_much_that_is_kept_is_told_of(state: Path, monkeypatch: pytest.MonkeyPat
     left(state, "one", size=3000)
     assert interrupted.much() == ""
     monkeypatch.setattr(interrupted, "MUCH", 3000)
-    assert interrupted.much() == "1 interrupted run takes up 4.0 kB; 'kvvideo runs' lists and clears them"
+    assert interrupted.much() == "; 1 interrupted run takes up 4.0 kB; 'kvvideo runs' lists and clears them"
