@@ -374,7 +374,9 @@ class Output:
         Raises:
             ConfigError: if it cannot show it so.
         """
-        return Look(self.pictures, video if self.video_link else None)
+        choice = self.choice()
+        plays = self.video_link and "html" in (choice.stdout, *choice.files)
+        return Look(self.pictures, video if plays else None)
 
     def choice(self, strategies: int = 1) -> Choice:
         """Return where the answers of so many strategies go.
