@@ -39,7 +39,8 @@ def differs(record: Record, want: Want, task: Task) -> bool:
 
 def made_otherwise(record: Record, want: Want, task: Task) -> bool:
     """Return True if ``record`` of ``want`` was made with other settings than those of ``task``."""
-    return record["settings"] != task.settings or record.get("system", "") != want.asking.question.system
+    told = str(record.get("system", ""))
+    return bool(record["settings"] != task.settings) or told != want.asking.question.system
 
 
 class Results:

@@ -19,6 +19,7 @@ from kvvideo.cli import (
     doctor,
     find,
     ingest,
+    runs,
     samples,
     serve,
     strategies,
@@ -74,6 +75,7 @@ app.command("ask", no_args_is_help=True)(ask.command)
 app.command("find", no_args_is_help=True)(find.command)
 app.command("batch", no_args_is_help=True)(batch.command)
 app.command("serve", no_args_is_help=True, context_settings=serve.SETTINGS)(serve.command)
+app.add_typer(runs.app, name="runs")
 app.add_typer(samples.app, name="samples")
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")

@@ -1,5 +1,6 @@
 """``kvvideo analyze``: stream a video, answer questions at their moments."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -129,6 +130,7 @@ def command(
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
     choice = output.choice(len(caches))
+    output.look(video)
     if dry_run:
         configs = [replace(config, cache=cache) for cache in caches]
         _dry_run(watching.source(video, reading), configs, choice, output.force, asking)
@@ -138,12 +140,12 @@ def command(
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
     with watching.looked_for(video):
         ensure(config.model, source)
-    with kept(source, config, caches, asking, looking, apart, resume, say, cache.is_auto) as run:
+    with kept(source, config, caches, asking, looking, apart, resume, say, sys.argv[1:], cache.is_auto) as run:
         if cache.is_auto and run.max_tokens is not None:
             # What the interrupted run found, whatever is there now.
             before = replace(cache, max_tokens=run.max_tokens)
             config, caches = before.settle(config, caches, reading, engine.max_model_len)
-        _run(source, config, caches, asking, looking, choice, output.force, run)
+        _run(source, config, caches, asking, looking, choice, output, run)
 
 
 def _compared(names: str, context: typer.Context) -> list[str]:
@@ -168,11 +170,12 @@ def _run(
     asking: Asking,
     looking: Looking,
     choice: Choice,
-    force: bool,
+    output: options.Output,
     run: "Run",
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.outputs.delivery import Delivery
+    from kvvideo.runs.interrupted import much
 
     progress = render.Progress(source.start)
     with Stop() as stop, looking.during(source, say) as (recall, watching), closing(Stills(source, recall)) as stills:
@@ -189,12 +192,13 @@ def _run(
             stem=stem_of(source.path),
             say=say,
             note=note,
-            force=force,
+            force=output.force,
             strategies=[cache.strategy for cache in caches],
             own=files_of(run),
             inputs=[Path(source.path)],
             frame=stills,
             samples=answering.samples,
+            look=output.look(source.path),
         )
         answering.files = delivery.files
         try:
@@ -211,7 +215,7 @@ def _run(
             if answering.complete and failure is None:
                 run.finish()
             elif run.resumable:
-                say("the same command with --resume goes on from there")
+                say(f"the same command with --resume goes on from there{much()}")
     unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)

@@ -10,7 +10,7 @@ from kvvideo.cli import complete, options
 from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, note, say
 from kvvideo.errors import INTERRUPTED, ConfigError
-from kvvideo.outputs import Choice, Stills
+from kvvideo.outputs import Stills
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Hooks
 from kvvideo.runs.recall import Looking, of_memory
@@ -74,16 +74,15 @@ def command(
     from kvvideo.storage.file import MemoryFile
 
     config = EngineConfig(max_model_len=max_model_len, seed=seed).with_system(asked.told)
-    choice = output.choice()
+    output.choice()  # what cannot be written is said before the file is read
     with MemoryFile(memory) as file:
-        _run(file, questions, choice, output.force, video, max_answer_tokens, recall.looking(), config, model, dtype)
+        _run(file, questions, output, video, max_answer_tokens, recall.looking(), config, model, dtype)
 
 
 def _run(
     file: "MemoryFile",
     questions: list[Question],
-    choice: Choice,
-    force: bool,
+    output: options.Output,
     video: str | None,
     max_answer_tokens: int,
     looking: Looking,
@@ -109,15 +108,16 @@ def _run(
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
         delivery = Delivery(
-            choice,
+            output.choice(),
             render.Answers(),
             stem=file.path.stem,
             strategies=[config.cache.strategy],
             say=say,
             note=note,
-            force=force,
+            force=output.force,
             inputs=[file.path] if source is None else [file.path, Path(source.path)],
             frame=stack.enter_context(closing(Stills(source, recall))),
+            look=output.look(None if source is None else source.path),
         )
         stop = stack.enter_context(Stop())
         hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)

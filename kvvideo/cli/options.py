@@ -15,6 +15,7 @@ from kvvideo.compression.config import ALWAYS, WAYS, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT, Choice, choose
 from kvvideo.outputs.choice import TEMPLATE, listed
+from kvvideo.outputs.look import ROOM, Look
 from kvvideo.prompt import well_formed
 from kvvideo.runs import agenda
 from kvvideo.runs.questions import STDIN, read_questions
@@ -250,6 +251,7 @@ class Memory(Cache):
         str,
         typer.Option(
             "--memory",
+            metavar="SIZE",
             help="Room for the cache, e.g. 8GB; auto: what pays off.",
             rich_help_panel=CACHE,
         ),
@@ -473,6 +475,35 @@ class Output:
         ),
     ] = None
     force: Force = False
+
+    pictures: Annotated[
+        str,
+        typer.Option(
+            "--pictures",
+            metavar="HOW",
+            help="In HTML: all, none, or auto: a page of 3 MB.",
+            autocompletion=complete.one_of(*ROOM),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Look.pictures
+    video_link: Annotated[
+        bool,
+        typer.Option(
+            "--video-link",
+            help="In HTML: play the video beside the answers.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
+
+    def look(self, video: str | None) -> Look:
+        """Return how an HTML report shows ``video``, which is None if it is not at hand.
+
+        Raises:
+            ConfigError: if it cannot show it so.
+        """
+        choice = self.choice()
+        plays = self.video_link and "html" in (choice.stdout, *choice.files)
+        return Look(self.pictures, video if plays else None)
 
     def choice(self, strategies: int = 1) -> Choice:
         """Return where the answers of so many strategies go.

@@ -135,8 +135,8 @@ def summary(record: dict[str, Any], named: bool = False) -> None:
     took = _took(record | {"seconds": record["seconds"] - loading})
     took += f", after {loading:.1f} s of loading" if loading else ""
     aside(
-        f"{name}{counted(record['answers'], 'answer')}, {format_time(length)} of video, {counted(record['frames'], 'frame')} "
-        f"{took}{held}"
+        f"{name}{counted(record['answers'], 'answer')}, {format_time(length)} of video, "
+        f"{counted(record['frames'], 'frame')} {took}{held}"
     )
 
 
@@ -146,8 +146,8 @@ def ingested(record: dict[str, Any]) -> None:
     since = "" if record["resumed_from"] is None else f", resumed from {format_time(record['resumed_from'])}"
     file = "" if record["bytes"] is None else f"{clean(record['output'])}: {size(record['bytes'])}, "
     aside(
-        f"{file}{counted(record['checkpoints'], 'checkpoint')}; {format_time(length)} of video, {counted(record['frames'], 'frame')} "
-        f"{_took(record)}{since}; cache {_cache_line(record['cache'])}"
+        f"{file}{counted(record['checkpoints'], 'checkpoint')}; {format_time(length)} of video, "
+        f"{counted(record['frames'], 'frame')} {_took(record)}{since}; cache {_cache_line(record['cache'])}"
     )
 
 

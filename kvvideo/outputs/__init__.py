@@ -8,12 +8,14 @@ drive a terminal, a spreadsheet or a browser.
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import markdown, subtitles, table
 from kvvideo.outputs.choice import Choice, choose
 from kvvideo.outputs.formats import FORMATS, TEXT, Format
 from kvvideo.outputs.jsons import document, line
+from kvvideo.outputs.look import PLAIN, Look
 from kvvideo.outputs.page import Frame, Page
 from kvvideo.outputs.paths import Names, check, output_paths
 from kvvideo.outputs.samples import Sample, Samples
@@ -26,6 +28,7 @@ __all__ = [
     "Choice",
     "Format",
     "Frame",
+    "Look",
     "Outputs",
     "Record",
     "Sample",
@@ -53,6 +56,7 @@ def open_writer(
     resume: bool = False,
     frame: Frame | None = None,
     samples: Sequence[Sample] = (),
+    look: Look = PLAIN,
 ) -> Writer:
     """Return a writer for the records of one strategy. Its file appears with the first record, or when it is closed.
 
@@ -63,6 +67,7 @@ def open_writer(
         resume: a file that is there was written by an earlier part of the same run.
         frame: the picture shown at a moment; called once a moment, when its first answer is given. Of ``html``.
         samples: what the cache held at other moments, for plots; read when the writer is closed. Of ``html``.
+        look: pictures, and a player. Of ``html``.
 
     Raises:
         ConfigError: if there is no such format.
@@ -73,7 +78,7 @@ def open_writer(
         case "csv":
             return Appended(path, table.row, head=table.HEAD, force=force, resume=resume)
         case "html":
-            return Page(path, frame, samples)
+            return Page(path, frame, samples, look)
     if name not in _RENDERED:
         raise ConfigError(f"format: no {name!r}; choose one of {', '.join(FORMATS)}")
     return AtEnd(path, _RENDERED[name])
@@ -91,6 +96,7 @@ def open_files(
     inputs: Sequence[Path] = (),
     frame: Frame | None = None,
     samples: Mapping[str, Sequence[Sample]] | None = None,
+    look: Look = PLAIN,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Outputs]:
     """Return, for each strategy of a run, a writer of its records in all ``formats``. Nothing is written yet.
@@ -106,6 +112,7 @@ def open_files(
         inputs: files that are not replaced in any case.
         frame: see ``open_writer``.
         samples: the same, for each strategy.
+        look: see ``open_writer``.
         say: takes a line, once for each file that cannot be written.
 
     Raises:
@@ -123,6 +130,7 @@ def open_files(
     files: dict[str, list[Path]] = {strategy: [] for strategy in strategies}
     for (strategy, name), path, resume in zip(wanted, paths, mine, strict=True):
         some = (samples or {}).get(strategy, ())
-        writers[strategy].append(open_writer(name, path, force=force, resume=resume, frame=frame, samples=some))
+        page: Any = {"frame": frame, "samples": some, "look": look}
+        writers[strategy].append(open_writer(name, path, force=force, resume=resume, **page))
         files[strategy].append(path)
     return {strategy: Outputs(some, say, files[strategy]) for strategy, some in writers.items()}

@@ -10,6 +10,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.outputs import open_files, open_writer
 from kvvideo.outputs.choice import Choice
 from kvvideo.outputs.formats import TEXT
+from kvvideo.outputs.look import PLAIN, Look
 from kvvideo.outputs.page import Frame
 from kvvideo.outputs.samples import Sample
 from kvvideo.outputs.writer import Outputs, Record, Shown, Writer
@@ -28,7 +29,7 @@ class Delivery:
         strategies: of the run.
         say: takes lines for the person who waits, without an end.
         note: the same for what went well; ``say`` by default.
-        force, own, inputs, frame, samples: see ``open_files``.
+        force, own, inputs, frame, samples, look: see ``open_files``.
 
     Attributes:
         files: absolute names of the files that are written.
@@ -51,6 +52,7 @@ class Delivery:
         inputs: Sequence[Path] = (),
         frame: Frame | None = None,
         samples: Mapping[str, Sequence[Sample]] | None = None,
+        look: Look = PLAIN,
     ) -> None:
         self._files = open_files(
             choice.template,
@@ -62,10 +64,13 @@ class Delivery:
             inputs=inputs,
             frame=frame,
             samples=samples,
+            look=look,
             say=say,
         )
         some = (samples or {}).get(strategies[0], ())
-        shown = text if choice.stdout == TEXT else open_writer(choice.stdout, None, frame=frame, samples=some)
+        shown = (
+            text if choice.stdout == TEXT else open_writer(choice.stdout, None, frame=frame, samples=some, look=look)
+        )
         self._stdout = Outputs([Shown(shown)], say)
         self._note = note or say
         self.files = [os.path.abspath(path) for files in self._files.values() for path in files.paths]

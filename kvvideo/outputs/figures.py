@@ -14,8 +14,8 @@ def counted(number: int, name: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share of 1 in percent: ``75 %``."""
-    return f"{share * 100:.0f}{_GAP}%"
+    """Return a share of 1 in percent: ``75 %``, ``0.23 %``."""
+    return f"{share * 100:.{0 if share >= 0.1 or not share else 2 if share < 0.01 else 1}f}{_GAP}%"
 
 
 def size(number: float) -> str:

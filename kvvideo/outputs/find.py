@@ -130,7 +130,7 @@ def render(records: Sequence[Record], pictures: dict[int, bytes] | None = None) 
         if whole is None:
             return ""
         label = f"Where {stretch(record)} is in {format_time(whole['start'])} to {format_time(whole['end'])}"
-        return plots.bar([[record["start"], record["end"]]], whole["start"], whole["end"], whole["end"], label)
+        return plots.spot(record["start"], record["end"], whole["start"], whole["end"], label)
 
     return environment.get_template("find.html").render(
         words=clean.line(records[0]["words"]),

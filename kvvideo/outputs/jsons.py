@@ -21,5 +21,10 @@ def line(record: Record) -> str:
 
 
 def document(records: Sequence[Record]) -> str:
-    """Return all records as an array."""
-    return dumps(list(records), indent=2) + "\n"
+    """Return all records as an array, each field on a line of its own."""
+    return "[\n" + ",\n".join(map(_spread, records)) + "\n]\n"
+
+
+def _spread(record: Record) -> str:
+    fields = ",\n".join(f"    {dumps(name)}: {dumps(value)}" for name, value in record.items())
+    return f"  {{\n{fields}\n  }}"

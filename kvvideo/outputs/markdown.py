@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from kvvideo.outputs import clean
 from kvvideo.outputs.evidence import looked_again
 from kvvideo.outputs.figures import count, size
-from kvvideo.outputs.report import Moment, Report, asked, cut, earlier
+from kvvideo.outputs.report import Moment, Report, asked, cut, earlier, held
 from kvvideo.outputs.writer import Record
 from kvvideo.times import format_time
 
@@ -30,20 +30,17 @@ def render(records: Sequence[Record]) -> str:
             parts.append(_quote(record["answer"]))
             notes = [note for note in (cut(record), earlier(record), looked_again(record)) if note]
             parts += [f"({'; '.join(notes)})"] if notes else []
-        parts.append(_cache(moment, report))
+        parts.append(_cache(moment))
     if report.unasked:
         parts.append("## Not asked")
         parts.append("\n".join(f"- {when}: {_line(question)}" for when, question in report.unasked))
     return "\n\n".join(parts) + "\n"
 
 
-def _cache(moment: Moment, report: Report) -> str:
+def _cache(moment: Moment) -> str:
     cache = moment.cache
-    limit = "" if cache["max_tokens"] is None else f" of at most {count(cache['max_tokens'])}"
-    return (
-        f"*Held then: {count(cache['live'])} tokens{limit}, {size(cache['bytes'])}; touches "
-        f"{report.part(moment.held, moment.at)} of the video so far; {count(cache['evicted'])} tokens evicted.*"
-    )
+    limit = "" if cache["max_tokens"] is None else f"; at most {count(cache['max_tokens'])} are"
+    return f"*Then {held(cache)}, {size(cache['bytes'])}{limit}.*"
 
 
 def _line(value: str) -> str:

@@ -1,35 +1,34 @@
-"""``html``: a report in one file that needs nothing else: no script, nothing from elsewhere.
+"""``html``: a report in one file that loads nothing, but for the video beside it if a player is asked for.
 
-``templates/report.html`` is the page and ``templates/report.css`` its style sheet. Jinja escapes all that is not marked
-``safe``: that are the pictures of ``plots`` alone.
+``templates/report.html`` is the page. Jinja escapes all that is not marked ``safe``: that are the pictures of
+``plots``, and the script of the player, ``templates/seek.js``.
 """
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kvvideo._version import __version__
 from kvvideo.outputs import clean, plots
+from kvvideo.outputs.contents import Contents
 from kvvideo.outputs.evidence import clock, shown_again
 from kvvideo.outputs.figures import count, size
-from kvvideo.outputs.report import Report, asked, cut, earlier
+from kvvideo.outputs.look import PLAIN, Look
+from kvvideo.outputs.report import Report, asked, cut, earlier, held
 from kvvideo.outputs.samples import Sample
-from kvvideo.outputs.stills import PICTURES
+from kvvideo.outputs.stills import Pictures, When, fitted
 from kvvideo.outputs.writer import AtEnd, Record
 from kvvideo.times import format_time
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
-
-When = tuple[float] | tuple[float, float]
-"""A moment, or the start and the end of a stretch, in seconds."""
-
-Pictures = Mapping[When, bytes | None]
-"""JPEGs of moments and stretches; None where there is none."""
 
 
 class Frame(Protocol):
@@ -54,19 +53,25 @@ class Page:
         frame: asked for the moment of each answer and for what it looked at again, each once, as answers come: the
             video may be one that cannot be read again.
         samples: read at the end.
+        look: pictures, and a player.
     """
 
-    def __init__(self, path: Path | None, frame: Frame | None = None, samples: Sequence[Sample] = ()) -> None:
-        self._file = AtEnd(path, lambda records: render(records, self._ready(), samples))
-        self._frame = frame
+    def __init__(
+        self,
+        path: Path | None,
+        frame: Frame | None = None,
+        samples: Sequence[Sample] = (),
+        look: Look = PLAIN,
+    ) -> None:
+        self._file = AtEnd(path, lambda records: render(records, self._ready(), samples, look, look.href(path)))
+        self._frame = frame if look.room else None
         self._pictures: dict[When, Future[bytes | None]] = {}
 
     def write(self, record: Record) -> None:
         """Keep ``record`` for the end, and ask for its pictures."""
         self._file.write(record)
         if self._frame is not None and record["type"] == "answer":
-            whens: list[When] = [(record["asked_at"],), *shown_again(record)]
-            for when in whens:
+            for when in _whens(record):
                 if when not in self._pictures:
                     self._pictures[when] = self._frame(*when)
 
@@ -75,25 +80,65 @@ class Page:
         self._file.close()
 
     def _ready(self) -> Pictures:
-        found: dict[When, bytes | None] = {}
-        for when, picture in self._pictures.items():
+        found: dict[When, bytes] = {}
+        for when, future in self._pictures.items():
             # A report without a picture is better than none.
             with suppress(Exception):
-                found[when] = picture.result()
+                if (picture := future.result()) is not None:
+                    found[when] = picture
         return found
 
 
-def render(records: Sequence[Record], pictures: Pictures | None = None, samples: Sequence[Sample] = ()) -> str:
+def render(
+    records: Sequence[Record],
+    pictures: Pictures | None = None,
+    samples: Sequence[Sample] = (),
+    look: Look = PLAIN,
+    video: str = "",
+) -> str:
     """Return the page.
 
     Args:
         records: of one strategy.
         pictures: of moments, and of stretches that were looked at again.
         samples: what the cache held at other moments.
+        look: the room for pictures.
+        video: the address of the video that a player shows; empty for no player.
     """
+    report = Report.of(records)
+    contents = Contents.of(report.moments)
+    answers = [record for moment in report.moments for record in moment.answers]
+    shown, smaller = _fitted(pictures or {}, answers, look.room)
+    moments = [(moment.at, f"moment-{number}") for number, moment in enumerate(report.moments, 1)]
+    environment = _environment()
+    script = environment.get_template("seek.js").render()
+    return environment.get_template("report.html").render(
+        report=report,
+        contents=contents,
+        one_question=len({record["question"] for record in answers}) < 2,
+        figures=_figures(report, records, samples),
+        marks=plots.marks(moments, report.start, report.end),
+        ticks=plots.ticks(report.start, report.end, 9),
+        heights=plots.heights,
+        pictures={when: b64encode(picture).decode() for when, picture in shown.items()},
+        smaller=smaller,
+        looked=shown_again,
+        any_looked=any(map(shown_again, records)),
+        asked=asked,
+        clock=clock,
+        cut=cut,
+        earlier=earlier,
+        held=held,
+        video=video,
+        script=script,
+        policy=_policy(script) if video else POLICY,
+        version=__version__,
+    )
+
+
+def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    report = Report.of(records)
     environment = Environment(
         loader=PackageLoader("kvvideo.outputs"),
         autoescape=True,
@@ -109,23 +154,29 @@ def render(records: Sequence[Record], pictures: Pictures | None = None, samples:
         "size": size,
         "time": format_time,
     }
-    moments = [(moment.at, f"moment-{number}") for number, moment in enumerate(report.moments, 1)]
-    there = {when: picture for when, picture in (pictures or {}).items() if picture is not None}
-    return environment.get_template("report.html").render(
-        report=report,
-        figures=_figures(report, records, samples),
-        marks=plots.marks(moments, report.start, report.end),
-        ticks=plots.ticks(report.start, report.end, 9),
-        bar=lambda held, at, label: plots.bar(held, report.start, report.end, at, label),
-        pictures={when[0]: b64encode(picture).decode() for when, picture in there.items() if len(when) == 1},
-        looked=_looking(there),
-        any_looked=any(map(shown_again, records)),
-        asked=asked,
-        cut=cut,
-        earlier=earlier,
-        policy=POLICY,
-        version=__version__,
-    )
+    return environment
+
+
+def _policy(script: str) -> str:
+    """Return the policy of a page with a player: a video is loaded, and this one script is run."""
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    return f"{POLICY}; media-src 'self' file: http: https:; script-src 'sha256-{digest}'"
+
+
+def _whens(record: Record) -> list[When]:
+    """Return the moment and the stretches that an answer has pictures of."""
+    return [(record["asked_at"],), *shown_again(record)]
+
+
+def _fitted(pictures: Pictures, answers: Sequence[Record], room: int) -> tuple[Pictures, str]:
+    """Return the pictures for the page, and a line about what had to be made smaller or left out for the room."""
+    uses: Counter[When] = Counter({(record["asked_at"],) for record in answers})
+    uses.update(when for record in answers for when in shown_again(record))
+    shown = fitted(pictures, uses, room)
+    if not pictures or not room or shown == pictures:
+        return shown, ""
+    words = "Pictures were made smaller" if shown else "Pictures were left out"
+    return shown, f"{words} to keep this page small; --pictures all has all of them."
 
 
 def _breakable(name: str) -> "Markup":
@@ -133,28 +184,6 @@ def _breakable(name: str) -> "Markup":
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"([/_-])(?=\w)", r"\1<wbr>", str(escape(name))))
-
-
-def _looking(pictures: Mapping[When, bytes]) -> Callable[[Record], list[dict[str, str]]]:
-    """Return a function that gives what an answer looked at again: when, the picture, and the moment of that.
-
-    Each call takes from the room that there is in a page: what has none is without a picture.
-    """
-    left = PICTURES - sum(len(picture) for when, picture in pictures.items() if len(when) == 1)
-
-    def looked(record: Record) -> list[dict[str, str]]:
-        nonlocal left
-        found = []
-        for stretch in shown_again(record):
-            picture = pictures.get(stretch, b"")
-            if len(picture) > left:
-                picture = b""
-            left -= len(picture)
-            shown = b64encode(picture).decode()
-            found.append({"when": clock(stretch), "at": format_time(sum(stretch) / 2), "picture": shown})
-        return found
-
-    return looked
 
 
 def _figures(report: Report, records: Sequence[Record], samples: Sequence[Sample]) -> list[dict[str, str]]:

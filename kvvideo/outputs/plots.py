@@ -6,47 +6,73 @@ Nothing in them has a colour of its own: the page's style sheet decides.
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import groupby
+from typing import Any
 
-from kvvideo.outputs.report import Stretches
 from kvvideo.times import format_time
 
-COLUMNS = 800
-"""Parts that a whole video is drawn in; finer detail would not show."""
+COLUMNS = 200
+"""Parts of a time axis that are told apart; finer detail would not show."""
 
 FEW = 24
 """Up to so many points are drawn as dots."""
 
-_LEVELS = 8
+_LEAST_HEIGHT, _LEAST_WIDTH = 4, 0.25
+"""Percent of a bar's height and of its width that can be seen."""
+
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000, 36000, 72000, 180000)
 
 Point = tuple[float, float]
 
 
-def shares(held: Stretches, start: float, end: float, columns: int = COLUMNS) -> list[float]:
-    """Return the share that ``held`` covers of each of ``columns`` equal parts of ``start`` to ``end``."""
-    covered = [0.0] * columns
+def shares(held: Sequence[tuple[float, float, float]], start: float, end: float, columns: int) -> list[float]:
+    """Return the share that is held of each of ``columns`` equal parts of ``start`` to ``end``.
+
+    Args:
+        held: stretches that do not overlap, and the share of each that is held: start and end in seconds, 0 to 1.
+        start: in seconds.
+        end: the same.
+        columns: how many parts.
+    """
+    found = [0.0] * columns
     width = _length(start, end) / columns
-    for first, last in held:
+    for first, last, share in held:
         left, right = ((min(max(t, start), end) - start) / width for t in (first, last))
         for column in range(int(left), min(int(right) + 1, columns)):
-            covered[column] += max(0.0, min(right, column + 1) - max(left, column))
-    return [min(share, 1.0) for share in covered]
+            found[column] += share * max(0.0, min(right, column + 1) - max(left, column))
+    return [min(share, 1.0) for share in found]
 
 
-def bar(held: Stretches, start: float, end: float, at: float, label: str) -> str:
-    """Draw the video from ``start`` to ``end`` as a bar: what is held at ``at``, what is not, and what is to come."""
-    seen = 100 * (min(max(at, start), end) - start) / _length(start, end) if end > start else 100.0
-    parts = [f'<rect class="seen" width="{_number(seen)}%" height="100%"/>']
-    levels = [round(share * _LEVELS) or int(share > 0) for share in shares(held, start, end)]
-    column = 0
-    for level, run in groupby(levels):
-        width = len([*run])
-        if level:
-            x, wide = (_number(100 * count / COLUMNS) for count in (column, width))
-            opacity = "" if level == _LEVELS else f' opacity="{_number(0.25 + 0.75 * level / _LEVELS)}"'
-            parts.append(f'<rect class="held" x="{x}%" width="{wide}%" height="100%"{opacity}/>')
-        column += width
-    return f'<svg class="bar" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+def heights(remembered: dict[str, Any], start: float, end: float, label: str) -> str:
+    """Draw the video from ``start`` to ``end``: each part that was seen is as high as the share of it that is held.
+
+    Args:
+        remembered: the field of an answer's record.
+        start: of the bar, in seconds.
+        end: the same.
+        label: what it shows, in words.
+    """
+    first, last = (1000 * (remembered[name] - start) / _length(start, end) for name in ("start", "end"))
+    parts, step = remembered["shares"], (last - first) / len(remembered["shares"])
+    line, column = "", 0
+    for share, same in groupby(parts):
+        column += len([*same])
+        top = 100 - max(100 * share, _LEAST_HEIGHT) if share else 100.0
+        line += f"V{_number(top)}H{_number(first + step * column)}"
+    return (
+        f'<svg class="bar" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f'<rect class="seen" x="{_number(first)}" width="{_number(last - first)}" height="100"/>'
+        f'<path class="held" d="M{_number(first)} 100{line}V100Z"/></svg>'
+    )
+
+
+def spot(first: float, last: float, start: float, end: float, label: str) -> str:
+    """Draw where the stretch from ``first`` to ``last`` is in the video from ``start`` to ``end``, in seconds."""
+    left, right = (100 * (min(max(t, start), end) - start) / _length(start, end) for t in (first, last))
+    return (
+        f'<svg class="bar" role="img" aria-label="{escape(label)}"><rect class="seen" width="100%" height="100%"/>'
+        f'<rect class="held" x="{_number(left)}%" width="{_number(max(right - left, _LEAST_WIDTH))}%" height="100%"/>'
+        "</svg>"
+    )
 
 
 def marks(moments: Sequence[tuple[float, str]], start: float, end: float) -> str:
@@ -61,7 +87,7 @@ def marks(moments: Sequence[tuple[float, str]], start: float, end: float) -> str
             else f'<line x1="{x}" x2="{x}" y1="20%" y2="80%"/>'
         )
         link = f'<a href="#{escape(target)}" tabindex="-1"><title>{format_time(at)}</title>{mark}</a>'
-        drawn.setdefault(round(place * COLUMNS / 4), link)
+        drawn.setdefault(round(place * COLUMNS), link)
     return f'<svg class="marks" aria-hidden="true">{"".join(drawn.values())}</svg>'
 
 
@@ -129,7 +155,7 @@ def plot(
 
 def _outline(points: Sequence[Point], start: float, end: float) -> tuple[list[Point], list[Point]]:
     """Return the lowest and the highest point of each part of the time axis in which there are any."""
-    width = _length(start, end) / COLUMNS * 4
+    width = _length(start, end) / COLUMNS
     low, high = [], []
     for _, group in groupby(points, key=lambda point: int((point[0] - start) / width)):
         same = [*group]

@@ -11,9 +11,6 @@ from kvvideo.outputs.figures import count, percent, short, size
 from kvvideo.outputs.writer import Record
 from kvvideo.times import format_time
 
-Stretches = Sequence[Sequence[float]]
-"""``[start, end]`` pairs in seconds, in order."""
-
 
 @dataclass(frozen=True)
 class Moment:
@@ -29,10 +26,9 @@ class Moment:
         return found
 
     @property
-    def held(self) -> Stretches:
-        """Stretches of which something was held then."""
-        found: Stretches = self.answers[0]["held"]
-        return found
+    def remembered(self) -> dict[str, Any] | None:
+        """The share that was held then of each part of the video; None if that is not known."""
+        return self.answers[0].get("remembered")
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,7 @@ class Report:
         moments: in order.
         unasked: questions that were not asked, each with when it was meant to be, in words.
         start, end: the part of the video that all this is about, in seconds.
-        held: what was held at the last moment that is known of.
-        held_at: that moment.
+        brief: the facts that matter most, in one line.
     """
 
     title: str
@@ -59,8 +54,7 @@ class Report:
     unasked: list[tuple[str, str]]
     start: float
     end: float
-    held: Stretches
-    held_at: float
+    brief: str
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Report":
@@ -84,14 +78,8 @@ class Report:
             unasked=[(_when(q["asked_at"]), q["question"]) for q in (done["unasked"] if done else [])],
             start=start,
             end=end,
-            held=moments[-1].held if moments else [],
-            held_at=moments[-1].at if moments else start,
+            brief=_brief(any_record, len(answers), start, end),
         )
-
-    def part(self, held: Stretches, at: float) -> str:
-        """Return the share of the video up to ``at`` that ``held`` covers, in percent."""
-        inside = sum(max(0.0, min(last, at) - max(first, self.start)) for first, last in held)
-        return percent(min(1.0, inside / (at - self.start)) if at > self.start else float(bool(held)))
 
 
 def asked(record: Record) -> str:
@@ -111,6 +99,14 @@ def earlier(record: Record) -> str:
     if record["answered_at"] == record["asked_at"]:
         return ""
     return f"answered from what was held at {format_time(record['answered_at'])}"
+
+
+def held(cache: dict[str, Any]) -> str:
+    """Return the share of the tokens that a cache holds, of those it has seen, in words."""
+    if not cache["seen"]:
+        return "nothing was held yet"
+    share = percent(cache["live"] / cache["seen"])
+    return f"{count(cache['live'])} of the {count(cache['seen'])} tokens seen were held: {share}"
 
 
 def bound(cache: dict[str, Any]) -> str:
@@ -154,6 +150,11 @@ def _answers(answers: Sequence[Record]) -> str:
         return "none"
     took = short(median(record["seconds"] for record in answers))
     return f"{count(len(answers))}, {'in' if len(answers) == 1 else 'median'} {took}"
+
+
+def _brief(record: Record, answers: int, start: float, end: float) -> str:
+    number = f"{count(answers)} answer{'' if answers == 1 else 's'}"
+    return f"{number} about {format_time(start)} to {format_time(end)}, by {clean.line(record['model'])}"
 
 
 def _when(at: float | None) -> str:

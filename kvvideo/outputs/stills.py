@@ -1,7 +1,7 @@
 """The pictures of a report: what a video showed at its moments, as JPEG."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -20,6 +20,15 @@ PICTURES = 64 << 20
 """Bytes of JPEG in one report; browsers open larger ones slowly."""
 
 _SIDE, _SMALL, _QUALITY = 640, 320, 82
+_SMALLEST, _LEAST_QUALITY = 160, 60
+_SIZES = ((_SIDE, _SMALL), (_SMALL, _SMALLEST), (_SMALL, 0), (_SMALLEST, 0))
+"""Sides of the pictures of moments and of stretches, in pixels, 0 for none: the first that have room are taken."""
+
+When = tuple[float] | tuple[float, float]
+"""A moment, or the start and the end of a stretch, in seconds."""
+
+Pictures = Mapping[When, bytes]
+"""JPEGs of moments and stretches."""
 
 
 class Stills:
@@ -100,12 +109,39 @@ def _decoded(source: "Source", at: float) -> "npt.NDArray[np.uint8] | None":
     return None
 
 
-def jpeg(picture: "npt.NDArray[np.uint8]", side: int = _SIDE) -> bytes:
+def fitted(pictures: Pictures, uses: Mapping[When, int], room: int) -> Pictures:
+    """Return ``pictures`` as large as there is room for in a page; none if there is none for the smallest.
+
+    Args:
+        pictures: of moments and stretches.
+        uses: how often each is in the page.
+        room: bytes of the page that they may take, where they are in base64.
+    """
+    for sides in _SIZES:
+        shown = {when: _smaller(picture, side) for when, picture in pictures.items() if (side := sides[len(when) - 1])}
+        if sum(len(picture) * uses[when] for when, picture in shown.items()) * 4 / 3 <= room:
+            return shown
+    return {}
+
+
+def _smaller(picture: bytes, side: int) -> bytes:
+    """Return a JPEG with at most ``side`` pixels in a row; as it is if it has no more, or is none."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    with suppress(UnidentifiedImageError), Image.open(io.BytesIO(picture)) as image:
+        if max(image.size) > side:
+            image.draft("RGB", (side, side))
+            return jpeg(np.asarray(image.convert("RGB")), side, _QUALITY if side > _SMALLEST else _LEAST_QUALITY)
+    return picture
+
+
+def jpeg(picture: "npt.NDArray[np.uint8]", side: int = _SIDE, quality: int = _QUALITY) -> bytes:
     """Return ``uint8 [height, width, 3]`` RGB as JPEG, made smaller if it has more than ``side`` pixels in a row."""
     from PIL import Image
 
     image = Image.fromarray(picture)
     image.thumbnail((side, side))
     target = io.BytesIO()
-    image.save(target, "JPEG", quality=_QUALITY, optimize=True)
+    image.save(target, "JPEG", quality=quality, optimize=True)
     return target.getvalue()

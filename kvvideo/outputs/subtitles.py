@@ -1,4 +1,4 @@
-"""``srt`` and ``vtt``: each answer below the picture, at its moment of the video."""
+"""``srt`` and ``vtt``: each answer below the picture, at its moment of the video, or for the stretch it is about."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ _LEAST = 1000
 _SRT_SAFE = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")"})
 _VTT_SAFE = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
-Said = tuple[float, str, str]
-"""A moment in seconds, what was asked then, and what was answered."""
+Said = tuple[float, str, str] | tuple[float, str, str, float]
+"""A moment in seconds, what was asked then, what was answered, and the end of the stretch from there, if it is one."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +32,36 @@ class Cue:
 def cues(all_said: Iterable[Said], end: float | None = None) -> Iterator[Cue]:
     """Yield a subtitle for each answer, in the order of their moments.
 
-    It begins at its moment and ends before the next one. Those of one moment follow each other and share the time.
-    One that would get less than a second gets it nevertheless, and what comes later waits for it. What is said at the
-    ``end`` of the video, in seconds, is shown just before, since players show nothing afterwards.
+    It begins at its moment, or with the stretch that it is about and stays for, and ends before the next one. Those of
+    one moment follow each other and share the time. One that would get less than a second gets it nevertheless, and
+    what comes later waits for it. What is said at the ``end`` of the video, in seconds, is shown just before, since
+    players show nothing afterwards.
     """
     ordered = sorted(all_said, key=_millis)
-    moments = [(moment, _texts(same)) for moment, same in groupby(ordered, key=_millis)]
+    moments = [(moment, [_timed(said) for said in same]) for moment, same in groupby(ordered, key=_millis)]
     starts = [moment for moment, _ in moments]
     until: int | None = None
     if end is not None and starts and starts[-1] >= round(end * 1000):
         until, before = starts[-1], starts[-2] if len(starts) > 1 else 0
-        starts[-1] = max(until - sum(map(_lasting, moments[-1][1])), (before + until) // 2)
+        starts[-1] = max(until - sum(long for _, long in moments[-1][1]), (before + until) // 2)
     free = 0
     for index, (_, texts) in enumerate(moments):
-        natural = [_lasting(text) for text in texts]
         free = max(free, starts[index])
         following = starts[index + 1] if index + 1 < len(starts) else until
-        shrink = 1.0 if following is None else min(1.0, (following - free) / sum(natural))
-        for text, long in zip(texts, natural, strict=True):
+        shrink = 1.0 if following is None else min(1.0, (following - free) / sum(long for _, long in texts))
+        for text, long in texts:
             stop = free + max(int(long * shrink), _LEAST)
             yield Cue(free, stop, text)
             free = stop
 
 
-def _texts(same: Iterable[Said]) -> list[str]:
-    return [f"{clean.line(asked)}\n{clean.line(answered) or '(no answer)'}".strip() for _, asked, answered in same]
-
-
-def _lasting(text: str) -> int:
-    return int(min(max(_SHORTEST, len(text) * _PER_CHARACTER), _LONGEST))
+def _timed(said: Said) -> tuple[str, int]:
+    """Return the text of a subtitle, and for how long it is shown if there is time, in milliseconds."""
+    at, asked, answered, *until = said
+    text = f"{clean.line(asked)}\n{clean.line(answered) or '(no answer)'}".strip()
+    if until and until[0] > at:
+        return text, round((until[0] - at) * 1000)
+    return text, int(min(max(_SHORTEST, len(text) * _PER_CHARACTER), _LONGEST))
 
 
 def as_srt(all_cues: Iterable[Cue]) -> str:
@@ -89,11 +90,15 @@ def vtt(records: Sequence[Record]) -> str:
     return as_vtt(cues(_said(records), _end(records)))
 
 
-def _said(records: Sequence[Record]) -> list[Said]:
-    # What a task asks is the same all along, and no more than its answer is worth reading.
-    return [
-        (r["asked_at"], "" if r.get("task") else r["question"], r["answer"]) for r in records if r["type"] == "answer"
-    ]
+def _said(records: Sequence[Record]) -> Iterator[Said]:
+    for record in records:
+        if record["type"] == "answer":
+            # What a task asks is the same all along, and no more than its answer is worth reading.
+            asked = "" if record.get("task") else record["question"]
+            if (since := record.get("since")) is None:
+                yield record["asked_at"], asked, record["answer"]
+            else:
+                yield since, asked, record["answer"], record["asked_at"]
 
 
 def _end(records: Sequence[Record]) -> float | None:

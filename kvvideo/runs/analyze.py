@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,7 @@ def kept(
     every: float,
     resume: bool,
     say: Callable[[str], None],
+    command: Sequence[str] = (),
     auto: bool = False,
 ) -> "Run":
     """Open the directory a run is resumed from. Nothing is kept if ``every`` is 0 or the video cannot be read again.
@@ -124,6 +126,7 @@ def kept(
         every: seconds of video between checkpoints; 0 to keep nothing.
         resume: go on from what an interrupted run left.
         say: takes lines for the person who waits.
+        command: the words that began the run, noted for whoever wants to go on with it.
         auto: True if the machine has decided on ``max_tokens``; then a run that is resumed says them.
 
     Raises:
@@ -153,11 +156,15 @@ def kept(
         task=None if task is None else [task.name, task.every, *filter(None, [task.system])],
     )
     try:
-        directory = journal.state_directory() / "runs" / key
+        directory = journal.runs_directory() / key
     except ConfigError as error:
         say(f"nothing is kept to resume from: {error}")
         return journal.Run(None, say)
-    notes = {"max_tokens": caches[0].max_tokens} if auto else {}
+    notes: Record = {"video": source.path, "command": [*command]}
+    with suppress(OSError):  # the folder may be gone
+        notes["folder"] = os.getcwd()
+    if auto:
+        notes["max_tokens"] = caches[0].max_tokens
     return journal.Run(directory, say, resume=resume, every=every, notes=notes)
 
 

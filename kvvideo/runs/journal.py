@@ -44,6 +44,15 @@ def state_directory() -> Path:
         raise ConfigError("there is no home directory; name a folder in KVVIDEO_STATE_DIR") from error
 
 
+def runs_directory() -> Path:
+    """Return the directory of all interrupted runs.
+
+    Raises:
+        ConfigError: if there is no home directory.
+    """
+    return state_directory() / "runs"
+
+
 def key(**settings: Any) -> str:
     """Name of the directory of a run: runs with the same settings, given as JSON has them, have the same."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]

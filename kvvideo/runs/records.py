@@ -1,15 +1,19 @@
 """Make the records that ``-f jsonl`` writes: one an answer, and one at the end. ``outputs.schema`` describes them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final, Literal, cast
 
 from kvvideo.compression.schedule import Schedule
+from kvvideo.outputs.plots import shares
 from kvvideo.outputs.schema import records as models
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.streaming import Asked
 from kvvideo.types import CacheStats, Hit
 
 SCHEMA: Final = 1
+PARTS: Final = 64
+"""Stretches, or parts of the video, that the record of an answer tells apart: 1 kB of JSON, more than a bar shows."""
 
 Record = dict[str, Any]
 
@@ -31,16 +35,39 @@ def answer(asked: Asked, *, video: str, model: str, strategy: str, schedule: Sch
         "model": model,
         "strategy": strategy,
         "cache": _cache(asked.cache, schedule),
-        "held": [[round(start, 3), round(end, 3)] for start, end in asked.held],
+        "held": [[round(start, 3), round(end, 3)] for start, end in _joined(asked.held)],
         "first_token_seconds": round(said.first_token_seconds, 4),
         "seconds": round(said.seconds, 4),
     }
-    return {**record, **system("" if asked.question is None else asked.question.system), **looked_at(said.looked_at)}
+    told = system("" if asked.question is None else asked.question.system)
+    return {**record, **told, **_remembered(asked), **looked_at(said.looked_at)}
 
 
 def system(words: str) -> Record:
     """Return the field of an answer about what the model was told before its question; nothing for no words."""
     return {"system": words} if words else {}
+
+
+def _joined(stretches: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return ``PARTS`` stretches at most: where there are more, those with the shortest gaps between become one."""
+    gaps = sorted(range(1, len(stretches)), key=lambda index: stretches[index][0] - stretches[index - 1][1])
+    cuts = [0, *sorted(gaps[-(PARTS - 1) :]), len(stretches)]
+    return [(stretches[first][0], stretches[last - 1][1]) for first, last in pairwise(cuts)] if stretches else []
+
+
+def _remembered(asked: Asked) -> Record:
+    """Return the field about the share that is held of each part of what was seen; nothing if nothing was."""
+    start, end = (asked.timeline[0].start, asked.timeline[-1].end) if asked.timeline else (0.0, 0.0)
+    if start == end:
+        return {}
+    held = [(span.start, span.end, span.share) for span in asked.timeline]
+    found: models.Remembered = {
+        "start": round(start, 3),
+        "end": round(end, 3),
+        # Two digits, but of a small share not only zeros.
+        "shares": [float(f"{share:.2g}") for share in shares(held, start, end, min(PARTS, len(held)))],
+    }
+    return {"remembered": found}
 
 
 def looked_at(hits: Sequence[Hit]) -> Record:

@@ -9,7 +9,8 @@ from typing import Any
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import FullError
 from kvvideo.runs.agenda import Agenda, Question
-from kvvideo.session import Answer, Recall, Session
+from kvvideo.session import Answer, Recall, Session, Span
+from kvvideo.session.base import held
 from kvvideo.types import CacheStats, Chunk, Progress
 from kvvideo.video import VideoReader
 
@@ -22,7 +23,7 @@ class Asked:
         answer: the question and what the model said.
         at: moment of the source the question was asked at, in seconds.
         cache: the session's cache, in which the question left no trace.
-        held: stretches of the source, in seconds, of which something was still held.
+        timeline: stretches of the source that were seen, and the share of each that was still held.
         answered_at: moment it was answered from, where that is an earlier one, because the frames between are not at
             hand; None if it is ``at``.
         question: what it answers, as it stood on the agenda, if it did.
@@ -32,7 +33,7 @@ class Asked:
     answer: Answer
     at: float
     cache: CacheStats
-    held: tuple[tuple[float, float], ...]
+    timeline: tuple[Span, ...]
     answered_at: float | None = None
     question: Question | None = None
     error: Exception | None = None
@@ -41,6 +42,11 @@ class Asked:
     def text(self) -> str:
         """Words that the model answered with."""
         return self.answer.text
+
+    @property
+    def held(self) -> tuple[tuple[float, float], ...]:
+        """Stretches of the source, in seconds, of which something was still held."""
+        return tuple(held(self.timeline))
 
 
 def analyze(session: Session, chunks: Iterable[Chunk], agenda: Agenda, **options: Any) -> Iterator[Asked]:
@@ -186,12 +192,11 @@ def _asking(
 ) -> Generator[None, None, list[Asked]]:
     """Do what ``ask`` does, but yield where the engine must step for it."""
     answers = yield from _answers(session, questions, also, **options)
-    cache, held = session.stats(), list(session.held())
+    cache, timeline = session.stats(), tuple(session.timeline())
     if also is not None:
-        shown = (also.start, max(also.times[-1], also.start))
-        held = [*held, shown] if not held or held[-1][1] < also.start else [*held[:-1], (held[-1][0], shown[1])]
+        timeline = (*timeline, Span(also.start, max(also.times[-1], also.start), 1.0))
     return [
-        Asked(answer, at, cache, tuple(held), question=question)
+        Asked(answer, at, cache, timeline, question=question)
         for answer, question in zip(answers, questions, strict=True)
     ]
 

@@ -1,7 +1,7 @@
 """``Session``, the interface of all sessions, however they remember. All commands take any of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
@@ -182,12 +182,17 @@ class Session(ABC):
 
     def held(self) -> list[tuple[float, float]]:
         """Return the stretches of the source, in seconds, of which any layer or head still holds a token."""
-        spans: list[tuple[float, float]] = []
-        for span in self.timeline():
-            if span.share <= 0:
-                continue
-            if spans and abs(spans[-1][1] - span.start) < 1e-6:
-                spans[-1] = (spans[-1][0], span.end)
-            else:
-                spans.append((span.start, span.end))
-        return spans
+        return held(self.timeline())
+
+
+def held(timeline: Iterable[Span]) -> list[tuple[float, float]]:
+    """Return the stretches of ``timeline`` of which anything is held, in seconds; those that touch are one."""
+    stretches: list[tuple[float, float]] = []
+    for span in timeline:
+        if span.share <= 0:
+            continue
+        if stretches and abs(stretches[-1][1] - span.start) < 1e-6:
+            stretches[-1] = (stretches[-1][0], span.end)
+        else:
+            stretches.append((span.start, span.end))
+    return stretches

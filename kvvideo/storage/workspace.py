@@ -30,6 +30,21 @@ def was_begun(path: Path) -> bool:
     return (path / _ABOUT).exists()
 
 
+def is_held(path: Path) -> bool:
+    """Return True if a process uses the directory at ``path`` now."""
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        lock(descriptor)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def facts_of(path: Path) -> Facts | None:
     """Return the facts of the run at ``path``; None if there is none, or it was finished or is unreadable."""
     try:

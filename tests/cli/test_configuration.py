@@ -325,7 +325,7 @@ def test_every_command_is_one_that_can_be_set_and_no_variable_means_two_things()
             elif not isinstance(one, command.Command):
                 yield " ".join((*words, name))
 
-    assert {*plain(ROOT)} == {"config show", "config path", "config init", "doctor"}
+    assert {*plain(ROOT)} == {"config show", "config path", "config init", "doctor", "runs clear"}
     for words, described in COMMANDS.items():
         variables = [option.variable for option in described]
         assert len({*variables}) == len(variables), words

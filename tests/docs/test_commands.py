@@ -38,6 +38,7 @@ ALONE = (
     r"kvvideo analyze movie\.mp4 .*--dry-run",
     r"kvvideo strategies.*",
     r"kvvideo config .*",
+    r"kvvideo runs.*",
     r"kvvideo samples make .*-1m.*",
     r"kvvideo bench memory --from .*",
 )

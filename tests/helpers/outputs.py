@@ -2,6 +2,8 @@
 
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from jsonschema import Draft202012Validator
 from kvvideo.outputs.page import POLICY
 from tests.helpers import ROOT
 
-VOID = {"meta", "img", "wbr"}
+VOID = {"meta", "img", "wbr", "input"}
 
 
 ALLOWED = {
@@ -46,6 +48,10 @@ ALLOWED = {
     "opacity",
     "viewbox",
     "preserveaspectratio",
+    "controls",
+    "preload",
+    "type",
+    "checked",
 }
 
 
@@ -89,10 +95,12 @@ class Parsed(HTMLParser):
         return [text for known, text in self.texts if known == name]
 
 
-def check_page(text: str) -> Parsed:
-    """Check that a page is well-formed and needs nothing from elsewhere; return it parsed."""
+def check_page(text: str, video: str = "") -> Parsed:
+    """Check that a page is well-formed and needs nothing from elsewhere, but for a ``video``; return it parsed."""
     page = Parsed(text)
     known = {
+        "video",
+        "script",
         "html",
         "head",
         "meta",
@@ -107,16 +115,34 @@ def check_page(text: str) -> Parsed:
         "figure",
     }
     known |= {"figcaption", "h1", "h2", "h3", "p", "a", "b", "span", "div", "dl", "dt", "dd", "ul", "li", "img", "wbr"}
-    known |= {"svg", "rect", "circle", "line", "path"}
+    known |= {
+        "svg",
+        "rect",
+        "circle",
+        "line",
+        "path",
+        "ol",
+        "details",
+        "summary",
+        "fieldset",
+        "legend",
+        "label",
+        "input",
+    }
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len({*ids})
     for tag, attributes in page.tags:
         assert tag in known
         assert not any(name.startswith("on") for name in attributes)
         assert {*attributes} <= ALLOWED
-        if "href" in attributes:
+        if attributes.get("class") == "seek":
+            assert re.fullmatch(re.escape(video) + r"#t=[\d.]+(,[\d.]+)?", attributes["href"] or "")
+        elif "href" in attributes:
             assert (attributes["href"] or "")[0] == "#"
             assert (attributes["href"] or "")[1:] in ids
+        if tag in ("video", "script"):
+            assert video
+            assert attributes.get("src") == (video if tag == "video" else None)
         if "aria-labelledby" in attributes:
             assert attributes["aria-labelledby"] in ids
         if tag == "img":
@@ -130,7 +156,13 @@ def check_page(text: str) -> Parsed:
     policies = [
         a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
     ]
-    assert policies == [POLICY] == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert POLICY == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if video:
+        (script,) = page.all("script")
+        digest = b64encode(sha256(script.encode()).digest()).decode()
+        assert policies == [f"{POLICY}; media-src 'self' file: http: https:; script-src 'sha256-{digest}'"]
+    else:
+        assert policies == [POLICY]
     return page
 
 

@@ -18,12 +18,13 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from kvvideo.cli.render import Answers
-from kvvideo.outputs import FORMATS, Choice, Record, Stills, evidence, markdown, open_writer, page, table
+from kvvideo.outputs import FORMATS, Choice, Look, Record, Stills, evidence, markdown, open_writer, page, table
 from kvvideo.outputs.delivery import Delivery
-from kvvideo.outputs.page import Pictures, render
+from kvvideo.outputs.page import render
+from kvvideo.outputs.stills import Pictures, When, fitted, jpeg
 from kvvideo.runs import records
 from kvvideo.runs.streaming import Asked
-from kvvideo.session import Answer, Recall
+from kvvideo.session import Answer, Recall, Span
 from kvvideo.tiny.samples import make
 from kvvideo.types import Chunk, Hit
 from kvvideo.video import Source, frame_at
@@ -43,9 +44,8 @@ FIELD = [
 
 def looked(at: float = 120.0, hits: Sequence[Hit] = HITS, said: str = "That.", **changes: object) -> Record:
     """A record as ``analyze`` makes it of an answer that looked at ``hits`` again."""
-    asked = Asked(
-        Answer("What?", said, (), (), "stop", 0.1, 0.25, tuple(hits)), at, STATS, ((0.0, at / 4), (at / 2, at))
-    )
+    spans = (Span(0.0, at / 4, 0.5), Span(at / 4, at / 2, 0.0), Span(at / 2, at, 1.0))
+    asked = Asked(Answer("What?", said, (), (), "stop", 0.1, 0.25, tuple(hits)), at, STATS, spans)
     made = records.answer(asked, video="a/film.mp4", model="tiny", strategy="distinct", schedule=SCHEDULE)
     return made | changes
 
@@ -191,7 +191,7 @@ def pictures(text: str) -> list[tuple[str | None, bytes]]:
 
 
 def test_a_page_has_the_pictures_beside_the_answer() -> None:
-    found: Pictures = {(120.0,): b"now", (12.0, 16.0): b"then", (100.0, 104.0): None}
+    found: Pictures = {(120.0,): b"now", (12.0, 16.0): b"then"}
     text = render([looked(said="One"), looked(150.0, HITS[:1], "Two"), looked(160.0, (), "Three")], found)
     assert again(text) == [["+0:12–0:16", "1:40–1:44", "1:44–1:48"], ["+0:12–0:16"]]
     assert pictures(text) == [
@@ -207,13 +207,44 @@ def test_a_page_has_the_pictures_beside_the_answer() -> None:
     check_page(render([looked()]))
 
 
-def test_pictures_of_moments_have_room_before_those_of_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture takes its room as often as it is in the page."""
-    monkeypatch.setattr(page, "PICTURES", 10)
-    run = [looked(at, HITS[:1]) for at in (120.0, 130.0, 140.0)]
-    text = render(run, {(12.0, 16.0): b"xyz", (120.0,): b"12", (140.0,): b"34"})
-    assert again(text) == [["+0:12–0:16"], ["+0:12–0:16"], ["0:12–0:16"]]
-    assert sum(len(picture) for _, picture in pictures(text)) == 10
+def noise(width: int, height: int) -> bytes:
+    """Return a picture in which there is much to see: 36 kB of 640 x 360 pixels."""
+    frame = np.random.default_rng(width).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
+    return jpeg(frame.repeat(10, 0).repeat(10, 1))
+
+
+def test_pictures_are_as_large_as_there_is_room_for() -> None:
+    """A picture takes its room as often as it is in the page, and those of moments have room before others."""
+    moment, stretch = (120.0,), (12.0, 16.0)
+    found: Pictures = {moment: noise(640, 360), stretch: noise(320, 180)}
+
+    def sizes(room: int, uses: int = 1) -> dict[When, tuple[int, int]]:
+        shown = fitted(found, {moment: 1, stretch: uses}, room)
+        assert sum(len(shown[when]) * {moment: 1, stretch: uses}[when] for when in shown) * 4 / 3 <= room
+        return {when: Image.open(io.BytesIO(picture)).size for when, picture in shown.items()}
+
+    whole = sum(map(len, found.values())) * 4 // 3 + 4
+    assert sizes(whole) == {moment: (640, 360), stretch: (320, 180)}
+    assert fitted(found, {moment: 1, stretch: 1}, whole) == found
+    assert sizes(whole, uses=2) == {moment: (320, 180), stretch: (160, 90)}
+    assert sizes(whole // 3) == {moment: (320, 180)}
+    assert sizes(whole // 10) == {moment: (160, 90)}
+    assert sizes(1000) == {}
+
+
+@pytest.mark.parametrize(("chosen", "width"), [("auto", 160), ("all", 640), ("none", 0)])
+def test_a_page_of_240_answers_is_small_unless_all_pictures_are_asked_for(chosen: str, width: int) -> None:
+    run = [looked(float(at), HITS[:2]) for at in range(120, 360)]
+    one, other = noise(640, 360), noise(320, 180)
+    found: Pictures = {when: one if len(when) == 1 else other for record in run for when in page._whens(record)}
+    text = render(run, found, look=Look(chosen))
+    shown = [Image.open(io.BytesIO(picture)).width for _, picture in pictures(text)]
+    assert shown.count(width) == (240 if width else 0)
+    assert (len(text) < 3_000_000) == (chosen != "all")
+    said = {"auto": "Pictures were made smaller to keep this page small; --pictures all has all of them."}
+    assert [line.removeprefix("Written by kvvideo ").partition(". ")[2] for line in check_page(text).all("footer")] == [
+        said.get(chosen, "")
+    ]
 
 
 def test_a_page_asks_for_each_picture_once_as_answers_come(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from kvvideo.errors import ConfigError, VideoError
 from kvvideo.outputs import (
     FORMATS,
     Choice,
+    Look,
     Outputs,
     Record,
     Samples,
@@ -53,7 +54,7 @@ from kvvideo.prompt import DESCRIBE, happened
 from kvvideo.runs import records
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.streaming import Asked
-from kvvideo.session import Answer
+from kvvideo.session import Answer, Span
 from kvvideo.times import parse_time
 from kvvideo.tiny.samples import make
 from kvvideo.types import CacheStats, Chunk
@@ -135,7 +136,8 @@ def answer(
     at: float, question: str = "What?", said: str = "That.", video: str = "a/film.mp4", **changes: Any
 ) -> Record:
     """A record as ``analyze`` makes it."""
-    asked = Asked(Answer(question, said, (), (), "stop", 0.1, 0.25), at, STATS, ((0.0, at / 4), (at / 2, at)))
+    spans = (Span(0.0, at / 4, 0.5), Span(at / 4, at / 2, 0.0), Span(at / 2, at, 1.0))
+    asked = Asked(Answer(question, said, (), (), "stop", 0.1, 0.25), at, STATS, spans)
     record = records.answer(asked, video=video, model="tiny", strategy="distinct", schedule=SCHEDULE)
     return record | changes
 
@@ -661,6 +663,34 @@ def test_json_says_the_same_as_the_records(run: list[Record]) -> None:
         assert parsed == json.loads(document.read_text(encoding="utf-8")) == json.loads(json.dumps(run))
 
 
+def test_an_answer_about_a_long_video_is_a_short_record() -> None:
+    """Two hours of which something of every other chunk is held, of the later ones more."""
+    spans = tuple(Span(4.0 * n, 4.0 * n + 4, n % 2 * n / 1800) for n in range(1800))
+    asked = Asked(Answer("What?", "That.", (), (), "stop", 0.1, 0.25), 7200.0, STATS, spans)
+    assert len(asked.held) == 900
+    record = records.answer(asked, video="a.mp4", model="tiny", strategy="h2o", schedule=SCHEDULE)
+    RECORD.validate(record)
+    assert len(json.dumps(record)) < 2500
+    # Nothing that is held is left out, and of the gaps only some are.
+    assert len(record["held"]) == records.PARTS
+    assert (record["held"][0][0], record["held"][-1][1]) == (4.0, 7200.0)
+    assert all(any(start <= first and last <= end for start, end in record["held"]) for first, last in asked.held)
+    shares = record["remembered"]["shares"]
+    assert (record["remembered"]["start"], record["remembered"]["end"], len(shares)) == (0.0, 7200.0, records.PARTS)
+    assert shares == sorted(shares)
+    assert shares[0] == pytest.approx(1 / 256, rel=0.1)
+    with written("json", [record]) as path:
+        assert len(path.read_text()) < 2600
+
+
+def test_of_two_hours_the_widest_gaps_stay() -> None:
+    spans = (Span(0.0, 4.0, 0.1), Span(4.0, 90.0, 0.0), *(Span(90.0 + n, 91.0 + n, 1.0 - n % 2) for n in range(200)))
+    asked = Asked(Answer("What?", "That.", (), (), "stop", 0.1, 0.25), 290.0, STATS, spans)
+    record = records.answer(asked, video="a.mp4", model="tiny", strategy="h2o", schedule=SCHEDULE)
+    assert record["held"][0] == [0.0, 4.0]
+    assert len(record["held"]) == records.PARTS
+
+
 # CSV --------------------------------------------------------------------------------------------
 
 
@@ -729,6 +759,21 @@ def test_what_is_said_at_the_end_is_shown_before_it() -> None:
     assert times((0.0, "a"), end=0.0) == [(0, 1000)]
 
 
+def test_what_happened_in_a_stretch_is_shown_all_along_it() -> None:
+    run = [
+        answer(30.0, happened(0.0, 30.0), "One", task="timeline", since=0.0),
+        answer(40.0, "What?", "Two"),
+        answer(60.0, happened(30.0, 60.0), "Three", task="timeline", since=30.0),
+        done(3),
+    ]
+    with written("srt", run) as path:
+        assert re.findall(r"(.*) --> (.*)\n(.*)", path.read_text()) == [
+            ("00:00:00,000", "00:00:30,000", "One"),
+            ("00:00:30,000", "00:00:40,000", "Three"),
+            ("00:00:40,000", "00:00:43,000", "What?"),
+        ]
+
+
 @pytest.mark.parametrize("name", ["srt", "vtt"])
 def test_ffmpeg_shows_what_was_said(name: str) -> None:
     run = [answer(3.0, "a & b?", "10 --> 2, 5 < 6 &amp; &lt;b>x"), answer(360_001.0, "", "")]
@@ -790,7 +835,7 @@ def test_markdown_shows_each_text_as_it_is(text: str) -> None:
 def test_answers_are_in_the_order_of_their_moments() -> None:
     run = [answer(9.0), answer(5.0), answer(9.0, "again")]
     assert re.findall(r"^## (.*)", markdown.render(run), re.MULTILINE) == ["0:05", "0:09"]
-    assert [text for name, text in check_page(render(run)).texts if name == "a"] == ["", "", "0:05", "0:09"]
+    assert [text for name, text in check_page(render(run)).texts if name == "a"] == ["0:05", "0:09", "", ""]
 
 
 def test_markdown_renders_to_what_was_said() -> None:
@@ -802,8 +847,7 @@ def test_markdown_renders_to_what_was_said() -> None:
     quoted = html.split("<blockquote>")[1].split("</blockquote>")[0]
     assert quoted == "\n<p>* one<br />\n# two</p>\n<p>1. &lt;b&gt;three&lt;/b&gt; &amp; [x](y)</p>\n"
     assert "<td>512 tokens, compacted to 256</td>" in html
-    assert "400 tokens of at most 512" in html
-    assert "touches 75\xa0% of the video so far" in html
+    assert "Then 400 of the 1,500 tokens seen were held: 27\xa0%, 709.6\xa0kB; at most 512 are." in html
 
 
 # HTML -------------------------------------------------------------------------------------------
@@ -846,9 +890,19 @@ def test_the_page_tells_of_the_run() -> None:
         "Took": "12.5\xa0s",
     }
     assert page.all("note") == [
-        "cut here; --max-answer-tokens allows longer answers; answered from what was held at 0:48"
+        "cut here; --max-answer-tokens allows longer answers; answered from what was held at 0:48",
+        "At 1:00 400 of the 1,500 tokens seen were held: 27\xa0%.",
     ]
-    assert "held at 1:00: touches 75\xa0% of the video so far" in text
+    # Answers come first.
+    assert page.all("brief") == ["2 answers about 0:00 to 1:00, by tiny"]
+    assert page.all("h2") == [
+        "Answers",
+        "Not asked",
+        "What is remembered of the video",
+        "The cache while it watched",
+        "The run",
+    ]
+    assert page.all("summary") == ["400 of the 1,500 tokens seen were held: 27\xa0%"] * 2
     assert "Later?" in text
     assert "at the end" in text
 
@@ -862,6 +916,72 @@ def test_the_page_of_a_run_without_answers_or_bound() -> None:
     assert 'class="bound"' not in render([done(0, cache=cache)])
     assert 'class="bound"' in render([done(0)])
     check_page(render([done(0, "error", "out of memory", cache=None, end=0.0)]))
+
+
+def test_a_long_page_has_contents_and_filters_and_a_short_one_has_none() -> None:
+    def run(count: int) -> list[Record]:
+        said = [["red", "red", "blue"][at % 3] for at in range(count)]
+        return [answer(float(at), "Colour?" if at % 2 else "Shape?", said[at]) for at in range(count)]
+
+    few, many = check_page(render(run(20))), check_page(render(run(21)))
+    assert not few.all("panel contents")
+    assert not any(tag == "input" for tag, _ in few.tags)
+    assert "contents" not in few.all("style")[0]
+    inputs = [attributes for tag, attributes in many.tags if tag == "input"]
+    assert [one.get("id") for one in inputs] == [None, "q1", "q2", "changes"]
+    assert many.all("label") == ["all questions", "", "", "only where the answer changes"]
+    listed = [a.get("class") for tag, a in many.tags if tag == "li" and (a.get("class") or "")[:1] == "q"]
+    assert [a["class"] for tag, a in many.tags if (a.get("class") or "")[:5] == "said "] == [
+        f"said {classes}" for classes in listed
+    ]
+    # Red at 0:03 as at 0:01, and at 0:06 as at 0:04.
+    assert listed[:8] == ["q1", "q2", "q1", "q2 same", "q1", "q2", "q1 same", "q2"]
+    for number in (1, 2):
+        assert f"main:has(#q{number}:checked)" in many.all("style")[0]
+
+
+def test_questions_that_are_too_many_to_choose_from_are_only_listed() -> None:
+    page = check_page(render([answer(float(at), f"Question {at}?", "yes") for at in range(30)]))
+    assert not any(tag == "input" for tag, _ in page.tags)
+    assert [text for name, text in page.texts if name == "span" and "?" in text] == [
+        f"Question {n}?" for n in range(30)
+    ]
+
+
+def test_times_seek_a_player_beside_the_answers() -> None:
+    run = [answer(5.0), answer(90.5, looked_at=[{"start": 12.0, "end": 16.5, "score": 0.5}]), done(2, end=120.0)]
+    page = check_page(render(run, {(5.0,): b"jpeg"}, video="a%20film.mp4"), "a%20film.mp4")
+    links = [attributes["href"] for _, attributes in page.tags if attributes.get("class") == "seek"]
+    assert links == [f"a%20film.mp4#t={part}" for part in ("5.0", "5.0", "90.5", "12.0,16.5")]
+    assert [a.get("src") for tag, a in page.tags if tag == "video"] == ["a%20film.mp4"]
+    # Without one there is neither.
+    assert "<script" not in render(run)
+
+
+@pytest.mark.parametrize(
+    ("video", "page", "address"),
+    [
+        ("films/a b.mp4", "out/report.html", "../films/a%20b.mp4"),
+        ("films/a b.mp4", "films/report.html", "a%20b.mp4"),
+        ("films/a b.mp4", None, "films/a%20b.mp4"),
+        ("films/12:30 50%.mp4", "films/x.html", "12%3A30%2050%25.mp4"),
+        ("https://example.org/a b.mp4?x=%20&y", "out/report.html", "https://example.org/a%20b.mp4?x=%20&y"),
+    ],
+)
+def test_a_player_finds_the_video_from_where_the_report_is(
+    video: str, page: str | None, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Look(video=video).href(None if page is None else Path(page)) == address
+
+
+@pytest.mark.parametrize("video", ["-", "7", "rtsp://camera/live", "https://x/live.m3u8", "https://u:secret@x/a.mp4"])
+def test_no_player_shows_what_cannot_be_played_again(video: str) -> None:
+    with pytest.raises(ConfigError, match=r"^video-link: ") as raised:
+        Look(video=video)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ConfigError, match="pictures: no 'some'; choose one of auto, all, none"):
+        Look("some")
 
 
 def test_a_password_is_in_no_report() -> None:
@@ -895,7 +1015,11 @@ def test_a_page_has_the_frame_of_each_moment(tmp_path: Path) -> None:
     assert [a["alt"] for tag, a in page.tags if tag == "img"] == ["The frame shown at 0:01", "The frame shown at 0:04"]
 
 
-SHEET = (ROOT / "kvvideo" / "outputs" / "templates" / "report.css").read_text()
+def sheet(name: str) -> str:
+    return (ROOT / "kvvideo" / "outputs" / "templates" / f"{name}.css").read_text()
+
+
+SHEET, OTHERS = sheet("report"), ("again", "contents", "player")
 LIGHT, DARK = (
     dict(re.findall(r"--([\w-]+): (#\w{6});", rules)) for rules in re.findall(r":root {(.*?)}", SHEET, re.S)[:2]
 )
@@ -925,38 +1049,42 @@ def test_all_that_must_be_told_apart_has_contrast(colours: dict[str, str]) -> No
 def test_the_sheet_has_each_colour_it_uses() -> None:
     assert {*re.findall(r"var\(--([\w-]+)\)", SHEET)} - {"key"} == {*LIGHT}
     assert check_page(render([answer(1.0)])).all("style") == [SHEET]
+    assert not {*re.findall(r"var\(--([\w-]+)\)", "".join(map(sheet, OTHERS)))} - {*LIGHT}
 
 
 # Plots ------------------------------------------------------------------------------------------
 
 stretches = st.lists(st.floats(0, 1000), max_size=20).map(
-    lambda edges: [*zip(sorted(edges)[::2], sorted(edges)[1::2], strict=False)]
+    lambda edges: [*zip(sorted(edges)[::2], sorted(edges)[1::2], [0.25, 1.0] * 5, strict=False)]
 )
 
 
 @given(stretches, st.floats(0, 400), st.floats(500, 1000), st.integers(1, 200))
 def test_columns_cover_in_sum_what_is_held(
-    held: list[tuple[float, float]], start: float, end: float, columns: int
+    held: list[tuple[float, float, float]], start: float, end: float, columns: int
 ) -> None:
     found = plots.shares(held, start, end, columns)
-    inside = sum(max(0.0, min(last, end) - max(first, start)) for first, last in held)
+    inside = sum(share * max(0.0, min(last, end) - max(first, start)) for first, last, share in held)
     assert len(found) == columns
     assert all(0 <= share <= 1 for share in found)
     assert sum(found) * (end - start) / columns == pytest.approx(inside, abs=1e-6)
 
 
-def test_columns_are_in_their_places() -> None:
-    assert plots.shares([(0.0, 2.5), (9.0, 10.0)], 0.0, 10.0, 5) == [1.0, 0.25, 0.0, 0.0, 0.5]
-    bar = plots.bar([(0.0, 2.5)], 0.0, 10.0, 5.0, "a <b>")
-    assert 'class="seen" width="50%"' in bar
-    assert 'class="held" x="0%" width="25%" height="100%"/>' in bar
+def test_a_bar_is_as_high_as_the_share_that_is_held_and_as_long_as_what_was_seen() -> None:
+    assert plots.shares([(0.0, 2.5, 1.0), (9.0, 10.0, 0.5)], 0.0, 10.0, 5) == [1.0, 0.25, 0.0, 0.0, 0.25]
+    bar = plots.heights({"start": 2.0, "end": 6.0, "shares": [0.5, 0.5, 0.001, 0.0]}, 0.0, 10.0, "a <b>")
+    assert '<rect class="seen" x="200" width="400" height="100"/>' in bar
+    # The least that is held can be seen, and nothing is nothing.
+    assert '<path class="held" d="M200 100V50H400V96H500V100H600V100Z"/>' in bar
     assert 'aria-label="a &lt;b&gt;"' in bar
 
 
-@given(stretches)
-def test_a_bar_shows_even_the_smallest_stretch(held: list[tuple[float, float]]) -> None:
-    bar = plots.bar(held, 0.0, 1000.0, 1000.0, "x")
-    assert ('class="held"' in bar) == any(last > first for first, last in held)
+@given(st.floats(0, 1000), st.floats(0, 1000))
+def test_the_shortest_stretch_is_seen_where_it_is(first: float, length: float) -> None:
+    drawn = plots.spot(first, first + length, 0.0, 1000.0, "x")
+    ((left, width),) = re.findall(r'class="held" x="([\d.]+)%" width="([\d.]+)%"', drawn)
+    assert float(left) == pytest.approx(first / 10, abs=0.01)
+    assert float(width) >= 0.25
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e8), st.integers(2, 10))
@@ -1011,7 +1139,7 @@ def test_marks_are_dots_or_lines_and_never_too_many() -> None:
     assert re.findall(r'href="#(\w)".*?cx="(\d+)%"', few) == [("a", "10"), ("c", "90")]
     many = plots.marks([(float(t), f"m{t}") for t in range(10_000)], 0.0, 10_000.0)
     assert "circle" not in many
-    assert 100 < many.count("<line") <= plots.COLUMNS
+    assert 100 < many.count("<line") <= plots.COLUMNS + 1
 
 
 def test_numbers_as_people_read_them() -> None:
@@ -1249,7 +1377,12 @@ PREDICTION = {
 SAID = [answer(5.0), done(), done(0, "error", "x", cache=None), INGEST, PREDICTION]
 IDS = ["answer", "done", "failed", "ingest", "prediction"]
 # A journal of an earlier version may lack them, and the documents do not promise them.
-UNPROMISED = {"answer": {"task", "since"}, "done": {"video"}, "ingest": {"schema"}, "prediction": {"schema"}}
+UNPROMISED = {
+    "answer": {"task", "since", "remembered"},
+    "done": {"video"},
+    "ingest": {"schema"},
+    "prediction": {"schema"},
+}
 
 
 @given(run=runs())

@@ -20,7 +20,7 @@ from kvvideo.errors import ConfigError
 from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.runs.journal import Run, key, line, parse, state_directory
 from kvvideo.runs.streaming import Asked, analyzing
-from kvvideo.session import Answer
+from kvvideo.session import Answer, Span
 from kvvideo.sizes import parse_size
 from kvvideo.storage.workspace import Busy, Workspace
 from kvvideo.types import Chunk
@@ -289,7 +289,7 @@ class Sees:
     def stats(self) -> None:
         return None
 
-    def held(self) -> list[tuple[float, float]]:
+    def timeline(self) -> list[Span]:
         return []
 
 

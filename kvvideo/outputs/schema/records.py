@@ -37,6 +37,14 @@ class Hit(TypedDict):
     score: Annotated[float, Rule(minimum=0, maximum=1)]
 
 
+class Remembered(TypedDict):
+    """Shares of the tokens that are held of each of equal parts of the video from ``start`` to ``end``."""
+
+    start: Seconds
+    end: Seconds
+    shares: Annotated[list[Annotated[float, Rule(minimum=0, maximum=1)]], Rule(minItems=1)]
+
+
 class Answer(TypedDict):
     """An answer; of a batch, with the fields from ``id`` on."""
 
@@ -56,6 +64,7 @@ class Answer(TypedDict):
     held: list[Stretch]
     first_token_seconds: Seconds
     seconds: Seconds
+    remembered: NotRequired[Remembered]
     looked_at: NotRequired[Annotated[list[Hit], Rule(minItems=1)]]
     system: NotRequired[str]
     id: NotRequired[str]
