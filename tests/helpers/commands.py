@@ -1,6 +1,7 @@
 """The ``kvvideo`` command, in this process or one of its own, and its records."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from kvvideo.cli import main
+from kvvideo.cli import main, screen
+
+NEVER = 1e6
+"""Seconds between lines of progress that no test waits for."""
 
 MANY = """
 import contextlib, io, json, sys
@@ -42,6 +46,7 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
     code: object = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["kvvideo", *map(str, arguments)])
+        patch.setattr(screen, "_PLAIN_SECONDS", NEVER)
         try:
             main()
         except SystemExit as end:
@@ -56,8 +61,11 @@ def command(*arguments: object) -> list[str]:
 
 
 def kvvideo(*arguments: object, timeout: float = 300, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run the command in a process of its own."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd)
+    """Run the command in a process of its own, without progress: how much of it there is depends on the machine."""
+    environment = {**os.environ, "KVVIDEO_PROGRESS": "none"}
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd, env=environment
+    )
 
 
 def records(output: str) -> list[dict[str, Any]]:
