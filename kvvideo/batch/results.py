@@ -39,8 +39,7 @@ def differs(record: Record, want: Want, task: Task) -> bool:
 
 def made_otherwise(record: Record, want: Want, task: Task) -> bool:
     """Return True if ``record`` of ``want`` was made with other settings than those of ``task``."""
-    told = str(record.get("system", ""))
-    return bool(record["settings"] != task.settings) or told != want.asking.question.system
+    return (record["settings"], record.get("system", "")) != (task.settings, want.asking.question.system)
 
 
 class Results:

@@ -53,7 +53,8 @@ class Questions(options.Questions):
     ] = None
 
     only_changes: Annotated[
-        bool, typer.Option("--only-changes", help="With --every or --task: give an answer only if it is another.")
+        bool,
+        typer.Option("--only-changes", help="With --every, --task: only new answers.", rich_help_panel=options.ASK),
     ] = False
 
     def asking(self, questions: list[Question], start: float | None, max_answer_tokens: int) -> Asking:

@@ -210,7 +210,7 @@ class Cache:
     """The strategy of the cache, and its budget."""
 
     strategy: Strategy = STRATEGY
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=CACHE)] = (
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=EXPERT)] = (
         MAX_TOKENS
     )
     ratio: Ratio = RATIO

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvvideo.cli import options
+from kvvideo.cli.command import App, Plain
 from kvvideo.cli.stop import say
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
@@ -20,8 +22,14 @@ from kvvideo.times import format_time, parse_time
 if TYPE_CHECKING:
     from kvvideo.runs.interrupted import Kept
 
-# Plain commands: no file or variable may decide that something is removed.
-app = typer.Typer(help="List the interrupted runs that are kept for --resume, and clear them.")
+app = App(
+    help="""List the interrupted runs that are kept for --resume, and clear them.
+
+    Examples:
+        kvvideo runs
+        kvvideo runs clear --older 7d
+    """
+)
 _LONG = re.compile(r"(\d+)\s*([dw])", re.ASCII)
 _DAY = 86400.0
 
@@ -29,7 +37,7 @@ _DAY = 86400.0
 @app.callback(invoke_without_command=True)
 def show(
     context: typer.Context,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: options.Json = False,
 ) -> None:
     """List the interrupted runs of 'kvvideo analyze', the latest first, and how to go on with each.
 
@@ -53,18 +61,27 @@ def show(
     say(f"{_sum(runs)}, in {str(directory)!r}" if runs else f"no interrupted runs are kept in {str(directory)!r}")
 
 
-@app.command("clear")
+# A plain command: no file or variable may decide that something is removed.
+@app.command("clear", cls=Plain)
 def clear(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Runs, by their names or beginnings of these.", metavar="NAME")
+        list[str] | None, typer.Argument(help="Runs, by their names or beginnings of these.", metavar="[NAME]...")
     ] = None,
     older: Annotated[
-        str | None, typer.Option("--older", help="All that nothing was written to for so long, e.g. 7d or 12h.")
+        str | None,
+        typer.Option(
+            "--older", metavar="TIME", help="All that are so old, e.g. 7d or 12h.", rich_help_panel=options.ASK
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.", rich_help_panel=options.ASK)] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", rich_help_panel=options.ASK)] = False,
 ) -> None:
-    """Delete interrupted runs, which cannot be resumed then. One that is running now stays."""
+    """Delete interrupted runs, which cannot be resumed then. One that is running now stays.
+
+    Examples:
+        kvvideo runs clear --older 7d
+        kvvideo runs clear --all --yes
+    """
     from kvvideo.runs.interrupted import chosen, kept_runs
 
     if [bool(names), older is not None, everything].count(True) != 1:

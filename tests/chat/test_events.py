@@ -23,7 +23,8 @@ from kvvideo.storage.file import MemoryFile
 from kvvideo.times import format_time
 from kvvideo.types import Hit
 from tests.conftest import EngineFor
-from tests.runs.test_playback import SECONDS, FakeSource, bounded, clips, now, same
+from tests.helpers.engines import clips
+from tests.runs.test_playback import SECONDS, FakeSource, bounded, now, same
 
 
 class Recorder:

@@ -93,7 +93,7 @@ def test_every_strategy_is_listed() -> None:
 def test_every_command_of_the_chat_is_listed() -> None:
     listed = " ".join(text for _, text in documents.spans(ROOT / "docs/chat.md") if text.startswith("/"))
     named = {word for word in listed.split() if word.startswith("/")}
-    assert named == {f"/{command.name}" for command in commands.COMMANDS}
+    assert named == {"/f", *(f"/{name}" for name in (*commands.LEAVING, *(one.name for one in commands.COMMANDS)))}
 
 
 def test_the_glossary_has_at_most_fifteen_words() -> None:
