@@ -73,7 +73,7 @@ def test_how_far_a_stream_is(engine_for: EngineFor, monkeypatch: pytest.MonkeyPa
         )
 
 
-def test_a_session_that_is_full_is_asked_what_is_left(engine_for: EngineFor):
+def test_a_session_that_is_full_is_asked_what_is_left(engine_for: EngineFor) -> None:
     """Of what it holds by then; a moment that it never reaches stays on the agenda."""
     engine = engine_for("full", max_model_len=256, kv_bytes=1 << 22)
     questions = [Question("Early?", 3.0), Question("At the end?"), Question("Late?", 100.0)]
@@ -92,7 +92,7 @@ def test_a_session_that_is_full_is_asked_what_is_left(engine_for: EngineFor):
     assert [(q.text, q.at) for q in agenda.left()] == [("Late?", 100.0)]
 
 
-def test_a_question_that_does_not_fit_is_left(engine_for: EngineFor):
+def test_a_question_that_does_not_fit_is_left(engine_for: EngineFor) -> None:
     """The chunk that it lies in would fit, but not with its words; it is not lost without a word."""
     engine = engine_for("full", max_model_len=256, kv_bytes=1 << 22)
     words = "why? " * 60

@@ -181,11 +181,10 @@ def test_why_a_url_gives_no_video(status: str, body: Callable[[], bytes], words:
 
 
 def test_a_file_behind_a_url_has_a_length_and_a_broadcast_has_none() -> None:
-    for name in ("plain.mkv", "plain.mp4"):
-        with files(clip(name).parent) as base:
-            assert probe(f"{base}/{name}", live=BRIEF).duration == probe(clip(name)).duration is not None
+    with files(clip("plain.mkv").parent) as base:
+        assert probe(f"{base}/plain.mkv", live=PATIENT).duration == pytest.approx(10, abs=0.1)
     with Server(live_http(*ALL)) as server:
-        assert probe(url("http", server), live=BRIEF).duration is None
+        assert probe(url("http", server), live=PATIENT).duration is None
 
 
 @pytest.mark.parametrize(
