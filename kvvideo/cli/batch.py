@@ -47,7 +47,7 @@ class Room:
         typer.Option(
             "--at-once",
             min=1,
-            help=f"Videos streamed at once, by each engine. [{AT_ONCE}, or fewer]",
+            help=f"Videos at once, by each engine. [{AT_ONCE}, or fewer]",
             rich_help_panel=BATCH,
         ),
     ] = None

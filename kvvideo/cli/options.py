@@ -60,7 +60,7 @@ Strategy = Annotated[
         autocompletion=complete.strategy,
     ),
 ]
-_MAX_TOKENS = "Compact the cache when it holds so many."
+_MAX_TOKENS = "Compact at so many tokens."
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help=_MAX_TOKENS, rich_help_panel=EXPERT)]
 Ratio = Annotated[float, typer.Option("--ratio", help="Share of --max-tokens to keep.", rich_help_panel=EXPERT)]
 Budget = Annotated[
@@ -252,7 +252,7 @@ class Memory(Cache):
         typer.Option(
             "--memory",
             metavar="SIZE",
-            help="Room for the cache, e.g. 8GB; auto: what pays off.",
+            help="Room for the cache, e.g. 8GB.",
             rich_help_panel=CACHE,
         ),
     ] = AUTO

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from kvvideo.runs.interrupted import Kept
 
 app = App(
+    no_args_is_help=False,
     help="""List the interrupted runs that are kept for --resume, and clear them.
 
     Examples:
         kvvideo runs
         kvvideo runs clear --older 7d
-    """
+    """,
 )
 _LONG = re.compile(r"(\d+)\s*([dw])", re.ASCII)
 _DAY = 86400.0

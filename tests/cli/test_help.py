@@ -77,9 +77,10 @@ def test_it_begins_with_two_examples_that_can_be_parsed(command: Any, context: A
         assert example.startswith(context.command_path)
         assert program == "kvvideo"
         parsed: Any = ROOT.make_context("kvvideo", words)
-        while hasattr(parsed.command, "commands"):
+        while words and hasattr(parsed.command, "commands"):
             name, found, rest = parsed.command.resolve_command(parsed, words)
             words, parsed = rest, found.make_context(name, [*rest], parent=parsed)
+        assert getattr(parsed.command, "invoke_without_command", True)
 
 
 @pytest.mark.parametrize(("command", "context"), LEAVES)
