@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvvideo.bench.frames import SMALL, Frames
 from kvvideo.bench.machine import describe
-from kvvideo.runs.ingest import memory_bytes
+from kvvideo.runs.forecast import memory_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
 from kvvideo.storage.checkpoints import Checkpoints
 
