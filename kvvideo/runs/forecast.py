@@ -98,7 +98,7 @@ def _bytes_after(config: EngineConfig, counts: Sequence[int], chunks: int) -> in
 
 
 def memory_bytes(config: EngineConfig, tokens: int) -> int:
-    """Return the bytes of a memory of so many ``tokens`` in a file, but for its head, its index and its strategy's own."""
+    """Return the bytes of ``tokens`` tokens in a file of a memory, but for its head, index and strategy's own."""
     return tokens * block_bytes(model_path(config.model), replace(config, spare_rows=0), BLOCK) // BLOCK
 
 
