@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvvideo.bench.frames import SMALL, Frames
 from kvvideo.bench.machine import describe
-from kvvideo.runs.forecast import token_bytes
+from kvvideo.runs.forecast import memory_bytes
 from kvvideo.session import Engine, EngineConfig, VideoSession
 from kvvideo.storage.checkpoints import Checkpoints
 
@@ -68,7 +68,7 @@ def run(
         "writing_ms": _summary(writing),
         "tokens": tokens,
         "bytes": size,
-        "predicted_bytes": token_bytes(config, tokens),
+        "predicted_bytes": memory_bytes(config, tokens),
     }
 
 

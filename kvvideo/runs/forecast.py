@@ -55,15 +55,15 @@ def forecast(
         return None
     count = min(len(counts), math.ceil(len(counts) * source.chunk_seconds / every)) - 1 if every else 0
     moments = (max(n, math.ceil(n * every / source.chunk_seconds)) for n in range(1, count + 1))
-    sizes = [_memory_bytes(config, counts, min(chunks, len(counts))) for chunks in moments]
+    sizes = [_bytes_after(config, counts, min(chunks, len(counts))) for chunks in moments]
     kept = min(sum(sizes), max_bytes)
     schedule = config.cache.schedule(BLOCK)
     peak = counts[-1] if schedule is None else min(counts[-1], schedule.max_tokens)
     return Forecast(
         checkpoints=count,
         kept_checkpoints=count * kept // sum(sizes) if sizes else 0,
-        checkpoint_bytes=token_bytes(config, peak) + _index_bytes(config, len(counts)),
-        file_bytes=kept + _memory_bytes(config, counts, len(counts)),
+        checkpoint_bytes=memory_bytes(config, peak) + _index_bytes(config, len(counts)),
+        file_bytes=kept + _bytes_after(config, counts, len(counts)),
         frame_bytes=round(BYTES_PER_PIXEL * planned.frames * planned.height * planned.width) if keep_frames else 0,
     )
 
@@ -88,17 +88,17 @@ def check_disk(output: Path, wanted: Forecast) -> None:
         )
 
 
-def _memory_bytes(config: EngineConfig, counts: Sequence[int], chunks: int) -> int:
+def _bytes_after(config: EngineConfig, counts: Sequence[int], chunks: int) -> int:
     """Return the bytes of a memory after so many chunks, but for its head and what its strategy adds.
 
     ``counts`` are the tokens of the stream after each chunk.
     """
     schedule, tokens = config.cache.schedule(BLOCK), counts[chunks - 1]
-    return token_bytes(config, schedule.live(tokens) if schedule else tokens) + _index_bytes(config, chunks)
+    return memory_bytes(config, schedule.live(tokens) if schedule else tokens) + _index_bytes(config, chunks)
 
 
-def token_bytes(config: EngineConfig, tokens: int) -> int:
-    """Return the bytes of so many tokens in a file, but for what a strategy adds."""
+def memory_bytes(config: EngineConfig, tokens: int) -> int:
+    """Return the bytes of ``tokens`` tokens in a file of a memory, but for its head, index and strategy's own."""
     return tokens * block_bytes(model_path(config.model), replace(config, spare_rows=0), BLOCK) // BLOCK
 
 

@@ -23,8 +23,8 @@ def weight_bytes(config: EngineConfig) -> int:
     path = model_path(config.model)
     width, own = (computed_in(path, one).itemsize for one in (config, replace(config, dtype="auto")))
     stored = 0 if config.load_format == "dummy" else _stored(Path(path))
-    found: int = stored * width // own if stored else _parameters(model_config(path)) * width
-    return found
+    size: int = stored * width // own if stored else _parameters(model_config(path)) * width
+    return size
 
 
 def _stored(folder: Path) -> int:
