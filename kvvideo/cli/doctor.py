@@ -8,7 +8,8 @@ import typer
 
 from kvvideo.cli import complete, settings
 from kvvideo.cli.command import commands, leaves, values
-from kvvideo.cli.options import DEFAULT_MODEL, MODEL, Json
+from kvvideo.cli.options import DEFAULT_MODEL, Json
+from kvvideo.cli.panels import MODEL
 from kvvideo.doctor import Finding, examine
 from kvvideo.doctor.finding import broken, ok, warning
 from kvvideo.errors import ConfigError

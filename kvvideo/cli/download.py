@@ -24,7 +24,7 @@ def ensure(model: str, source: "Source | None" = None) -> None:
     """
     if is_here(model):
         return
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if source is not None and source.live is None:
         check_file(source.path)
