@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvvideo.compression.config import CacheConfig
-from kvvideo.errors import ConfigError, VideoError
+from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.runs.analyze import Asking
 from kvvideo.runs.origin import engine_for, video_of
 from kvvideo.runs.playback import Playback
@@ -92,7 +92,7 @@ class Opening:
             playback = Playback(
                 engine, source, checkpoints=store, every=self.every, saved=saved, memory=memory, recall=recall
             )
-            with suppress(VideoError):  # whoever plays on will hear of it
+            with suppress(KvvideoError):  # whoever plays on will hear of it
                 playback.length()  # the prompt shows it
             return playback
 
