@@ -64,7 +64,12 @@ REFUSED = {
 }
 """Options for the command line only, and why. A folder with videos may come from anyone, and its file with it."""
 
-UNSHARED: dict[Words, set[str]] = {("ask",): {"model", "dtype"}, ("find",): {"format"}, ("ingest",): {"keep-frames"}}
+UNSHARED: dict[Words, set[str]] = {
+    ("ask",): {"model", "dtype"},
+    ("serve",): {"model", "dtype"},
+    ("find",): {"format"},
+    ("ingest",): {"keep-frames"},
+}
 """Options that only the command's own table sets: a memory knows these itself, better than what is set for all; and
 what is found goes to fewer formats than answers do, and frames are kept by ``ingest`` for good, not in a room."""
 

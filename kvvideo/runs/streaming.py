@@ -130,7 +130,7 @@ class _Rest:
         if self.answered > 0:
             self.answered -= len(questions)
         elif questions:
-            found = yield from _asking(self.session, at, questions, also, **self.options)
+            found = yield from asking(self.session, at, questions, also, **self.options)
             yield [replace(one, error=error) for one in found]
 
 
@@ -154,11 +154,11 @@ def ask(
         also: frames since the last whole chunk, to show without remembering them.
         options: of ``Session.ask_all``.
     """
-    return session.engine.drive(_asking(session, at, questions, also, **options))
+    return session.engine.drive(asking(session, at, questions, also, **options))
 
 
-def _asking(
-    session: Session, at: float, questions: Sequence[Question], also: Chunk | None, **options: Any
+def asking(
+    session: Session, at: float, questions: Sequence[Question], also: Chunk | None = None, **options: Any
 ) -> Generator[None, None, list[Asked]]:
     """Do what ``ask`` does, but yield where the engine must step for it."""
     answers = yield from _answers(session, questions, also, **options)

@@ -30,6 +30,15 @@ def was_begun(path: Path) -> bool:
     return (path / _ABOUT).exists()
 
 
+def about(path: Path) -> Facts | None:
+    """Return the facts of the run that uses ``path``, or left it behind; None if there are none that can be read."""
+    try:
+        facts = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
 class Workspace:
     """The directory at ``path``, locked for this process; it is made if need be.
 
@@ -56,11 +65,7 @@ class Workspace:
     @property
     def about(self) -> Facts | None:
         """Facts of the run that left this behind; None if there was none, or it was finished or is unreadable."""
-        try:
-            facts = json.loads((self.path / _ABOUT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return facts if isinstance(facts, dict) else None
+        return about(self.path)
 
     def begin(self, about: Facts) -> None:
         """Remove what an earlier run left, and note the facts of the one that begins.
