@@ -119,7 +119,7 @@ class Asking:
         saved.check(self.questions)
         ensure(saved.config.model)
 
-        def records(hooks: Hooks) -> Iterator[Record]:
+        def records(hooks: Hooks) -> "Iterator[Record]":
             return answering(saved, self.questions, hooks=hooks, max_answer_tokens=self.max_answer_tokens)
 
         return Answers(saved.config.cache.strategy, saved.source, saved.recall, records)
@@ -136,7 +136,7 @@ class Asking:
         notice, shown = pair
         client = Client(notice, shown.name, secrets.token_hex(8))
 
-        def records(hooks: Hooks) -> Iterator[Record]:
+        def records(hooks: Hooks) -> "Iterator[Record]":
             count = 0
             try:
                 for record in client.records(self.questions, self.max_answer_tokens):

@@ -33,7 +33,10 @@ ANSWER_TOKENS = 128
 _LOOK_SECONDS = 0.5
 """Seconds between looks whether a client that waits is still there."""
 
-_UNABLE = {"n": (None, 1), **dict.fromkeys(("tools", "functions", "response_format", "stop", "logprobs"), (None, False))}
+_UNABLE = {
+    "n": (None, 1),
+    **dict.fromkeys(("tools", "functions", "response_format", "stop", "logprobs"), (None, False)),
+}
 """Fields that change an answer in a way that is not possible here, and the values that do not."""
 
 Event = Any
@@ -142,9 +145,7 @@ class Api:
         token: that ``kvvideo ask`` must have.
     """
 
-    def __init__(
-        self, desk: Desk, engine: Engine, memories: Mapping[str, Served], key: str | None, token: str
-    ) -> None:
+    def __init__(self, desk: Desk, engine: Engine, memories: Mapping[str, Served], key: str | None, token: str) -> None:
         self._desk, self._engine, self._memories = desk, engine, memories
         self._key, self._token = key, token
         self._began = int(time.time())
@@ -194,13 +195,10 @@ class Api:
         if chat.stream:
             usage = chat.stream_options is not None and chat.stream_options.include_usage
             return _streaming(_chunks(head, first, events, usage), "text/event-stream")
-        async with aclosing(events):
-            said = first
-            try:
-                async for said in events:
-                    pass
-            except KvvideoError as error:
-                raise _as_refused(error, job) from None
+        try:
+            said = [first, *[one async for one in events]][-1]
+        except KvvideoError as error:
+            raise _as_refused(error, job) from None
         return JSONResponse(_completion(head, said))
 
     async def ask(self, request: Request) -> Response:

@@ -15,8 +15,8 @@ from kvvideo.runs.ask import Saved
 from kvvideo.runs.recall import Looking
 from kvvideo.serve.desk import Desk
 from kvvideo.serve.notice import Notice, settings
-from kvvideo.serve.server import HOST, listening
 from kvvideo.serve.served import Served, together
+from kvvideo.serve.server import HOST, listening
 from kvvideo.session import Engine
 from kvvideo.session.config import EngineConfig
 from kvvideo.storage.file import MemoryFile

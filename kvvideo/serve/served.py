@@ -159,8 +159,8 @@ def together(memories: Sequence[Served]) -> EngineConfig:
         else:
             continue
         raise ConfigError(
-            f"{str(other.file.path)!r} was made with {different} than {str(first.file.path)!r}, which one engine cannot "
-            "serve; serve it by itself, with another --port"
+            f"{str(other.file.path)!r} was made with {different} than {str(first.file.path)!r}, and one engine cannot "
+            "have both; serve it by itself, with another --port"
         )
     configs = [served.saved.config for served in memories]
     return replace(
