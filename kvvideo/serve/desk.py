@@ -131,8 +131,8 @@ class Desk:
         why: Exception = EngineError("the server was told to end before this was answered")
         try:
             while self._until == math.inf or (self._open and time.monotonic() < self._until):
-                self._begin()
                 self._open = [job for job in self._open if not job.advance()]
+                self._begin()
                 if self._open:
                     self._step()
         except KvvideoError as error:
@@ -146,12 +146,14 @@ class Desk:
 
     def _begin(self) -> None:
         """Open requests that can begin; where there is nothing to do, wait for one."""
-        self._sort_in(wait=not (self._open or self._waiting))
+        self._sort_in(wait=not (self._open or self._waiting) and self._until == math.inf)
         while self._waiting and len(self._open) < self._engine.config.questions and self._until == math.inf:
             job = self._waiting[0]
             if any(other.of is job.of and (other.alone or job.alone) for other in self._open):
                 return
-            self._open.append(self._waiting.popleft())
+            self._waiting.popleft()
+            if not job.advance():
+                self._open.append(job)
 
     def _sort_in(self, wait: bool) -> None:
         with suppress(queue.Empty):
