@@ -1,4 +1,4 @@
-"""``kvvideo serve movie.kvv``: a real server in a process of its own, asked by OpenAI's client and by ``kvvideo ask``."""
+"""``kvvideo serve movie.kvv``: a real server in its own process, asked by OpenAI's client and by ``kvvideo ask``."""
 
 import json
 import os
@@ -193,7 +193,8 @@ def test_ask_uses_it_and_says_so(
     assert untimed(records(done.stdout)) == untimed(wanted.records)
     assert json.loads(run(capfd, "ask", memories[0], "-f", "json", *WORDS).stdout)[-1]["answers"] == 5
     text = run(capfd, "ask", memories[0], *WORDS)
-    assert (text.stdout, text.stderr) == (wanted.text, told)
+    assert text.stdout == wanted.text
+    assert text.stderr.startswith(told)
     page = run(capfd, "ask", memories[0], "-o", tmp_path / "page.html", *WORDS)
     assert page.returncode == 0, page.stderr
     html = (tmp_path / "page.html").read_text()
