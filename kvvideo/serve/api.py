@@ -184,6 +184,8 @@ class Api:
             served.saved.check(questions)
         except ConfigError as error:
             raise Refused(400, str(error)) from None
+        if asked.sampling["max_tokens"] >= (most := served.saved.config.max_model_len):
+            raise Refused(400, f"max_tokens: an answer is shorter than the {most} tokens that a request may have")
         job, events = self._taken(
             request,
             served,

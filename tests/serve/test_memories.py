@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pytest
 
 from kvvideo.runs.journal import state_directory
 from kvvideo.runs.recall import Looking
+from kvvideo.serve.client import Client
 from kvvideo.serve.notice import Notice, Shown, identity, settings
 from kvvideo.session import EngineConfig
 from tests.conftest import EngineFor
@@ -202,6 +204,29 @@ def test_ask_uses_it_and_says_so(
     assert all(question in html for question in OTHERS)
 
 
+def test_an_interrupted_ask_has_no_more_asked(
+    server: Server, memories: list[Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there was is printed, and a last record, as without a server."""
+    answered = Client.records
+
+    def interrupted(client: Client, questions: Any, tokens: int) -> Iterator[Record]:
+        for number, record in enumerate(answered(client, questions, tokens)):
+            if not number:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield record
+
+    monkeypatch.setattr(Client, "records", interrupted)
+    words = [word for at in range(5, 115, 5) for word in ("-q", f"@{at} {QUESTION}")]
+    done = run(capfd, "ask", memories[0], "-f", "jsonl", *words)
+    *answers, last = records(done.stdout)
+    assert done.returncode == 130
+    assert (last["status"], last["answers"]) == ("interrupted", len(answers))
+    assert 1 <= len(answers) < 22
+    assert len(answers) + len(last["unasked"]) == 22
+    assert done.stderr.count("not asked: ") == len(last["unasked"])
+
+
 def test_what_cannot_be_asked_is_refused_as_without(
     server: Server, memories: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +241,7 @@ def test_what_cannot_be_asked_is_refused_as_without(
     [
         ({"at": 500}, "is outside of what is read, 0:00 to 2:00"),
         ({"at": "noon"}, "is not a time"),
+        ({"max_tokens": 1 << 20}, "max_tokens: an answer is shorter than"),
         ({"n": 2}, "n: 2 is not possible here"),
         ({"stop": ["."]}, "stop: "),
         ({"question": "word " * 40_000}, "exceeds max_model_len|longer than|refuses this prompt"),
@@ -322,3 +348,19 @@ def test_ctrl_c_ends_it(server: Server, wanted: Wanted, memories: list[Path]) ->
     assert not re.search("Traceback|rror", server.log.read_text())
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_loading(memories: list[Path], tmp_path: Path) -> None:
+    loading = start(tmp_path / "log", served=memories)
+    try:
+        until = time.monotonic() + 300
+        while "kvvideo: loading tiny" not in loading.log.read_text():
+            assert loading.process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        os.killpg(loading.process.pid, signal.SIGINT)
+        assert loading.process.wait(timeout=120) == 130
+        assert "Traceback" not in loading.log.read_text()
+    finally:
+        end(loading.process)
