@@ -33,11 +33,8 @@ ANSWER_TOKENS = 128
 _LOOK_SECONDS = 0.5
 """Seconds between looks whether a client that waits is still there."""
 
-_UNABLE = {
-    "n": (None, 1),
-    **dict.fromkeys(("tools", "functions", "response_format", "stop", "logprobs"), (None, False)),
-}
-"""Fields that change an answer in a way that is not possible here, and the values that do not."""
+_UNABLE = ("tools", "functions", "response_format", "stop", "logprobs")
+"""Fields that change an answer, unless they are empty, in a way that is not possible here."""
 
 Event = Any
 Body = TypeVar("Body", bound=BaseModel)
@@ -86,6 +83,7 @@ class _Chat(BaseModel, extra="allow"):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     seed: int | None = Field(None, ge=0, lt=1 << 63)
+    n: int | None = Field(None, ge=1, le=1)
     at: float | str | None = None
 
     def asked(self, seed: int) -> Asked:
@@ -95,7 +93,7 @@ class _Chat(BaseModel, extra="allow"):
             ConfigError: if it asks what cannot be.
         """
         for name, value in (self.model_extra or {}).items():
-            if name in _UNABLE and value not in _UNABLE[name]:
+            if name in _UNABLE and value:
                 raise ConfigError(f"{name}: {value!r:.100} is not possible here")
         system = "\n".join(one.text for one in self.messages if one.role in ("system", "developer")).strip()
         said: list[tuple[str, str]] = []
