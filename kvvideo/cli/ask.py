@@ -1,6 +1,10 @@
 """``kvvideo ask``: answer from a memory that ``kvvideo ingest`` wrote."""
 
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +17,43 @@ from kvvideo.errors import INTERRUPTED, ConfigError
 from kvvideo.outputs import Stills
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Hooks
-from kvvideo.runs.recall import Looking, of_memory
+from kvvideo.runs.recall import Looking
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time
 from kvvideo.video.address import local_path
 
 if TYPE_CHECKING:
+    from kvvideo.runs.records import Record
+    from kvvideo.session import Recall
     from kvvideo.storage.file import MemoryFile
+    from kvvideo.video import Source
+
+
+VideoNow = Annotated[
+    str | None,
+    typer.Option("--video", metavar="FILE", help="Where the video is now. [as it was]", rich_help_panel=options.VIDEO),
+]
+ModelNow = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Where the model is now. [as it was]",
+        rich_help_panel=options.MODEL,
+        autocompletion=complete.model,
+    ),
+]
+DtypeNow = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="auto, float32, bfloat16 or float16. [as it was]",
+        rich_help_panel=options.MODEL,
+        autocompletion=complete.one_of(*options.DTYPES),
+    ),
+]
 
 
 def command(
@@ -27,34 +61,14 @@ def command(
     *,
     asked: options.Questions,
     output: options.Output,
-    video: Annotated[
-        str | None,
-        typer.Option(
-            "--video", metavar="FILE", help="Where the video is now. [as it was]", rich_help_panel=options.VIDEO
-        ),
-    ] = None,
+    video: VideoNow = None,
     max_answer_tokens: options.MaxAnswerTokens = options.MAX_ANSWER_TOKENS,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="Where the model is now. [as it was]",
-            rich_help_panel=options.MODEL,
-            autocompletion=complete.model,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="NAME",
-            help="auto, float32, bfloat16 or float16. [as it was]",
-            rich_help_panel=options.MODEL,
-            autocompletion=complete.one_of(*options.DTYPES),
-        ),
-    ] = None,
+    own_engine: Annotated[
+        bool,
+        typer.Option("--own-engine", help="Load the model even if it is served.", rich_help_panel=options.MODEL),
+    ] = False,
+    model: ModelNow = None,
+    dtype: DtypeNow = None,
     recall: options.Recall,
     seed: options.Seed = 0,
     max_model_len: options.MaxModelLen = options.MAX_MODEL_LEN,
@@ -66,7 +80,8 @@ def command(
         kvvideo ask movie.kvv -q "@10:30 What just happened?" -f json
 
     A question at a moment is answered from the checkpoint before it, with the frames between shown again if the
-    video is at hand; without it, from the checkpoint alone, and a note on stderr says of which moment that is.
+    video is at hand; without it, from the checkpoint alone, and a note on stderr says of which moment that is. If
+    'kvvideo serve' serves MEMORY, its engine is asked, and no model is loaded.
     """
     questions = asked.listed(str(memory))
     if not questions:
@@ -76,54 +91,132 @@ def command(
     config = EngineConfig(max_model_len=max_model_len, seed=seed).with_system(asked.told)
     output.choice()  # what cannot be written is said before the file is read
     with MemoryFile(memory) as file:
-        _run(file, questions, output, video, max_answer_tokens, recall.looking(), config, model, dtype)
+        asking = Asking(
+            file,
+            questions,
+            max_answer_tokens,
+            config,
+            recall.looking(),
+            None if video is None else local_path(video),
+            model,
+            dtype,
+        )
+        _run(asking, output, own_engine)
 
 
-def _run(
-    file: "MemoryFile",
-    questions: list[Question],
-    output: options.Output,
-    video: str | None,
-    max_answer_tokens: int,
-    looking: Looking,
-    config: EngineConfig,
-    model: str | None,
-    dtype: str | None,
-) -> None:
+@dataclass(frozen=True)
+class Asking:
+    """Questions of a memory, and the settings of their answers; see ``runs.ask.Saved.of``."""
+
+    file: "MemoryFile"
+    questions: list[Question]
+    max_answer_tokens: int
+    config: EngineConfig
+    looking: Looking
+    video: str | None
+    model: str | None
+    dtype: str | None
+
+    def to_load(self) -> "Answers":
+        """Return the answers of an engine of our own, whose model is at hand."""
+        from kvvideo.runs.ask import Saved, answering
+
+        saved = Saved.of(
+            self.file, self.config, self.looking, say, video=self.video, model=self.model, dtype=self.dtype
+        )
+        saved.check(self.questions)
+        ensure(saved.config.model)
+
+        def records(hooks: Hooks) -> "Iterator[Record]":
+            return answering(saved, self.questions, hooks=hooks, max_answer_tokens=self.max_answer_tokens)
+
+        return Answers(saved.config.cache.strategy, saved.source, saved.recall, records)
+
+    def served(self) -> "Answers | None":
+        """Return the answers of an engine that serves the memory, and of one of our own if that fails; None without."""
+        from kvvideo.serve.client import Client, Unreachable
+        from kvvideo.serve.notice import found, settings
+        from kvvideo.video import Source
+
+        pair = found(self.file.path, settings(self.config, self.looking, self.model, self.dtype, self.video))
+        if pair is None:
+            return None
+        notice, shown = pair
+        client = Client(notice, shown.name, secrets.token_hex(8))
+
+        def records(hooks: Hooks) -> "Iterator[Record]":
+            count = 0
+            try:
+                for record in client.records(self.questions, self.max_answer_tokens):
+                    if not count:
+                        for line in (*shown.said, f"asked the engine that serves it at {notice.url}"):
+                            say(line)
+                    count += 1
+                    yield record
+            except Unreachable as error:
+                say(f"the engine that serves it at {notice.url} cannot be asked: {error}")
+                # The same questions have the same answers, of which some were given.
+                yield from islice(self.to_load().records(hooks), count, None)
+
+        source = None if shown.source is None else Source.from_dict(shown.source)
+        recall = self.looking.at(self.file.frames()) if source is None or not source.replayable else None
+        return Answers(shown.strategy, source, recall, records, client.stop)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to come, and what reports of them need.
+
+    Attributes:
+        strategy: of the memory.
+        source: its video; None if it is not at hand.
+        recall: where frames are to be had without it.
+        records: yields them.
+        stop: has no more questions asked, where the hooks cannot.
+    """
+
+    strategy: str
+    source: "Source | None"
+    recall: "Recall | None"
+    records: Callable[[Hooks], "Iterator[Record]"]
+    stop: Callable[[], None] = lambda: None
+
+
+class _Stop(Stop):
+    """Also has the server stop."""
+
+    def __init__(self, also: Callable[[], None]) -> None:
+        super().__init__()
+        self._also = also
+
+    def _ask(self, *arguments: object) -> None:
+        super()._ask(*arguments)
+        self._also()
+
+
+def _run(asking: Asking, output: options.Output, own_engine: bool) -> None:
     from kvvideo.cli import render
     from kvvideo.outputs.delivery import Delivery
-    from kvvideo.runs.ask import agenda_of, answering, check
-    from kvvideo.runs.origin import engine_for, video_of
 
-    last = file.memory()
-    agenda_of(last, questions)
-    source, lacking = video_of(last, file.path, None if video is None else local_path(video))
-    if lacking:
-        say(lacking)
-    config = engine_for(last, config, model, dtype)
-    check(file, last, source, questions, config.model)
-    recall = of_memory(last, looking, source, file.frames(), say)
-    config = looking.room_for(config, last)
-    ensure(config.model)
+    answers = (None if own_engine else asking.served()) or asking.to_load()
+    path, source = asking.file.path, answers.source
     progress, status, unasked = render.Progress(), "", []
     with ExitStack() as stack:
         delivery = Delivery(
             output.choice(),
             render.Answers(),
-            stem=file.path.stem,
-            strategies=[config.cache.strategy],
+            stem=path.stem,
+            strategies=[answers.strategy],
             say=say,
             note=note,
             force=output.force,
-            inputs=[file.path] if source is None else [file.path, Path(source.path)],
-            frame=stack.enter_context(closing(Stills(source, recall))),
+            inputs=[path] if source is None else [path, Path(source.path)],
+            frame=stack.enter_context(closing(Stills(source, answers.recall))),
             look=output.look(None if source is None else source.path),
         )
-        stop = stack.enter_context(Stop())
+        stop = stack.enter_context(_Stop(answers.stop))
         hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
-        records = answering(
-            file, last, source, questions, config, hooks=hooks, recall=recall, max_answer_tokens=max_answer_tokens
-        )
+        records = answers.records(hooks)
         try:
             with progress:
                 for record in records:

@@ -68,6 +68,7 @@ REFUSED = {
 UNSHARED: dict[Words, set[str]] = {
     ("analyze",): {"questions"},
     ("ask",): {"model", "dtype", "questions"},
+    ("serve",): {"model", "dtype"},
     ("find",): {"format"},
     ("ingest",): {"keep-frames"},
 }

@@ -160,13 +160,13 @@ def kept(
     except ConfigError as error:
         say(f"nothing is kept to resume from: {error}")
         return journal.Run(None, say)
-    notes: "Record" = {"max_tokens": caches[0].max_tokens} if auto else {}
+    notes: Record = {"max_tokens": caches[0].max_tokens} if auto else {}
     return journal.Run(directory, say, resume=resume, every=every, notes={**_begun(source, command), **notes})
 
 
 def _begun(source: "Source", command: Sequence[str]) -> "Record":
     """Return how a run is begun, for a list of runs."""
-    begun: "Record" = {"video": source.path, "command": [*command]}
+    begun: Record = {"video": source.path, "command": [*command]}
     with suppress(OSError):  # the folder may be gone
         begun["folder"] = os.getcwd()
     return begun

@@ -2,18 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
-from itertools import chain
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.runs import records
 from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.runs.analyze import Hooks
+from kvvideo.runs.origin import engine_for, video_of
 from kvvideo.runs.playback import Arrival, Playback
-from kvvideo.runs.streaming import Asked, Meter, ask
+from kvvideo.runs.recall import Looking, of_memory
+from kvvideo.runs.streaming import Asked, Meter, asking
 from kvvideo.session import Recall
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import Engine
@@ -34,33 +35,89 @@ def agenda_of(memory: Memory, questions: Sequence[Question]) -> Agenda:
     return Agenda(questions, None, memory.source.get("start") or 0.0, memory.end)
 
 
-def check(file: MemoryFile, memory: Memory, source: Source | None, questions: Sequence[Question], model: str) -> None:
-    """Check that everything can be answered, before the model is loaded.
+@dataclass(frozen=True)
+class Saved:
+    """A memory that was written down, with all that it takes to ask it.
 
-    Args:
+    Attributes:
         file: memories of one video.
         memory: the last in ``file``.
         source: the video; None if it is not at hand.
-        questions: what will be asked.
-        model: name of the model that is to be loaded.
-
-    Raises:
-        ConfigError: if ``model`` is another than that of the memory, or a question is of a moment before the first
-            checkpoint and the video is not at hand.
+        recall: how questions look again; None for not at all.
+        config: of an engine for it.
     """
-    # One that must be downloaded first is known when it is loaded; the session looks again.
-    if is_here(model) and of_model(model_path(model, weights=True)) != memory.fingerprint:
-        raise ConfigError(
-            f"{str(file.path)!r} was made with another model than {model!r}, or other weights of it: {memory.model!r}; "
-            "say where that is with --model"
-        )
-    first = file.times[0]
-    for question in questions:
-        if source is None and question.at is not None and question.at < first - 1e-6:
+
+    file: MemoryFile
+    memory: Memory
+    source: Source | None
+    recall: Recall | None
+    config: EngineConfig
+
+    @classmethod
+    def of(
+        cls,
+        file: MemoryFile,
+        config: EngineConfig,
+        looking: Looking,
+        say: Callable[[str], None],
+        *,
+        video: str | None = None,
+        model: str | None = None,
+        dtype: str | None = None,
+    ) -> Self:
+        """Return the memory at the end of ``file``, its video found and its model checked, before that is loaded.
+
+        Args:
+            file: memories of one video.
+            config: of the engine, but for what the memory says itself.
+            looking: how questions look again.
+            say: takes lines for the person who waits.
+            video: where the video is, if that is known.
+            model: where the model is, if not where the memory says.
+            dtype: to compute in, if not that of the memory.
+
+        Raises:
+            ConfigError: if the memory is damaged, or of another model than ``model``, or there is no such ``video``.
+            VideoError: if the video cannot be read.
+        """
+        memory = file.memory()
+        source, note = video_of(memory, file.path, video)
+        if note:
+            say(note)
+        config = engine_for(memory, config, model, dtype)
+        # One that must be downloaded first is known when it is loaded; the session looks again.
+        if is_here(config.model) and of_model(model_path(config.model, weights=True)) != memory.fingerprint:
             raise ConfigError(
-                f"'@{format_time(question.at)} {question.text}' is before the first checkpoint, {format_time(first)}, "
-                "and the video is not at hand; say where it is with --video"
+                f"{str(file.path)!r} was made with another model than {config.model!r}, or other weights of it: "
+                f"{memory.model!r}; say where that is with --model"
             )
+        recall = of_memory(memory, looking, source, file.frames(), say)
+        return cls(file, memory, source, recall, looking.room_for(config, memory))
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Check that everything can be answered.
+
+        Raises:
+            ConfigError: if a question is of a moment that the memory knows nothing of, or of one before the first
+                checkpoint and the video is not at hand.
+        """
+        agenda_of(self.memory, questions)
+        first = self.file.times[0]
+        for question in questions:
+            if self.source is None and question.at is not None and question.at < first - 1e-6:
+                raise ConfigError(
+                    f"'@{format_time(question.at)} {question.text}' is before the first checkpoint, "
+                    f"{format_time(first)}, and the video is not at hand; say where it is with --video"
+                )
+
+    def playback(self, engine: Engine) -> Playback:
+        """Return a playback that stands at the end of the memory.
+
+        Raises:
+            ConfigError: if the memory does not fit the engine.
+        """
+        memory = self.memory if self.memory.tensors else self.file.memory()
+        return Playback(engine, self.source, saved=self.file, memory=memory)
 
 
 class _Stopped(Exception):
@@ -68,52 +125,66 @@ class _Stopped(Exception):
 
 
 def answering(
-    file: MemoryFile,
-    memory: Memory,
-    source: Source | None,
-    questions: Sequence[Question],
-    config: EngineConfig,
-    *,
-    hooks: Hooks,
-    recall: Recall | None = None,
-    max_answer_tokens: int = 128,
+    saved: Saved, questions: Sequence[Question], *, hooks: Hooks, max_answer_tokens: int = 128
 ) -> Iterator[records.Record]:
-    """Ask ``questions`` of ``memory``; yield the records of the answers in order of time, and a last one.
-
-    Args:
-        file: memories of one video.
-        memory: the last in ``file``.
-        source: the video; None if it is not at hand.
-        questions: what to ask.
-        config: of the engine, for this memory.
-        hooks: called meanwhile; a run that is stopped asks no more.
-        recall: how questions look again; None for not at all.
-        max_answer_tokens: longest answer.
+    """Load the model and ask ``questions`` of ``saved``; yield the records of ``recording``.
 
     Raises:
         ConfigError: if the model cannot be loaded.
         KvvideoError: after the last record, if something went wrong.
     """
-    began, agenda, count, failure = time.perf_counter(), agenda_of(memory, questions), 0, None
-    hooks.loading(config.model)
-    schedule = config.cache.schedule((engine := Engine(config)).block_size)
+    began = time.perf_counter()
+    hooks.loading(saved.config.model)
+    engine = Engine(saved.config)
+    with closing(saved.playback(engine)) as playback:
+        yield from engine.driven(
+            recording(saved, playback, questions, began=began, hooks=hooks, max_answer_tokens=max_answer_tokens)
+        )
+
+
+def recording(
+    saved: Saved,
+    playback: Playback,
+    questions: Sequence[Question],
+    *,
+    began: float,
+    hooks: Hooks,
+    max_answer_tokens: int = 128,
+) -> Generator[records.Record | None, None, None]:
+    """Ask ``questions``; yield the records of the answers in order of time and a last one, and None to wait for a step.
+
+    Args:
+        saved: what is asked.
+        playback: of it; stands at the end of the memory, and does so again afterwards.
+        questions: what to ask.
+        began: moment that the last record counts its seconds from, by ``time.perf_counter``.
+        hooks: called meanwhile; a run that is stopped asks no more.
+        max_answer_tokens: longest answer.
+
+    Raises:
+        KvvideoError: after the last record, if something went wrong.
+    """
+    memory, config, source = saved.memory, saved.config, saved.source
+    agenda, count, failure = agenda_of(memory, questions), 0, None
     common: dict[str, Any] = {
-        "video": str(memory.source.get("path", file.path)) if source is None else source.path,
+        "video": str(memory.source.get("path", saved.file.path)) if source is None else source.path,
         "model": config.model,
         "strategy": config.cache.strategy,
-        "schedule": schedule,
+        "schedule": config.cache.schedule(playback.engine.block_size),
     }
-    playback = Playback(engine, source, saved=file, memory=memory)
     stats = playback.session.stats()
-    with closing(playback):
-        try:
-            options = {"max_tokens": max_answer_tokens, "seed": config.seed, "recall": recall}
-            said = answers(playback, agenda, questions, hooks, **options)
-            for asked in chain.from_iterable(said):
-                count += 1
-                yield records.answer(asked, **common)
-        except KvvideoError as error:
-            failure = error
+    options = {"max_tokens": max_answer_tokens, "seed": config.seed, "recall": saved.recall}
+    try:
+        with closing(_answers(playback, agenda, questions, hooks, **options)) as batches:
+            for batch in batches:
+                if batch is None:
+                    yield None
+                    continue
+                for asked in batch:
+                    count += 1
+                    yield records.answer(asked, **common)
+    except KvvideoError as error:
+        failure = error
     status, why = records.outcome(hooks.stopped(), failure)
     yield records.done(
         status,
@@ -155,7 +226,13 @@ def answers(
         VideoError: the video cannot be read.
         EngineError: vLLM failed, or ended the session.
     """
-    hooks = hooks or Hooks()
+    return playback.engine.driven(_answers(playback, agenda, questions, hooks or Hooks(), **options))
+
+
+def _answers(
+    playback: Playback, agenda: Agenda, questions: Sequence[Question], hooks: Hooks, **options: Any
+) -> Generator[list[Asked] | None, None, None]:
+    """Do what ``answers`` does, but yield None where the engine must step for a question."""
     end, schedule = playback.session.end, playback.engine.config.cache.schedule(playback.engine.block_size)
 
     def on_chunk() -> None:
@@ -164,20 +241,22 @@ def answers(
         hooks.chunk(Meter(playback.session, schedule).progress())
 
     moments = sorted({q.at for q in questions if q.at is not None and q.at < end})
-    with suppress(_Stopped):
-        for at, arrival in _stand_at(playback, moments, on_chunk):
+    # Closed at once, however this ends, so that the playback stands at the end again.
+    with suppress(_Stopped), closing(_stand_at(playback, moments, on_chunk)) as stands:
+        for at, arrival in stands:
             if hooks.stopped():
                 return
             due = [question for _, some in agenda.before(math.nextafter(at, math.inf)) for question in some]
-            asked = ask(playback.session, at, due, playback.also, **options)
+            asked = yield from asking(playback.session, at, due, playback.also, **options)
             yield asked if arrival.exact else [replace(one, answered_at=arrival.at) for one in asked]
     if not hooks.stopped() and (due := agenda.at_end(end)):
-        yield ask(playback.session, end, due, **options)
+        asked = yield from asking(playback.session, end, due, **options)
+        yield asked
 
 
 def _stand_at(
     playback: Playback, moments: Sequence[float], on_chunk: Callable[[], None]
-) -> Iterator[tuple[float, Arrival]]:
+) -> Generator[tuple[float, Arrival], None, None]:
     """Let ``playback`` stand at one of the ascending ``moments`` after the other."""
     if moments:
         with playback.visit(moments[0], on_chunk) as arrival:

@@ -157,7 +157,7 @@ class _Rest:
             elif questions:
                 also = None if chunk is None else shown_until(chunk, at, self.session)
                 try:
-                    found = yield from _asking(self.session, at, questions, also, **self.options)
+                    found = yield from asking(self.session, at, questions, also, **self.options)
                 except FullError:
                     self.agenda.put_back([question for _, some in due[index:] for question in some])
                     raise
@@ -184,11 +184,11 @@ def ask(
         also: frames since the last whole chunk, to show without remembering them.
         options: of ``Session.ask_all``.
     """
-    return session.engine.drive(_asking(session, at, questions, also, **options))
+    return session.engine.drive(asking(session, at, questions, also, **options))
 
 
-def _asking(
-    session: Session, at: float, questions: Sequence[Question], also: Chunk | None, **options: Any
+def asking(
+    session: Session, at: float, questions: Sequence[Question], also: Chunk | None = None, **options: Any
 ) -> Generator[None, None, list[Asked]]:
     """Do what ``ask`` does, but yield where the engine must step for it."""
     answers = yield from _answers(session, questions, also, **options)

@@ -181,7 +181,7 @@ def _check(args: argparse.Namespace) -> None:
     from kvvideo.plugin.server import configured
 
     if args.uds is None:
-        _check_port(args.host, args.port)
+        listening(args.host, args.port).close()
     try:
         config = configured(args)
     except KvvideoError:
@@ -191,16 +191,23 @@ def _check(args: argparse.Namespace) -> None:
     cache_config(config)
 
 
-def _check_port(host: str | None, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in (host or "") else socket.AF_INET) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host or "", port))
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"cannot listen on {host or 'any address'}, port {port}: {getattr(error, 'strerror', None) or error}; "
-                "name another with --port or --host"
-            ) from error
+def listening(host: str | None, port: int) -> socket.socket:
+    """Return a socket that has the address.
+
+    Raises:
+        ConfigError: if it cannot be had.
+    """
+    found = socket.socket(socket.AF_INET6 if ":" in (host or "") else socket.AF_INET)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host or "", port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise ConfigError(
+            f"cannot listen on {host or 'any address'}, port {port}: {getattr(error, 'strerror', None) or error}; "
+            "name another with --port or --host"
+        ) from error
+    return found
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,7 @@
 """One video's stream: ingest chunks, ask questions, see what is still remembered."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import compress, islice
 from typing import Any, Self
@@ -160,10 +160,16 @@ class VideoSession(Session):
         self._check_asked(also)
         if self._id is None:
             return [iter(()) for _ in questions]
+        of = self._id
+        given = _given(also)
+        requests = (self._request(question, looking(of), given, dialogue, marks=LOOKS) for question in questions)
+        return (yield from self._found(requests))
+
+    def _found(self, requests: Iterable[Any]) -> Generator[None, None, list[Iterator[Found]]]:
+        """Return the events that questions attend to, which are asked as ``requests`` of ``sampling.looking``."""
         engine, names = self.engine, list[str]()
         try:
-            for question in questions:
-                request = self._request(question, looking(self._id), _given(also), dialogue, marks=LOOKS)
+            for request in requests:
                 while not engine.has_room(request):
                     yield
                 names.append(engine.ask(request, looks=True))
@@ -208,13 +214,12 @@ class VideoSession(Session):
         """Return what each of ``questions`` is shown again. What it finds does not depend on ``system``."""
         from kvvideo.plugin.sampling import looking
 
-        rooms = []
-        for question in questions:
-            request = self._request(question, looking(self._id or ""), _given(also), dialogue, system)
-            rooms.append(self._room() - len(request.prompt_token_ids) - max_tokens)
+        requests = [self._request(question, looking(self._id or ""), _given(also), dialogue) for question in questions]
+        left = self._room() - len(self.engine.tokenizer(system_text(system)).input_ids) - max_tokens
+        rooms = [left - len(request.prompt_token_ids) for request in requests]
         # To look takes a block more than to ask.
         able = [room >= self.engine.block_size for room in rooms]
-        found = yield from self.finding([*compress(questions, able)], also=also, dialogue=dialogue)
+        found = yield from self._found(compress(requests, able))
         hits = [wanted(events, min(recall.count, CHUNKS - 2), self._whole_from()) for events in found]
         newest = None if also is not None else self._newest
         last = next((row[2:] for row in reversed(self._log) if row[3] > row[2]), None)

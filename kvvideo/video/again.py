@@ -18,6 +18,8 @@ logger = logging.getLogger("kvvideo.video")
 
 AT_ONCE = 4
 """Stretches that are decoded side by side, each in a process of its own, which takes 0.2 s to start."""
+KEPT_BYTES = 64 << 20
+"""Size of the frames that are kept for the next question: 13 chunks of 8 frames of 448 x 448 pixels; our choice."""
 _SLACK = 0.01
 """Part of the time between two frames by which a stretch may miss the moments of the stream."""
 
@@ -53,21 +55,34 @@ class FileAgain:
             self._source = replace(source, max_pixels=max_pixels, min_pixels=min(source.min_pixels, max_pixels))
         self._grid = Grid.of(source.fps, source.chunk_seconds, source.start, source.end)
         self._fingerprint = source.fingerprint()
+        # The latest last.
+        self._kept: dict[tuple[float, float], Chunk] = {}
 
     def chunk(self, start: float, end: float) -> Chunk | None:
         """Return the frames of the chunks that the stretch touches, of one chunk's number at most; None without."""
         return self.chunks([(start, end)])[0]
 
     def chunks(self, stretches: Sequence[tuple[float, float]]) -> list[Chunk | None]:
-        """Return ``chunk`` of each stretch, decoded side by side."""
+        """Return ``chunk`` of each stretch, decoded side by side, or kept since the last time."""
         if not (stretches and self._is_same()):
             return [None] * len(stretches)
-        with ThreadPoolExecutor(min(AT_ONCE, len(stretches)), thread_name_prefix="kvvideo-again") as threads:
-            found = list(threads.map(self._decoded, stretches))
-        for error in found:
-            if isinstance(error, KvvideoError):
-                self._tell(str(error))
-        return [chunk if isinstance(chunk, Chunk) else None for chunk in found]
+        found: dict[tuple[float, float], Chunk | None] = {}
+        missing = [stretch for stretch in stretches if stretch not in self._kept]
+        if missing:
+            with ThreadPoolExecutor(min(AT_ONCE, len(missing)), thread_name_prefix="kvvideo-again") as threads:
+                decoded = list(threads.map(self._decoded, missing))
+            for stretch, chunk in zip(missing, decoded, strict=True):
+                if isinstance(chunk, KvvideoError):
+                    self._tell(str(chunk))
+                found[stretch] = chunk if isinstance(chunk, Chunk) else None
+        for stretch in stretches:
+            # One that is wanted again counts as new.
+            chunk = found[stretch] = found.get(stretch) or self._kept.pop(stretch, None)
+            if chunk is not None:
+                self._kept[stretch] = chunk
+        while sum(chunk.frames.nbytes for chunk in self._kept.values()) > KEPT_BYTES:
+            del self._kept[next(iter(self._kept))]
+        return [found[stretch] for stretch in stretches]
 
     def _is_same(self) -> bool:
         try:

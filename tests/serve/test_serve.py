@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,11 +79,11 @@ class Server:
         raise AssertionError(f"not up after {seconds} s: {self.log.read_text()[-3000:]}")
 
 
-def start(log: Path, *arguments: str) -> Server:
+def start(log: Path, *arguments: str, served: Sequence[object] = ("tiny",)) -> Server:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = command("serve", "tiny", "--port", port)
+    line = command("serve", *served, "--port", port)
     with log.open("wb") as output:
         process = subprocess.Popen([*line, *arguments], stdout=output, stderr=output, start_new_session=True)
     return Server(process, port, log)

@@ -242,6 +242,19 @@ def test_each_question_is_shown_its_own(engine_for: EngineFor) -> None:
             np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
 
 
+def test_a_question_is_made_once_to_look_and_once_to_be_asked(
+    engine_for: EngineFor, prompts: Callable[[Engine], list[tuple[str, list[Chunk]]]]
+) -> None:
+    engine, chunks = engine_for("streaming"), clips(14)
+    with VideoSession(engine) as session:
+        for chunk in chunks:
+            session.ingest(chunk)
+        given = prompts(engine)
+        answers = session.ask_all([QUESTION, *OTHERS], recall=Recall(3, Frames(chunks)), max_tokens=1)
+    assert all(answer.looked_at for answer in answers)
+    assert len(given) == 6
+
+
 def test_frames_that_are_gone_are_done_without(
     engine_for: EngineFor, prompts: Callable[[Engine], list[tuple[str, list[Chunk]]]]
 ) -> None:

@@ -126,6 +126,25 @@ def test_stretches_are_decoded_side_by_side(monkeypatch: pytest.MonkeyPatch) -> 
     assert same([chunk for chunk in found if chunk is not None], wanted)
 
 
+def test_what_was_decoded_is_kept_for_the_next_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until others need its room; the one that was wanted last stays longest."""
+    source = Source(str(clip("plain.mp4")), 2.0, 1.0, **SMALL)
+    whole, again = streamed(source), FileAgain(source)
+    spans, opened, begin = [(chunk.start, chunk.end) for chunk in whole], list[int](), Source.open
+
+    def counted(self: Source, **options: Any) -> VideoReader:
+        opened.append(options["skip_chunks"])
+        return begin(self, **options)
+
+    monkeypatch.setattr(Source, "open", counted)
+    monkeypatch.setattr("kvvideo.video.again.KEPT_BYTES", 2 * whole[0].frames.nbytes)
+    for wanted, decoded in (([0], [0]), ([0], []), ([1, 0], [1]), ([2], [2]), ([0], []), ([1], [1]), ([0, 1], [])):
+        opened.clear()
+        found = again.chunks([spans[number] for number in wanted])
+        assert same([chunk for chunk in found if chunk is not None], [whole[number] for number in wanted])
+        assert opened == decoded
+
+
 def test_it_can_look_closer() -> None:
     source = Source(str(clip("plain.mp4")), 2.0, 4.0, min_pixels=4 * 784, max_pixels=8 * 784)
     seen = streamed(source)[1]
