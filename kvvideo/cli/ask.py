@@ -119,7 +119,9 @@ def _run(
             frame=stack.enter_context(closing(Stills(source, recall))),
         )
         stop = stack.enter_context(Stop())
-        hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
+        hooks = Hooks(
+            lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk, loaded=stop.begun
+        )
         records = answering(
             file, last, source, questions, config, hooks=hooks, recall=recall, max_answer_tokens=max_answer_tokens
         )

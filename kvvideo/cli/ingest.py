@@ -169,6 +169,7 @@ def _ingest(
             Asking(()).check(source, reader.info.duration)
             progress.loading(config.model, stop, part.close)
             engine = Engine(config)
+            stop.begun()
             schedule = config.cache.schedule(engine.block_size)
             done = ingest(
                 engine,

@@ -79,6 +79,7 @@ class Hooks:
     Attributes:
         stopped: asked after every chunk; once true, nothing more is ingested or asked.
         loading: told the model that is loaded now.
+        loaded: called once it is.
         chunk: told of every chunk how far the stream is now.
         watching: given the chunks that are read, returns the same.
     """
@@ -87,6 +88,7 @@ class Hooks:
     loading: Callable[[str], None] = lambda _: None
     chunk: "Callable[[Progress], None]" = lambda _: None
     watching: "Callable[[Iterable[Chunk]], Iterable[Chunk]]" = lambda chunks: chunks
+    loaded: Callable[[], None] = lambda: None
 
 
 def kept(
@@ -233,6 +235,7 @@ class Answering:
             if self.engine is None:
                 self.hooks.loading(self.config.model)
                 self.engine = open_engine(self.config, self.caches)
+                self.hooks.loaded()
                 self.kept.check_model(self.engine)
             self.engine.use(cache)
             self.kept.enter(memory)
