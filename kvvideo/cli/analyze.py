@@ -185,6 +185,7 @@ def _run(
             lambda model: progress.loading(model, stop),
             progress.chunk,
             lambda chunks: watching(stills.watching(chunks)),
+            stop.begun,
         )
         answering = Answering(source, config, caches, asking, run, recall, hooks)
         delivery = Delivery(

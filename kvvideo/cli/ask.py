@@ -215,7 +215,9 @@ def _run(asking: Asking, output: options.Output, own_engine: bool) -> None:
             look=output.look(None if source is None else source.path),
         )
         stop = stack.enter_context(_Stop(answers.stop))
-        hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
+        hooks = Hooks(
+            lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk, loaded=stop.begun
+        )
         records = answers.records(hooks)
         try:
             with progress:

@@ -189,6 +189,7 @@ def _ingest(
             began = time.perf_counter()
             engine = Engine(config)
             watch = Stopwatch(config, source, reader.info, time.perf_counter() - began)
+            stop.begun()
 
             def on_chunk(now: "Progress") -> None:
                 watch.chunk(now.cache.live)

@@ -42,17 +42,21 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """True if the run is to end; once this was looked at, a chunk is at hand that can be finished."""
-        self._tidy = None
+        """True if the run is to end; once this was looked at, it is one that can be ended in order."""
+        self.begun()
         return self._asked
 
     def at_once(self, tidy: Callable[[], None] = lambda: None) -> None:
-        """Have Ctrl-C end the process until ``asked`` is looked at: nothing is begun that could be lost.
+        """Have Ctrl-C end the process until ``begun``: there is nothing yet that could be lost.
 
         Args:
             tidy: called before.
         """
         self._tidy = tidy
+
+    def begun(self) -> None:
+        """Have Ctrl-C wait for the chunk at hand from now on."""
+        self._tidy = None
 
     def _ask(self, *_: object) -> None:
         self._asked = True

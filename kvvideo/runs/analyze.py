@@ -93,6 +93,7 @@ class Hooks:
     Attributes:
         stopped: asked after every chunk; once true, nothing more is ingested or asked.
         loading: told the model that is loaded now.
+        loaded: called once it is.
         chunk: told of every chunk how far the stream is now.
         watching: given the chunks that are read, returns the same.
     """
@@ -101,6 +102,7 @@ class Hooks:
     loading: Callable[[str], None] = lambda _: None
     chunk: "Callable[[Progress], None]" = lambda _: None
     watching: "Callable[[Iterable[Chunk]], Iterable[Chunk]]" = lambda chunks: chunks
+    loaded: Callable[[], None] = lambda: None
 
 
 def kept(
@@ -267,6 +269,7 @@ class Answering:
                 began_loading = time.perf_counter()
                 self.engine = open_engine(self.config, self.caches)
                 self.load_seconds = loading = time.perf_counter() - began_loading
+                self.hooks.loaded()
                 self.kept.check_model(self.engine)
             self.engine.use(cache)
             self.kept.enter(memory)

@@ -136,6 +136,7 @@ def answering(
     began = time.perf_counter()
     hooks.loading(saved.config.model)
     engine = Engine(saved.config)
+    hooks.loaded()
     with closing(saved.playback(engine)) as playback:
         yield from engine.driven(
             recording(saved, playback, questions, began=began, hooks=hooks, max_answer_tokens=max_answer_tokens)
