@@ -21,6 +21,7 @@ from kvvideo.outputs.writer import to_stdout
 from kvvideo.runs.agenda import TASKS, Agenda, Question, Task
 from kvvideo.runs.analyze import Answering, Asking, Hooks, files_of, kept
 from kvvideo.runs.changes import only_changes
+from kvvideo.runs.interrupted import much
 from kvvideo.runs.recall import Looking
 from kvvideo.session import EngineConfig
 from kvvideo.times import format_time, parse_time
@@ -176,7 +177,6 @@ def _run(
 ) -> None:
     from kvvideo.cli import render
     from kvvideo.outputs.delivery import Delivery
-    from kvvideo.runs.interrupted import much
 
     progress = render.Progress(source.start)
     with Stop() as stop, looking.during(source, say) as (recall, watching), closing(Stills(source, recall)) as stills:

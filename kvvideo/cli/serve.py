@@ -12,6 +12,7 @@ from kvvideo.cli import options
 from kvvideo.cli.ask import DtypeNow, ModelNow, VideoNow
 from kvvideo.cli.command import Command
 from kvvideo.cli.download import ensure
+from kvvideo.cli.panels import SERVER
 from kvvideo.cli.stop import say
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
@@ -19,8 +20,6 @@ from kvvideo.video.address import local_path
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Options that are not ours are for vLLM."""
-
-_SERVER = "Server of memories (of a model: see vLLM's options)"
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class _Answers(options.Recall):
     """Settings for memories alone: those of ``kvvideo ask``, and where the server is."""
 
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen at; 0.0.0.0 lets others in.", rich_help_panel=_SERVER)
+        str, typer.Option("--host", help="Address to listen at; 0.0.0.0 lets others in.", rich_help_panel=SERVER)
     ] = "127.0.0.1"
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="0: any that is free.", rich_help_panel=_SERVER)
+        int, typer.Option("--port", min=0, max=65535, help="0: any that is free.", rich_help_panel=SERVER)
     ] = 8000
     api_key: Annotated[
-        str | None, typer.Option("--api-key", help="Key that clients must have.", rich_help_panel=_SERVER)
+        str | None, typer.Option("--api-key", help="Key that clients must have.", rich_help_panel=SERVER)
     ] = None
     video: VideoNow = None
     model_now: ModelNow = None

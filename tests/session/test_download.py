@@ -71,7 +71,8 @@ def test_without_a_network_one_line_says_what_to_do(
         done = kvvideo(*arguments, *(() if arguments[0] == "serve" else ("--model", SOME)))
     assert line(done) == (
         f"kvvideo: 'some/model' is not on this machine ({home / 'hub'}; HF_HOME names another folder), and "
-        f"{url} cannot be reached; run 'hf download some/model' where there is a network, name its directory with --model, or try --model tiny"
+        f"{url} cannot be reached; run 'hf download some/model' where there is a network, "
+        "name its directory with --model, or try --model tiny"
     )
 
 
