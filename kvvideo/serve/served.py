@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvvideo.errors import ConfigError
-from kvvideo.prompt import Turn, dialogue_text, question_text
+from kvvideo.prompt import Turn, dialogue_text, question_text, system_text
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.analyze import Hooks
 from kvvideo.runs.ask import Saved, recording
@@ -118,15 +118,16 @@ class Served:
         playback = self.open(engine)
         turns = asked.dialogue if engine.knows_dialogue else ()
         # A model that makes nothing of a dialogue was not taught instructions either.
-        words = f"{asked.system}\n\n{asked.text}" if asked.system and engine.knows_dialogue else asked.text
-        count = len(engine.tokenizer(dialogue_text(turns) + question_text(words)).input_ids)
+        system = asked.system if engine.knows_dialogue else ""
+        prompt = system_text(system) + dialogue_text(turns) + question_text(asked.text)
+        count = len(engine.tokenizer(prompt).input_ids)
         at = self.end if asked.at is None else min(asked.at, self.end)
         with ExitStack() as stack:
             answered_at, also = at, None
             if at < self.end:
                 answered_at, also = stack.enter_context(_visited(playback, at, job)), playback.also
-            options = {**asked.sampling, "dialogue": turns, "recall": self.saved.recall}
-            for item in stack.enter_context(closing(playback.session.asking([words], also=also, **options))):
+            options = {**asked.sampling, "dialogue": turns, "system": system, "recall": self.saved.recall}
+            for item in stack.enter_context(closing(playback.session.asking([asked.text], also=also, **options))):
                 yield None if item is None else Said(item[1], at, answered_at, count)
 
 

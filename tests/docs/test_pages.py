@@ -25,6 +25,7 @@ PLACES = (
 
 NOT_OURS = {
     *("kvvideo.toml", "config.json", "manifest.json", "results.jsonl", "failed.jsonl", "summary.json", "jobs.jsonl"),
+    "pace.json",
     *("results/results.jsonl", "results/failed.jsonl", "results/summary.json", "runs/", "movie.mp4", "recording.ts"),
     *("kvvideo/compression/strategies/key_frames.py", "a.mp4", "01-movie-0-12.mp4"),
 }
