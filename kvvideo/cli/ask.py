@@ -119,9 +119,7 @@ def _run(
             frame=stack.enter_context(closing(Stills(source, recall))),
         )
         stop = stack.enter_context(Stop())
-        hooks = Hooks(
-            lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk, loaded=stop.begun
-        )
+        hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
         records = answering(
             file, last, source, questions, config, hooks=hooks, recall=recall, max_answer_tokens=max_answer_tokens
         )

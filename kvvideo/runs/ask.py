@@ -97,7 +97,6 @@ def answering(
     began, agenda, count, failure = time.perf_counter(), agenda_of(memory, questions), 0, None
     hooks.loading(config.model)
     schedule = config.cache.schedule((engine := Engine(config)).block_size)
-    hooks.loaded()
     common: dict[str, Any] = {
         "video": str(memory.source.get("path", file.path)) if source is None else source.path,
         "model": config.model,
