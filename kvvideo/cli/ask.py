@@ -95,8 +95,7 @@ def _run(
     from kvvideo.runs.ask import agenda_of, answering, check
     from kvvideo.runs.origin import engine_for, video_of
 
-    last = file.memory()
-    agenda_of(last, questions)
+    agenda_of(last := file.memory(), questions)
     source, lacking = video_of(last, file.path, None if video is None else local_path(video))
     if lacking:
         say(lacking)
