@@ -12,7 +12,7 @@ from kvvideo._version import __version__
 from kvvideo.doctor.finding import Finding, broken, ok, warning
 from kvvideo.errors import first_line
 from kvvideo.plugin.compat import installed_version
-from kvvideo.plugin.machine import free_memory
+from kvvideo.session.machine import free_memory
 from kvvideo.sizes import format_size
 
 PYTHONS = ((3, 11), (3, 12))

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.plugin.machine import free_gpu_memory, free_memory
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import CHUNKS
 from kvvideo.session.footprint import RESERVE, weight_bytes
 from kvvideo.session.hub import model_path
+from kvvideo.session.machine import free_gpu_memory, free_memory
 from kvvideo.session.model_config import model_config, text_config
 from kvvideo.session.pool import block_bytes, head_dim, other_blocks, ranks_of, with_room_for
 from kvvideo.sizes import parse_size

@@ -122,7 +122,7 @@ def test_loading_is_no_part_of_what_the_first_strategy_took(
     words = ("--compare", "distinct,window", "-q", "Now?", "--max-answer-tokens", 2, "--recall", 0, "--to", "0:12")
     done = run(capfd, "analyze", *TINY, clip, *words)
     first, second = (line for line in done.stderr.splitlines() if "0:12 of video" in line)
-    assert first.startswith("distinct: 1 answers, 0:12 of video")
+    assert first.startswith("distinct: 1 answer, 0:12 of video")
     assert " s of loading; cache" in first
     assert "loading" not in second
     found = records(run(capfd, "analyze", *TINY, clip, *words, "-f", "jsonl").stdout)
