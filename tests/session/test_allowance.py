@@ -14,11 +14,10 @@ import kvvideo
 from kvvideo.bench.shapes import shaped
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
-from kvvideo.plugin import machine
 from kvvideo.runs.ingest import recorded_tokens
 from kvvideo.runs.origin import engine_for
 from kvvideo.runs.recall import Looking
-from kvvideo.session import EngineConfig, allowance
+from kvvideo.session import EngineConfig, allowance, machine
 from kvvideo.session.allowance import AUTO, LEAST, SIZES, Allowance, bytes_for, chunk_tokens, held_in, rounded
 from kvvideo.session.memory import Memory
 from kvvideo.session.pool import pool_bytes, sessions_in
