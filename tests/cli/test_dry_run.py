@@ -91,7 +91,7 @@ def test_how_large_the_file_of_a_film_is(film: tuple[object, ...], capfd: pytest
 
 @pytest.mark.usefixtures("one_engine")
 def test_how_long_it_takes_is_known_from_the_last_run(clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Of either command; not for other frames."""
+    """Either command's pace is used; not for other frames."""
     words, asked = (*TINY, clip), ("--every", "20s", "-q", "Now?", "--max-answer-tokens", 2, "--recall", 0)
     assert run(capfd, "analyze", *words, "--to", "0:40", *asked, "-f", "jsonl").returncode == 0
     (predicted,) = records(run(capfd, "analyze", *words, *asked, "--dry-run", "-f", "jsonl").stdout)

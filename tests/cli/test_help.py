@@ -111,7 +111,7 @@ def test_every_command_has_the_options_of_every_command(command: Any, context: A
 
 
 def test_letters_of_others_are_not_ours() -> None:
-    """Of vLLM, to which ``serve`` hands them on."""
+    """They are vLLM's, to which ``serve`` hands them on."""
     words = ["tiny", "-dph", "-v", "-sc", "4"]
     context = ROOT.commands["serve"].make_context("serve", words, parent=ROOT.make_context("kvvideo", ["serve"]))
     assert (context.args, context.params["verbose"]) == (["-dph", "-sc", "4"], True)

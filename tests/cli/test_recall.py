@@ -98,7 +98,7 @@ def test_what_was_forgotten_is_answered(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_the_model_is_told_changes_nothing_that_is_found(capfd: pytest.CaptureFixture[str]) -> None:
-    """Of a long text too, whose room is counted: see ``watched``."""
+    """A long text changes nothing either, for its room is counted: see ``watched``."""
     words = "Answer in one word, as a child would. " * 20
     (plain,) = answers(analyzed(capfd, "-q", QUESTION))
     (told,) = answers(analyzed(capfd, "-q", QUESTION, "--system", words))

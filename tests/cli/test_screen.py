@@ -212,7 +212,7 @@ def test_programs_get_a_record_for_what_is_done_and_one_a_second(capsys: pytest.
 def test_what_every_command_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a command that is done at once, and one that fails."""
+    """A command that is done at once has them, and one that fails."""
     for name in ("VLLM_LOGGING_LEVEL", "VLLM_LOGGING_STREAM", "_KVVIDEO_LOG_FILE"):
         monkeypatch.setenv(name, "")  # as it will be again after this
     make = ("samples", "make", tmp_path / "clip.mp4", "--minutes", "0.1")

@@ -1,4 +1,4 @@
-"""How large the cache is: said by ``--memory``, by exact settings from anywhere, or by the run that is gone on with."""
+"""The size of the cache: said by ``--memory``, by exact settings from anywhere, or by the run that is gone on with."""
 
 import json
 import sys

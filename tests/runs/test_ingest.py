@@ -136,7 +136,7 @@ def test_nothing_is_foretold_of_what_has_no_length(engine: Engine) -> None:
 
 
 def test_a_full_disk_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is free must hold the file and what it is made of; what an interrupted run left is part of that."""
+    """Free space must hold the file and its parts; parts that an interrupted run left count."""
     path, free = tmp_path / "x.kvv", [2_000_000]
     monkeypatch.setattr(forecasts.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
     fits = Forecast(5, 5, 100, file_bytes=600_000, frame_bytes=400_000)

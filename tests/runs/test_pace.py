@@ -1,4 +1,4 @@
-"""How fast a run went is kept, and found for the next one like it."""
+"""The pace of a run is kept, and found for the next one like it."""
 
 import json
 from dataclasses import replace

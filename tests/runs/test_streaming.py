@@ -74,7 +74,7 @@ def test_how_far_a_stream_is(engine_for: EngineFor, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_session_that_is_full_is_asked_what_is_left(engine_for: EngineFor) -> None:
-    """Of what it holds by then; a moment that it never reaches stays on the agenda."""
+    """They are answered from the tokens held by then; a moment never reached stays on the agenda."""
     engine = engine_for("full", max_model_len=256, kv_bytes=1 << 22)
     questions = [Question("Early?", 3.0), Question("At the end?"), Question("Late?", 100.0)]
     asked: list[Asked] = []

@@ -91,7 +91,7 @@ def test_requests_share_steps_and_begin_in_order(desk: Desk, engine: Stepped) ->
 
 
 def test_one_that_must_be_alone_waits_and_is_waited_for(desk: Desk, engine: Stepped) -> None:
-    """Of its memory; another's go on."""
+    """Only questions of its memory wait; another's go on."""
     engine.config.questions = 9
     before, alone, after = Told(engine, 3), Told(engine, 2, alone=True), Told(engine, 1)
     run(desk, engine, Told(engine, 9, of="another"), before, alone, after)

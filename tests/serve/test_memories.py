@@ -56,7 +56,7 @@ def with_engines(engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch) -> None
 
 @dataclass(frozen=True)
 class Wanted:
-    """What ``ask`` prints with an engine of its own: records, and text."""
+    """Return the records and the text that ``ask`` prints with an engine of its own."""
 
     records: list[Record]
     text: str
@@ -170,7 +170,7 @@ def test_earlier_messages_and_limits(server: Server) -> None:
 
 
 def test_several_at_once(server: Server, wanted: Wanted, memories: list[Path]) -> None:
-    """Of both memories, at the end and at moments, by chat and by ``ask``."""
+    """Both memories are asked, at the end and at moments, by chat and by ``ask``."""
     with ThreadPoolExecutor(12) as threads:
         plain = [(q, threads.submit(chat, server, q, model=m)) for m in ("film", "framed") for q in (QUESTION, *OTHERS)]
         moments = [threads.submit(chat, server, QUESTION, at=70) for _ in range(3)]
@@ -207,7 +207,7 @@ def test_ask_uses_it_and_says_so(
 def test_an_interrupted_ask_has_no_more_asked(
     server: Server, memories: list[Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What there was is printed, and a last record, as without a server."""
+    """Answers so far are printed, and a last record, as without a server."""
     answered = Client.records
 
     def interrupted(client: Client, questions: Any, tokens: int) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""How ``kvvideo ask`` finds a server: only one that runs, of this very file, and with these settings."""
+"""``kvvideo ask`` finds a server: only one that runs, of this very file, and with these settings."""
 
 import os
 from pathlib import Path

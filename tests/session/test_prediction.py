@@ -1,4 +1,4 @@
-"""What a run will take, before it: tokens as they come, room for them, weights, and letters that can be read."""
+"""A run is foretold: tokens as they come, room for them, weights, and letters that can be read."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_tokens_and_what_fits_are_known_before(engine_for: EngineFor, settings: 
 
 
 def test_a_question_needs_room_too(engine_for: EngineFor) -> None:
-    """What is let through is answered."""
+    """Streams that are let through are answered."""
     video = source(end=2.0)
     info, engine = probe(video.path), engine_for("full", max_model_len=256, kv_bytes=1 << 22)
     least = next(

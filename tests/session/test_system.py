@@ -1,4 +1,4 @@
-"""What the model is told before a question: a system turn in its fork, of which the memory has nothing."""
+"""Words told before a question: a system turn in its fork, of which the memory has nothing."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {"max_tokens": 8, "logprobs": True}
 
 @pytest.fixture
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What engines are given to read."""
+    """Texts that engines are given to read."""
     found: list[str] = []
     from kvvideo.session import Engine
 
