@@ -48,7 +48,7 @@ def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
             config = replace(defaults.engine, cache=task.cache)
             record |= asdict(predict(config, source, info))
             try:
-                check_room(config, source, info, [question.text for question in task.wants])
+                check_room(config, source, info, [question.prompt for question in task.wants])
             except ConfigError as error:
                 record["findings"].append(f"{record['where']}: {error}")
     except KvvideoError as error:

@@ -260,7 +260,7 @@ def _look(config: EngineConfig, task: Task, directory: Path | None) -> tuple[Vid
         memory = None
     reader = task.source.open(skip_chunks=0 if memory is None else memory.chunks)
     try:
-        check_room(config, task.source, reader.info, [question.text for question in task.wants])
+        check_room(config, task.source, reader.info, [question.prompt for question in task.wants])
     except BaseException:
         reader.close()
         raise

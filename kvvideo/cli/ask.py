@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,12 +149,15 @@ class Asking:
             try:
                 for record in client.records(self.questions, self.max_answer_tokens):
                     if not count:
-                        for line in (*shown.said, f"asked the engine that serves it at {notice.url}"):
+                        for line in shown.said:
                             say(line)
+                        note(f"asked the engine that serves it at {notice.url}")
                     count += 1
                     yield record
             except Unreachable as error:
                 say(f"the engine that serves it at {notice.url} cannot be asked: {error}")
+                if count:  # and what was given would be lost
+                    hooks = replace(hooks, loading=lambda _: None)
                 # The same questions have the same answers, of which some were given.
                 yield from islice(self.to_load().records(hooks), count, None)
 
@@ -221,6 +224,7 @@ def _run(asking: Asking, output: options.Output, own_engine: bool) -> None:
         records = answers.records(hooks)
         try:
             with progress:
+                progress.wait(f"asking {path} …")
                 for record in records:
                     if record["type"] == "answer":
                         _note(record)

@@ -82,24 +82,29 @@ class Room:
             ConfigError: if there are no tasks, or the pool holds fewer sessions than are asked for.
         """
         from kvvideo.batch.run import question_tokens
-        from kvvideo.session.allowance import CPU_SHARE, Allowance, machine_bytes
+        from kvvideo.session.allowance import CPU_SHARE, LEAST, Allowance, chunk_tokens, machine_bytes
         from kvvideo.session.pool import sessions_in
-        from kvvideo.video.geometry import FACTOR
 
         if not tasks:
             raise ConfigError("shard: there are fewer videos than shards, and this one has none")
         sources = [task.source for task in tasks]
-        chunk = max(round(one.chunk_seconds * one.fps / 2) * one.max_pixels // FACTOR**2 for one in sources)
-        config = replace(config, question_tokens=question_tokens(chunk, defaults.max_answer_tokens))
+        chunk = max(chunk_tokens(one.fps, one.chunk_seconds, one.max_pixels) for one in sources)
+        config = replace(
+            config,
+            question_tokens=question_tokens(chunk, defaults.max_answer_tokens),
+            step_tokens=max(config.step_tokens, chunk),
+        )
         config = config.with_system(max((q.system for task in tasks for q in task.wants), key=len))
         rooms = [defaults.looking.room_in(config, s.fps, s.chunk_seconds, s.max_pixels) for s in sources]
         config = max(rooms, key=lambda room: room.again_tokens)
         largest = replace(config, cache=_largest(tasks))
-        length = Allowance(max_model_len=max_model_len).length(largest, [largest.cache], chunk)
+        length = Allowance(max_model_len=max_model_len).length(config, [task.cache for task in tasks], chunk)
         config = replace(config, max_model_len=length)
         if self.kv_memory is None:
             there = machine_bytes(largest, CPU_SHARE) if here and self.at_once is None else None
-            fit = AT_ONCE if there is None else max(1, min(AT_ONCE, sessions_in(there, largest)))
+            # Where nobody says what there is: no more in all than eight of the default size.
+            blind = AT_ONCE * LEAST // max(LEAST, largest.cache.max_tokens)
+            fit = max(1, min(AT_ONCE, blind if there is None else sessions_in(there, largest)))
             return replace(config, sessions=min(self.at_once or fit, len(tasks)))
         size = parse_size(self.kv_memory)
         fit = sessions_in(size, largest)
@@ -259,7 +264,7 @@ def _part(shard: str) -> tuple[int, int]:
 
 
 def _largest(tasks: "Sequence[Task]") -> CacheConfig:
-    return max((task.cache for task in tasks), key=lambda cache: cache.max_tokens)
+    return max((task.cache for task in tasks), key=lambda cache: (cache.strategy != "full", cache.max_tokens))
 
 
 def _run(

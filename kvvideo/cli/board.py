@@ -39,20 +39,23 @@ class Board(render.Transient):
             self._answers[key] = self._answers.get(key, 0) + len(event.asked)
             self._done += len(event.asked)
         elif isinstance(event, Moved):
-            self._tasks[key], self._at[key] = event.task, event.progress
+            # Another thread may draw meanwhile.
+            self._at[key], self._tasks[key] = event.progress, event.task
         elif isinstance(event, Ended):
             self._tasks.pop(key, None)
         # Events may come much faster than one can see, or a terminal draw.
-        if (now := time.monotonic()) - self._drawn >= _DRAWN_SECONDS:
+        last = self._done >= self._progress.questions
+        if (now := time.monotonic()) - self._drawn >= _DRAWN_SECONDS or last:
             self._drawn = now
             self._show(
                 lambda _: self._table(),
                 {"doing": "answering", "done": self._done, "of": self._progress.questions},
+                at_once=last,
             )
 
     def _table(self) -> Group:
         table = Table("job", "strategy", "at", "cache", "answers", box=None, header_style="bold")
-        for key, task in self._tasks.items():
+        for key, task in [*self._tasks.items()]:
             now = self._at[key]
             of = "" if now.end is None else f" / {format_time(round(now.end))}"
             table.add_row(

@@ -95,6 +95,14 @@ class Plain(TyperCommand):
 class Group(TyperGroup):
     """A group of commands."""
 
+    def invoke(self, context: Any) -> Any:
+        """Run the group; one that is a command itself has the options of every command in force."""
+        if "log_file" not in context.params:
+            return super().invoke(context)
+        context.params["verbose"] |= context.meta.get(VERBOSE, False)
+        with Everywhere.taken(context.params).in_force():
+            return super().invoke(context)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         from kvvideo.cli import help_text

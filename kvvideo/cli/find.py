@@ -110,6 +110,8 @@ def command(
             reading = watching.reading(config)
         config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
     if dry_run:
+        if not videos:
+            raise ConfigError("dry-run: nothing is ingested for memories; name a video")
         _dry_run(videos, watching, config, chosen[0])
         return
     typed = {name: vars(engine)[name] if options.is_typed(context, name) else None for name in ("model", "dtype")}
@@ -181,7 +183,14 @@ def _run(search: "Search", cuts: "Cuts", format: str, path: Path | None, force: 
             shown, files = files[0], []
         # Outputs takes the writers of files first: their paths go with them.
         outputs = Outputs([*files, Shown(shown)], say, [path] if path is not None else [])
-        search.hooks = Hooks(lambda: stop.asked, lambda model: progress.loading(model, stop), progress.chunk)
+
+        def loading(model: str) -> None:
+            if search.searched:  # and what was found would be lost
+                progress.wait(f"loading {model} …")
+            else:
+                progress.loading(model, stop)
+
+        search.hooks = Hooks(lambda: stop.asked, loading, progress.chunk)
         made: list[str] = []
         try:
             with progress:

@@ -94,16 +94,17 @@ def command(
     if resume and cache.is_auto:
         cache = replace(cache, max_tokens=recorded_tokens(path))
     config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
-    if dry_run:
-        _dry_run(watching.source(video, reading), config, path, apart, room, keep_frames, json_output)
-        return
-    from kvvideo.runs.ingest import Part, is_made, part_of
     from kvvideo.session import BASELINES
 
     if config.cache.strategy in BASELINES:
         raise ConfigError(
             f"strategy: {config.cache.strategy!r} keeps no cache that could be written down; choose another"
         )
+    if dry_run:
+        _dry_run(watching.source(video, reading), config, path, apart, room, keep_frames, json_output)
+        return
+    from kvvideo.runs.ingest import Part, is_made, part_of
+
     source = watching.source(video, reading)
     if resume and not source.replayable:
         raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvvideo.cli import options
-from kvvideo.cli.command import App, Plain
-from kvvideo.cli.stop import say
+from kvvideo.cli.command import App, Plain, flat
+from kvvideo.cli.stop import note, say
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.outputs.writer import to_stdout
@@ -36,6 +36,7 @@ _DAY = 86400.0
 
 
 @app.callback(invoke_without_command=True)
+@flat
 def show(
     context: typer.Context,
     json_output: options.Json = False,
@@ -59,7 +60,7 @@ def show(
     for run in runs:
         for line in _lines(run):
             render.out.print(render.clean(line), markup=False)
-    say(f"{_sum(runs)}, in {str(directory)!r}" if runs else f"no interrupted runs are kept in {str(directory)!r}")
+    note(f"{_sum(runs)}, in {str(directory)!r}" if runs else f"no interrupted runs are kept in {str(directory)!r}")
 
 
 # A plain command: no file or variable may decide that something is removed.
@@ -100,7 +101,7 @@ def clear(
         _confirm(left, yes)
         _remove(left)
     elif not meant:
-        say("there is nothing to remove")
+        note("there is nothing to remove")
     if names and len(left) < len(meant):
         raise SystemExit(1)
 
@@ -129,7 +130,7 @@ def _remove(runs: Sequence["Kept"]) -> None:
         except OSError as error:
             say(f"{str(run.path)!r} cannot be removed: {error.strerror or error}")
     if gone:
-        say(f"removed {_sum(gone)}")
+        note(f"removed {_sum(gone)}")
     if len(gone) < len(runs):
         raise SystemExit(1)
 

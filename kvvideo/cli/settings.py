@@ -62,6 +62,7 @@ REFUSED = {
     ),
     **dict.fromkeys(("output", "video", "plots", "truth"), _ONE_FILE),
     **dict.fromkeys(("trust-remote-code", "ray-address"), _TRUST),
+    "host": "it decides who can reach this machine",
 }
 """Options for the command line only, and why. A folder with videos may come from anyone, and its file with it."""
 

@@ -42,7 +42,7 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """True if the run is to end; once this was looked at, it is one that can be ended in order."""
+        """True if the run is to end. A run that looks at this ends in order."""
         self.begun()
         return self._asked
 
@@ -53,6 +53,8 @@ class Stop:
             tidy: called before.
         """
         self._tidy = tidy
+        if self._asked:
+            self._leave(tidy)
 
     def begun(self) -> None:
         """Have Ctrl-C wait for the chunk at hand from now on."""
@@ -62,8 +64,12 @@ class Stop:
         self._asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if self._tidy is not None:
-            screen.bottom.end()
-            self._tidy()
-            # An exception would be lost in what loads a model, which catches them here and there.
-            os._exit(INTERRUPTED)
+            self._leave(self._tidy)
         say("finishing this chunk; press Ctrl-C again to stop at once")
+
+    @staticmethod
+    def _leave(tidy: Callable[[], None]) -> None:
+        screen.bottom.end()
+        tidy()
+        # An exception would be lost in what loads a model, which catches them here and there.
+        os._exit(INTERRUPTED)

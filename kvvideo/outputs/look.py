@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from kvvideo.errors import ConfigError
 
-ROOM = {"auto": 2_000_000, "all": 85_000_000, "none": 0}
+ROOM = {"auto": 2_000_000, "all": 90_000_000, "none": 0}
 """Bytes that pictures may take up in a page, by what a person says.
 
 At ``auto`` a page of 240 answers stays under 3 MB; ``all`` is 64 MiB of JPEG, for browsers open larger pages slowly.

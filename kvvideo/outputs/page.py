@@ -19,7 +19,7 @@ from kvvideo.outputs import clean, plots
 from kvvideo.outputs.contents import Contents
 from kvvideo.outputs.evidence import clock, shown_again
 from kvvideo.outputs.figures import count, size
-from kvvideo.outputs.look import PLAIN, Look
+from kvvideo.outputs.look import PLAIN, ROOM, Look
 from kvvideo.outputs.report import Report, asked, cut, earlier, held
 from kvvideo.outputs.samples import Sample
 from kvvideo.outputs.stills import Pictures, When, fitted
@@ -176,7 +176,8 @@ def _fitted(pictures: Pictures, answers: Sequence[Record], room: int) -> tuple[P
     if not pictures or not room or shown == pictures:
         return shown, ""
     words = "Pictures were made smaller" if shown else "Pictures were left out"
-    return shown, f"{words} to keep this page small; --pictures all has all of them."
+    more = "" if room == ROOM["all"] else "; --pictures all has all of them"
+    return shown, f"{words} to keep this page small{more}."
 
 
 def _breakable(name: str) -> "Markup":

@@ -31,6 +31,11 @@ class Question:
     since: float | None = None
     system: str = ""
 
+    @property
+    def prompt(self) -> str:
+        """The text that the model is given."""
+        return prompt.system_text(self.system) + prompt.question_text(self.text)
+
     @classmethod
     def of(cls, text: str, at: float | None) -> "Question":
         """Return the question with the words of ``text``, asked ``at`` seconds; None for the end."""

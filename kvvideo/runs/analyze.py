@@ -83,7 +83,8 @@ class Asking:
                     f"{format_time(length)}"
                 )
         for config in configs:
-            check_room(config, source, info, [question.text for question in self.questions])
+            asked = [*self.questions, *([] if self.task is None else [self.task.question(length)])]
+            check_room(config, source, info, [question.prompt for question in asked])
 
 
 @dataclass

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kvvideo.errors import ConfigError, KvvideoError, VideoError
+from kvvideo.errors import ConfigError, FullError, KvvideoError, VideoError
 from kvvideo.outputs.paths import check, safe_name, stem_of
 from kvvideo.outputs.schema import find as models
 from kvvideo.runs import records
@@ -196,9 +196,13 @@ class Search:
             groups.setdefault((subject.config.model, subject.config.dtype), []).append(subject)
         try:
             for same in groups.values():
+                if self.searched and self.hooks.stopped():
+                    break
                 self.hooks.loading(same[0].config.model)
                 caches = [subject.config.cache for subject in same]
-                with closing(open_engine(same[0].config, caches)) as engine:
+                configs = [subject.config for subject in same]
+                most = {name: max(getattr(one, name) for one in configs) for name in ("max_model_len", "step_tokens")}
+                with closing(open_engine(replace(configs[0], **most), caches)) as engine:
                     for subject in same:
                         if not self.hooks.stopped():
                             self._look(engine, subject)
@@ -228,7 +232,7 @@ class Search:
         with closing(Playback(engine, subject.source, reader=subject.source.open())) as playback:
             try:
                 play(playback, self.hooks.stopped, self.hooks.chunk)
-            except VideoError as error:
+            except (VideoError, FullError) as error:
                 if not playback.session.chunks:
                     raise
                 self.failure = self.failure or error

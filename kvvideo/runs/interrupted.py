@@ -57,8 +57,11 @@ class Kept:
         """Command that goes on with it; empty if it is not known."""
         if not self.command:
             return ""
-        resumed = [] if "--resume" in self.command else ["--resume"]
-        return shlex.join(["kvvideo", *self.command, *resumed])
+        if "--resume" in self.command:
+            return shlex.join(["kvvideo", *self.command])
+        # Behind the command's name: a later "--" would make it the name of a file.
+        place = self.command.index("analyze") + 1 if "analyze" in self.command else 0
+        return shlex.join(["kvvideo", *self.command[:place], "--resume", *self.command[place:]])
 
     @property
     def record(self) -> dict[str, Any]:
@@ -119,7 +122,10 @@ def much() -> str:
 
 
 def _kept(path: Path) -> Kept:
-    files = [file.stat() for file in path.iterdir()]
+    files = []
+    for file in path.iterdir():
+        with suppress(FileNotFoundError):  # a run that goes on has just removed it
+            files.append(file.stat())
     journal, about = path / ANSWERS, facts_of(path) or {}
     batches, _ = parse(journal.read_bytes()) if journal.exists() else ([], 0)
     answers = [record for batch in batches for record in batch if record["type"] == "answer"]

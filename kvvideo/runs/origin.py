@@ -23,6 +23,7 @@ def engine_for(
     config = replace(config, model=model or memory.model, dtype=dtype or own, cache=memory.cache)
     fps, seconds, pixels = (memory.source.get(name) for name in ("fps", "chunk_seconds", "max_pixels"))
     chunk = chunk_tokens(fps, seconds, pixels) if fps and seconds and pixels else 0
+    config = replace(config, step_tokens=max(config.step_tokens, chunk))
     return long_enough(with_room_for(caches_of(memory), config), [memory.cache], chunk)
 
 

@@ -19,7 +19,7 @@ from kvvideo.prompt import Turn, well_formed
 from kvvideo.runs.agenda import Question
 from kvvideo.runs.records import looked_at
 from kvvideo.serve.client import ASK, STOP
-from kvvideo.serve.desk import Crowded, Desk, Job, Work
+from kvvideo.serve.desk import Crowded, Desk, Ending, Job, Work
 from kvvideo.serve.served import Asked, Said, Served
 from kvvideo.session import Engine
 from kvvideo.times import parse_time
@@ -233,6 +233,8 @@ class Api:
             async with aclosing(events):  # type: ignore[type-var]
                 async for record in events:
                     yield json.dumps(record) + "\n"
+        except Ending:
+            pass  # without a last record ``ask`` loads the model after all
         except Exception as error:
             yield _line(error)
         finally:

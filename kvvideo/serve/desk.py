@@ -29,6 +29,17 @@ class Crowded(Exception):
     """Too many requests wait, or the desk closes."""
 
 
+class Ending(EngineError):
+    """The desk closes before a request was answered."""
+
+    def __init__(self) -> None:
+        super().__init__("the server was told to end before this was answered")
+
+
+class Late(BaseException):
+    """The desk closes, and there is no more time for a request."""
+
+
 class Job:
     """One request.
 
@@ -42,11 +53,13 @@ class Job:
         dropped: nobody waits for it any more.
         stopped: no more of it is wanted than is at hand.
         stepped: the engine has begun to compute it.
+        late: returns True once the desk has no more time for it.
     """
 
     def __init__(self, of: object, alone: bool, begin: Callable[["Job"], Work], tell: Callable[[Any], None]) -> None:
         self.of, self.alone = of, alone
         self.dropped = self.stopped = self.stepped = False
+        self.late: Callable[[], bool] = lambda: False
         self._begin, self._tell = begin, tell
         self._work: Work | None = None
 
@@ -84,6 +97,8 @@ class Job:
             self._tell(None)
         except KvvideoError as error:
             self._tell(error)
+        except Late:
+            self._tell(Ending())
         except Exception as error:
             # Of one request; the others shall not suffer for it.
             if not self.dropped:
@@ -128,7 +143,7 @@ class Desk:
             EngineError: vLLM failed; those who asked were told.
             OutOfMemoryError: likewise.
         """
-        why: Exception = EngineError("the server was told to end before this was answered")
+        why: Exception = Ending()
         try:
             while self._until == math.inf or (self._open and time.monotonic() < self._until):
                 self._open = [job for job in self._open if not job.advance()]
@@ -149,11 +164,15 @@ class Desk:
         self._sort_in(wait=not (self._open or self._waiting) and self._until == math.inf)
         while self._waiting and len(self._open) < self._engine.config.questions and self._until == math.inf:
             job = self._waiting[0]
+            job.late = self._is_late
             if any(other.of is job.of and (other.alone or job.alone) for other in self._open):
                 return
             self._waiting.popleft()
             if not job.advance():
                 self._open.append(job)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._until
 
     def _sort_in(self, wait: bool) -> None:
         with suppress(queue.Empty):

@@ -21,6 +21,9 @@ from kvvideo.session import Engine
 from kvvideo.session.config import EngineConfig
 from kvvideo.storage.file import MemoryFile
 
+_BACKLOG = 128
+"""Connections that may wait to be taken."""
+
 
 @dataclass(frozen=True)
 class Answering:
@@ -120,11 +123,15 @@ def _run(
     say: Callable[[str], None],
 ) -> None:
     import uvicorn
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from kvvideo.serve.api import Api
 
     desk, token = Desk(engine), secrets.token_urlsafe(32)
     app = Api(desk, engine, memories, key, token).app()
+    if host == HOST and key is None:
+        # A web page whose name is pointed at this machine must not read what is answered here.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     server = uvicorn.Server(
         uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", limit_concurrency=256, timeout_graceful_shutdown=1
@@ -144,6 +151,7 @@ def _run(
     try:
         for number in before:
             signal.signal(number, end)
+        listener.listen(_BACKLOG)  # whoever reads that it serves may ask at once
         thread.start()
         with notice.posted(say):
             names = ", ".join(memories)

@@ -14,7 +14,8 @@ from kvvideo.runs.analyze import Hooks
 from kvvideo.runs.ask import Saved, recording
 from kvvideo.runs.events import caches_of
 from kvvideo.runs.playback import Playback
-from kvvideo.serve.desk import Job
+from kvvideo.runs.records import Record
+from kvvideo.serve.desk import Job, Late
 from kvvideo.serve.notice import Shown, identity
 from kvvideo.session import Answer, Engine, EngineConfig
 
@@ -102,14 +103,16 @@ class Served:
         """Return True if its session must be taken to other moments for these ``questions``."""
         return any(question.at is not None and question.at < self.end for question in questions)
 
-    def recording(self, engine: Engine, questions: Sequence[Question], max_answer_tokens: int, job: Job) -> Any:
-        """Return the work of ``kvvideo ask``: see ``runs.ask.recording``."""
-        return recording(
+    def recording(
+        self, engine: Engine, questions: Sequence[Question], max_answer_tokens: int, job: Job
+    ) -> Generator[Record | None, None, None]:
+        """Do the work of ``kvvideo ask``: see ``runs.ask.recording``."""
+        yield from recording(
             self.saved,
             self.open(engine),
             questions,
             began=time.perf_counter(),
-            hooks=Hooks(stopped=lambda: job.stopped or job.dropped),
+            hooks=Hooks(stopped=lambda: job.stopped or job.dropped, chunk=lambda _: _in_time(job)),
             max_answer_tokens=max_answer_tokens,
         )
 
@@ -138,9 +141,16 @@ def _visited(playback: Playback, at: float, job: Job) -> Iterator[float]:
     def on_chunk() -> None:
         if job.dropped:
             raise _Dropped
+        _in_time(job)
 
     with playback.visit(at, on_chunk) as arrival:
         yield arrival.at
+
+
+def _in_time(job: Job) -> None:
+    """Give up what takes longer than a server that ends has time for."""
+    if job.late():
+        raise Late
 
 
 def together(memories: Sequence[Served]) -> EngineConfig:
@@ -168,5 +178,7 @@ def together(memories: Sequence[Served]) -> EngineConfig:
         first.config,
         sessions=len(memories),
         again_tokens=max(config.again_tokens for config in configs),
+        max_model_len=max(config.max_model_len for config in configs),
+        step_tokens=max(config.step_tokens for config in configs),
         spare_rows=max(config.spare_rows for config in configs),
     )

@@ -42,8 +42,8 @@ comparisons of ``distinct`` (131 µs a layer at 4,096 tokens, every fourth chunk
 _BLOCKS = (16, 32)
 """Tokens of a block on a GPU and on a CPU. What is counted here holds for both."""
 
-_TEXT_TOKENS = 16
-"""Tokens of a chunk's clock time and marks, at most."""
+_TEXT_TOKENS = 32
+"""Tokens of a chunk's clock time and marks, and of the opening before the first, at most."""
 
 
 def chunk_tokens(fps: float, chunk_seconds: float, max_pixels: int) -> int:
@@ -128,7 +128,15 @@ class Allowance:
 
     def _tokens(self, config: EngineConfig, chunk: int, machine: bool) -> int:
         """Return the tokens that the wish comes to."""
-        room = (self.max_model_len or _limit(config)) - _beside(config, chunk)
+        longest = self.max_model_len or _limit(config)
+        # A question is shown as much again as there is room for: no reason to hold less than by default.
+        bare = longest - _beside(replace(config, again_tokens=0), chunk)
+        room = max(longest - _beside(config, chunk), min(LEAST, bare))
+        if room < chunk:
+            raise ConfigError(
+                f"max_model_len: {longest} tokens have no room for a chunk of up to {chunk} and a question; use a "
+                "larger --max-model-len, or smaller frames"
+            )
         if self.memory is None:
             there = machine_bytes(config, CPU_SHARE) if machine else None
             held = LEAST if there is None else held_in(there, config)

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from kvvideo.errors import ConfigError
-from kvvideo.prompt import OPENING, chunk_text, question_text
+from kvvideo.prompt import OPENING, chunk_text
 from kvvideo.session import BASELINES
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.footprint import RESERVE, weight_bytes
@@ -112,7 +112,8 @@ def stream_tokens(config: EngineConfig, source: Source, info: VideoInfo) -> list
 
 
 def check_room(config: EngineConfig, source: Source, info: VideoInfo, questions: Sequence[str] = ()) -> None:
-    """Check that a stream that nothing is evicted of fits the longest request, with the longest of ``questions``.
+    """Check that a stream that nothing is evicted of fits the longest request, with the longest of
+    ``questions``, texts as the model is given them.
 
     Nothing is checked of a bounded cache, nor if the video's length is unknown.
 
@@ -122,7 +123,7 @@ def check_room(config: EngineConfig, source: Source, info: VideoInfo, questions:
     if config.cache.schedule(BLOCK) is not None:
         return
     # A question is asked on a fork, which has the marks of one in a block of its own.
-    asked = max((_count(config, question_text(question)) + BLOCK for question in questions), default=0)
+    asked = max((_count(config, question) + BLOCK for question in questions), default=0)
     limit = config.max_model_len
     counts = stream_tokens(config, source, info)
     fitting = bisect_left(counts, limit - asked)

@@ -334,9 +334,9 @@ def test_every_command_is_one_that_can_be_set_and_no_variable_means_two_things()
             assert re.fullmatch("[a-z][a-z0-9-]*", option.key)
             # No folder may choose what is written where, or what is run.
             assert option.refused or not option.path
-            assert option.refused or not re.search("trust|remote|address|output|exec(?!utor)|plugin", option.key), (
-                option
-            )
+            assert option.refused or not re.search(
+                "trust|remote|address|host|output|exec(?!utor)|plugin", option.key
+            ), option
 
 
 def test_what_a_single_run_does_is_not_set_by_variables_either(places: Places, run: Run) -> None:

@@ -77,11 +77,17 @@ def test_runs_are_listed_with_the_command_that_goes_on(state: Path, kvvideo: Kvv
     first, about, going_on, second, *rest = done.stdout.splitlines()
     assert first == f"{new.name[:8]}  new.mp4"
     assert about.startswith("  distinct; got to 1:20, 2 answers; 2.0 MB; 20")
-    assert shlex.split(going_on) == ["kvvideo", *COMMAND, "--resume"]
+    assert shlex.split(going_on) == ["kvvideo", "analyze", "--resume", *COMMAND[1:]]
     # An earlier version did not note what it was.
     assert second == f"{old.name[:8]}  old.mp4"
     assert rest[-1] == "  the same command with --resume goes on from there"
     assert done.stderr == f"kvvideo: 2 runs, 2.0 MB, in '{state}'\n"
+
+
+def test_a_name_that_looks_like_an_option_stays_one(state: Path, kvvideo: Kvvideo) -> None:
+    left(state, "one", command=["analyze", "-q", "What?", "--", "-odd.mp4"])
+    line = kvvideo("runs").stdout.splitlines()[2]
+    assert shlex.split(line) == ["kvvideo", "analyze", "--resume", "-q", "What?", "--", "-odd.mp4"]
 
 
 def test_a_run_of_another_folder_is_gone_on_with_there(

@@ -270,6 +270,20 @@ def test_a_strategy_without_a_cache_has_nothing_to_find_words_in() -> None:
 
 
 @pytest.mark.usefixtures("one_engine")
+def test_a_search_that_is_stopped_loads_no_other_model(film: tuple[Path, dict[str, float]]) -> None:
+    seen: list[float] = []
+    loaded: list[str] = []
+    hooks = Hooks(lambda: len(seen) >= 3, loaded.append, lambda now: seen.append(now.position))
+    other = replace(CONFIG, dtype="bfloat16")
+    search = Search(
+        [find.of_video(source_of(film[0]), CONFIG), find.of_video(source_of(film[0]), other)], "K", hooks=hooks
+    )
+    assert search.run()
+    assert loaded == [CONFIG.model]
+    assert not search.complete
+
+
+@pytest.mark.usefixtures("one_engine")
 def test_a_search_that_is_stopped_looks_at_what_was_ingested_by_then(film: tuple[Path, dict[str, float]]) -> None:
     seen: list[float] = []
     hooks = Hooks(stopped=lambda: len(seen) >= 3, chunk=lambda now: seen.append(now.position))

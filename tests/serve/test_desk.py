@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from kvvideo.errors import EngineError
 from kvvideo.serve.api import MOST_BYTES, Api
 from kvvideo.serve.client import ASK, STOP
-from kvvideo.serve.desk import WAITING, Crowded, Desk, Job
+from kvvideo.serve.desk import WAITING, Crowded, Desk, Ending, Job, Late
 
 
 class Stepped:
@@ -88,6 +88,25 @@ def test_requests_share_steps_and_begin_in_order(desk: Desk, engine: Stepped) ->
     assert third.began == 0
     assert late.began == 2
     assert late == ["item 0", "item 1", None]
+
+
+def test_what_takes_long_between_two_steps_is_given_up_when_the_desk_closes(desk: Desk, engine: Stepped) -> None:
+    """As one that shows an hour of frames again: the desk ends in its time, and says that it did not answer."""
+    told: list[Any] = []
+
+    def shown_again(job: Job) -> Generator[None, None, None]:
+        assert not job.late()
+        desk.close()
+        desk._until = 0.0
+        while not job.late():
+            pytest.fail("there is no more time")
+        raise Late
+        yield
+
+    desk.take(Job("memory", False, shown_again, told.append))
+    desk.run()
+    assert [type(one) for one in told] == [Ending]
+    assert engine.steps == 0
 
 
 def test_one_that_must_be_alone_waits_and_is_waited_for(desk: Desk, engine: Stepped) -> None:
