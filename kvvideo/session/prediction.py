@@ -112,10 +112,10 @@ def stream_tokens(config: EngineConfig, source: Source, info: VideoInfo) -> list
 
 
 def check_room(config: EngineConfig, source: Source, info: VideoInfo, questions: Sequence[str] = ()) -> None:
-    """Check that a stream that nothing is evicted of fits the longest request, with the longest of
-    ``questions``, texts as the model is given them.
+    """Check that a stream that nothing is evicted of fits the longest request, with the longest of ``questions``.
 
-    Nothing is checked of a bounded cache, nor if the video's length is unknown.
+    Nothing is checked of a bounded cache, nor if the video's length is unknown. ``questions`` are texts as the model is
+    given them.
 
     Raises:
         ConfigError: saying how far it would come.

@@ -34,7 +34,6 @@ def test_tokens_and_what_fits_are_known_before(engine_for: EngineFor, settings: 
     """For each length that a request may have the check says as many chunks as a session takes, or lets all pass."""
     video = source(**settings)
     info, engine = probe(video.path), engine_for("full", max_model_len=256, kv_bytes=1 << 22)
-    asked = Question(QUESTION).prompt
     config, seen = engine.config, []
     with video.open() as reader, VideoSession(engine) as session:
         try:
@@ -59,10 +58,12 @@ def test_a_question_needs_room_too(engine_for: EngineFor) -> None:
     """Streams that are let through are answered."""
     video = source(end=2.0)
     info, engine = probe(video.path), engine_for("full", max_model_len=256, kv_bytes=1 << 22)
+    question = Question(QUESTION)
+    asked = question.prompt
     least = next(
         limit for limit in range(1, 256) if _passes(replace(engine.config, max_model_len=limit), video, info, asked)
     )
-    told = Question(QUESTION, system="Be brief.").prompt
+    told = replace(question, system="Be brief.").prompt
     assert not _passes(replace(engine.config, max_model_len=least), video, info, told)
     assert least > stream_tokens(engine.config, video, info)[-1] + engine.block_size
     with video.open() as reader, VideoSession(engine) as session:
