@@ -109,11 +109,11 @@ def test_what_is_exact_wins_wherever_it_is_said(run: Run, monkeypatch: pytest.Mo
 
 REFUSED = {
     "no size": (("--memory", "much"), "memory: 'much' is not a size"),
-    "too little": (("--memory", "1MB"), "memory: 1MB is too little for a chunk of up to 80 tokens"),
+    "too little": (("--memory", "1MB"), "memory: 1MB is too little for a chunk of up to 96 tokens"),
     "too much": (("--memory", "900000GB"), "memory: 900000GB do not fit this machine beside 'tiny'; "),
     "longer than requests": (
         ("--max-tokens", "20000", "--max-model-len", "16384"),
-        "max_tokens: a cache of 20000 tokens and a chunk of up to 80 are more than max_model_len=16384; use at most 1",
+        "max_tokens: a cache of 20000 tokens and a chunk of up to 96 are more than max_model_len=16384; use at most 1",
     ),
     "longer than the model takes": (("--max-tokens", "100000"), "the 32768 tokens that 'tiny' takes"),
 }

@@ -129,7 +129,7 @@ def test_a_wish_is_no_question_of_time(has: Any):
         ("90GB", r"memory: 90GB do not fit this machine beside '.*'; [\d.]+GB do, or say auto"),
         (
             "500MB",
-            r"memory: 500MB is too little for a chunk of up to 528 tokens and .* 16 questions; the least is \d+MB",
+            r"memory: 500MB is too little for a chunk of up to 544 tokens and .* 16 questions; the least is \d+MB",
         ),
         ("8", r"memory: '8' is not a size; write a number and its unit, such as 500MB, 2GB or 1GiB, or auto"),
     ],
@@ -156,14 +156,16 @@ def test_exact_settings_win(has: Any):
 def test_a_cache_above_the_longest_request_is_refused(has: Any):
     has(80 * GB)
     with pytest.raises(
-        ConfigError, match=r"max_tokens: a cache of 100000 .* max_model_len=32768; use at most 32240, or l"
+        ConfigError, match=r"max_tokens: a cache of 100000 .* max_model_len=32768; use at most 32224, or l"
     ):
         settled(B7, tokens=100_000, length=32768)
     with pytest.raises(ConfigError, match=r"more than the 32768 tokens that 'tiny' takes \(max_position_embeddings\)"):
         settled(TINY, tokens=100_000)
-    with pytest.raises(ConfigError, match=r"a cache of 544 tokens and a chunk .* more than max_model_len=600"):
+    with pytest.raises(ConfigError, match="max_model_len: 600 tokens have no room for a chunk of up to 544 and a"):
         settled(B7, "8GB", length=600)
     assert settled(B7, tokens=100_000).max_model_len > 100_000
+    # A question is shown less again rather than less is held.
+    assert settled(B7, "auto", length=6144).cache.max_tokens == 4096
     # Nothing is evicted of this one, so its max_tokens is none.
     full = replace(B7, cache=CacheConfig("full", max_tokens=100_000))
     assert settled(full, tokens=100_000, length=32768).max_model_len == 32768
@@ -230,7 +232,7 @@ def test_python_says_it_as_the_command_line_does(monkeypatch: pytest.MonkeyPatch
     kvvideo.analyze(video, "What?", model="tiny", memory="2GB", max_model_len=9000)
     kvvideo.analyze(video, "What?", model="tiny", memory="2GB", max_tokens=500)
     kvvideo.analyze(video, "What?", model="tiny", cache=CacheConfig(max_tokens=600))
-    assert found == [(None, None, None, 80), (2 * GB, None, 9000, 80), (2 * GB, 500, None, 80), (None, 600, None, 80)]
+    assert found == [(None, None, None, 96), (2 * GB, None, 9000, 96), (2 * GB, 500, None, 80), (None, 600, None, 80)]
     with pytest.raises(ConfigError, match="memory: 'lots' is not a size"):
         kvvideo.analyze(video, "What?", model="tiny", memory="lots")
 

@@ -72,7 +72,7 @@ def test_without_a_network_one_line_says_what_to_do(
     assert line(done) == (
         f"kvvideo: 'some/model' is not on this machine ({home / 'hub'}; HF_HOME names another folder), and "
         f"{url} cannot be reached; run 'hf download some/model' where there is a network, "
-        "name its directory with --model, or try --model tiny"
+        "name its directory with --model, or try --model tiny, which needs no download"
     )
 
 
