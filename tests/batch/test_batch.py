@@ -339,12 +339,12 @@ def test_what_a_strategy_that_forgets_nothing_cannot_hold_is_found_before(
 ) -> None:
     """By --check, and where the video is opened."""
     path = write(clips / "full.jsonl", job("a", "0.mp4", NOW, strategy="full"), job("b", "0.mp4", NOW))
-    code, out, _ = kvvideo("batch", path, "-o", tmp_path, *WORDS, "--max-model-len", "400", "--check", "--json")
+    code, out, _ = kvvideo("batch", path, "-o", tmp_path, *WORDS, "--max-model-len", "420", "--check", "--json")
     full, bounded, _ = (json.loads(line) for line in out.splitlines())
     (finding,) = full["findings"]
     assert (code != 0, bounded["findings"]) == (True, [])
     assert finding.startswith(f"{path}:1: strategy: 'full' forgets nothing")
-    config = replace(CONFIG, cache=CacheConfig("full"), max_model_len=400)
+    config = replace(CONFIG, cache=CacheConfig("full"), max_model_len=420)
     with pytest.raises(ConfigError, match="add --to 0:"):
         _look(config, tasks(path)[0], None)
     reader, memory = _look(replace(config, max_model_len=4096), tasks(path)[0], None)

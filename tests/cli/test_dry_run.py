@@ -145,14 +145,14 @@ def test_what_cannot_be_held_is_refused_before_the_model_is_loaded(
 ) -> None:
     command, *more = words
     for dry in ((), ("--dry-run",)):
-        done = run(capfd, command, *TINY, "--max-model-len", 600, clip, *more, *dry)
+        done = run(capfd, command, *TINY, "--max-model-len", 640, clip, *more, *dry)
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
         assert "'full' forgets nothing, and the " in line
-        assert "max_model_len=600 has room for; add --to 0:" in line
+        assert "max_model_len=640 has room for; add --to 0:" in line
         assert not any(tmp_path.glob("*.kvv*"))
         until = line.partition("--to ")[2].partition(",")[0]
-    assert run(capfd, command, *TINY, "--max-model-len", 600, clip, *more, "--to", until, "--dry-run").returncode == 0
+    assert run(capfd, command, *TINY, "--max-model-len", 640, clip, *more, "--to", until, "--dry-run").returncode == 0
 
 
 @pytest.mark.usefixtures("unloaded")

@@ -232,7 +232,7 @@ def test_python_says_it_as_the_command_line_does(monkeypatch: pytest.MonkeyPatch
     kvvideo.analyze(video, "What?", model="tiny", memory="2GB", max_model_len=9000)
     kvvideo.analyze(video, "What?", model="tiny", memory="2GB", max_tokens=500)
     kvvideo.analyze(video, "What?", model="tiny", cache=CacheConfig(max_tokens=600))
-    assert found == [(None, None, None, 96), (2 * GB, None, 9000, 96), (2 * GB, 500, None, 80), (None, 600, None, 80)]
+    assert found == [(None, None, None, 96), (2 * GB, None, 9000, 96), (2 * GB, 500, None, 96), (None, 600, None, 96)]
     with pytest.raises(ConfigError, match="memory: 'lots' is not a size"):
         kvvideo.analyze(video, "What?", model="tiny", memory="lots")
 
