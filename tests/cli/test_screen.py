@@ -326,7 +326,7 @@ def test_other_commands_leave_the_screen_in_order(
 
 def untimed(text: str) -> str:
     """``text`` without blanks, and without what is never the same again."""
-    return re.sub(r"in\d+\.\ds(,[\d.]+xasfastastheyplay)?|\d+GB", "", "".join(text.split()))
+    return re.sub(r"in\d+\.\ds(,[\d.]+xasfastastheyplay)?|,after[\d.]+sofloading|\d+GB", "", "".join(text.split()))
 
 
 @pytest.mark.slow
