@@ -15,6 +15,7 @@ from kvvideo.cli.command import App, Plain, flat
 from kvvideo.cli.stop import note, say
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
+from kvvideo.outputs.figures import counted
 from kvvideo.outputs.writer import to_stdout
 from kvvideo.sizes import format_size
 from kvvideo.times import format_time, parse_time
@@ -137,7 +138,7 @@ def _remove(runs: Sequence["Kept"]) -> None:
 
 def _lines(run: "Kept") -> list[str]:
     """Return what is known of a run, and how to go on with it."""
-    got = f"got to {format_time(run.end)}, {run.answers} answer{'' if run.answers == 1 else 's'}"
+    got = f"got to {format_time(run.end)}, {counted(run.answers, 'answer')}"
     when = "running now" if run.running else time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified))
     about = [", ".join(run.strategies), got, format_size(run.bytes), when]
     lines = [f"{run.name}  {run.video or 'not begun'}", f"  {'; '.join(filter(None, about))}"]
@@ -150,7 +151,7 @@ def _lines(run: "Kept") -> list[str]:
 
 
 def _sum(runs: Sequence["Kept"]) -> str:
-    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {format_size(sum(run.bytes for run in runs))}"
+    return f"{counted(len(runs), 'run')}, {format_size(sum(run.bytes for run in runs))}"
 
 
 def _age(text: str) -> float:
