@@ -1,7 +1,8 @@
 """Read and write pages of ``[block, kv_head, slot, key ‖ value]`` and side state, by Triton kernels for GPUs.
 
-One program each for a KV head of a layer. The reference is ``PlainPages``, which does the same in torch on all other
-pages.
+One program each for a KV head of a layer. Numbers that vary along a stream are not specialised on: Triton would stop
+the stream for a second whenever one is the first that 16 divides. The reference is ``PlainPages``, which does the same
+in torch on all other pages.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ _PART = 1 << 26
 """Bytes of keys and values that are read at a time, if it is more than one layer."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _read(
     caches,
     states,
@@ -59,7 +60,7 @@ def _read(
         tl.store(rows + (row * layers * heads + own) * n + token, word, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "budget"])
 def _write(
     caches,
     states,
@@ -115,7 +116,7 @@ def _write(
         tl.store(state + block * state_block + row * state_row + head * slots + slot, word, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["slots_of"])
 def _note(
     states,
     slots_of,
@@ -140,7 +141,7 @@ def _note(
             tl.store(at + row * state_row + head * slots, word, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["slots_of", "rows"])
 def _add_up(
     caches,
     like,

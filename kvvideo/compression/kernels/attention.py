@@ -44,7 +44,7 @@ def _logits(
     return tl.where(seen, found, -float("inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "n", "last"])
 def _log_sums(
     queries,
     keys,
@@ -94,7 +94,7 @@ def _log_sums(
     tl.store(sums + head * count * group + row, most + tl.log(total), mask=row < count * group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "n", "last"])
 def _received(
     queries,
     keys,

@@ -10,7 +10,7 @@ _BITS = tl.constexpr(10)
 _MASK = tl.constexpr((1 << 10) - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "k_head", "p_head", "w_head"])
 def _unrotate(
     keys,
     positions,
@@ -77,7 +77,7 @@ def unrotated(keys: Tensor, positions: Tensor, places: Tensor, frequencies: Tens
     return plain
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _nearest(steps, nearest, n, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
     head = tl.program_id(1)
     # The first rows have most to do: they begin first.

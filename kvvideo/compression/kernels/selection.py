@@ -9,7 +9,7 @@ LIMIT = 1 << 15
 """Most tokens that one program can choose from."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "budget", "sink", "recent", "stride"])
 def _choose(scores, kept, n, budget, sink, recent, stride, size: tl.constexpr):
     head = tl.program_id(0)
     index = tl.arange(0, size)
