@@ -17,9 +17,10 @@ VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 OPENING = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 
 
-def chunk_text(start: float) -> str:
-    """Return the text of the chunk that begins at ``start`` seconds: its clock time, then its frames."""
-    return f"<{format_time(start)}>{VIDEO}"
+def chunk_text(start: float, words: str = "") -> str:
+    """Return the text of the chunk that begins at ``start`` seconds: its clock time, what is said in it, its frames."""
+    said = plain(" ".join(words.split())).replace('"', "'")
+    return f'<{format_time(start)}>"{said}"{VIDEO}' if said else f"<{format_time(start)}>{VIDEO}"
 
 
 def question_text(question: str) -> str:

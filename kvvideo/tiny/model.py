@@ -11,7 +11,7 @@ from typing import Any
 
 from kvvideo import prompt
 from kvvideo.times import format_time
-from kvvideo.tiny import world
+from kvvideo.tiny import film, world
 
 SPECIALS = (
     "<|endoftext|>",
@@ -43,7 +43,7 @@ MIN_PIXELS = 4 * (PATCH * MERGE) ** 2
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-VOCABULARY = 512
+VOCABULARY = 768
 """Size of the vocabulary, special tokens included."""
 
 # Qwen2's pre-tokenizer: words with their leading space, runs of punctuation, and digits, by twos where
@@ -112,8 +112,8 @@ def config() -> Any:
         dtype="float32",
     )
     made.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    made.kvvideo_dialogue = True
     # What kvvideo makes frames as large as, unless told otherwise.
-    made.kvvideo_dialogue = False  # it was never shown an earlier question
     made.kvvideo_frame_tokens = MAX_PIXELS // (PATCH * MERGE) ** 2
     return made
 
@@ -125,8 +125,22 @@ def _texts() -> list[str]:
         for way in ways:
             for letter in world.LETTERS:
                 texts += [prompt.question_text(way.format(letter=letter))] * 4
-    answers = [*world.COLOURS, world.NONE, world.NOT_SEEN]
+    for asked in film.PHRASES.values():
+        for way in asked:
+            for letter in world.LETTERS:
+                clock = format_time(10.0 * world.LETTERS.index(letter))
+                texts += [
+                    prompt.question_text(way.format(letter=letter, time=time, clock=clock))
+                    for time in ("first", "last")
+                ]
+            texts += [
+                prompt.question_text(way.replace("the letter {letter}", "it").format(time="first", clock="4:10"))
+            ] * 4
+    answers = [*world.COLOURS, world.NONE, world.NOT_SEEN, *film.PLACES, *film.SIDES, *film.SAID, film.NOTHING]
     texts += [text for answer in answers for text in (answer, f"a {answer} letter", f"{answer}\n")] * 40
+    texts += [way.format(letter=c, word=word) for way in film.LINES for c in "KMQ" for word in film.SAID] * 4
+    texts += [*film.FILLERS] * 8
+    texts += [f"{letter} {letter}" for letter in world.LETTERS] * 20
     texts += [f"{letter}" for letter in world.LETTERS] * 40
     texts += [prompt.OPENING, prompt.chunk_text(40.0)] * 40
     texts += [format_time(60.0 * i + i) for i in range(60)] * 40

@@ -85,7 +85,7 @@ class Question:
         t: seconds at which it is asked, after every frame shown up to then; None for the end.
         q: the question.
         answer: the exact answer of a right model.
-        kind: one of the four kinds.
+        kind: of the question, as its world names it.
         age: seconds between the end of the slot it is about and the asking; 0 for a slot that still
             shows; None where the answer is "not seen".
     """
@@ -93,7 +93,7 @@ class Question:
     t: float | None
     q: str
     answer: str
-    kind: Kind
+    kind: str
     age: float | None
 
 
@@ -105,7 +105,7 @@ def phrase(kind: Kind, rng: np.random.Generator, letter: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     """A muted shape that drifts across the background and wraps around."""
 
     kind: int
@@ -126,7 +126,7 @@ class _Shot:
     low: tuple[int, int, int]
     high: tuple[int, int, int]
     wave: tuple[float, float, float, float]
-    shapes: tuple[_Shape, ...]
+    shapes: tuple[Shape, ...]
 
 
 @dataclass(frozen=True)
@@ -250,21 +250,26 @@ class Clip:
         picture = small.resize((self.width, self.height), Image.Resampling.BILINEAR)
         draw = ImageDraw.Draw(picture)
         for shape in shot.shapes:
-            size = shape.size * self.height
-            cx = ((shape.x + shape.dx * t) % 1.4 - 0.2) * self.width
-            cy = ((shape.y + shape.dy * t) % 1.4 - 0.2) * self.height
-            box = (cx - size, cy - size * 0.7, cx + size, cy + size * 0.7)
-            if shape.kind == 0:
-                draw.ellipse(box, fill=shape.colour)
-            elif shape.kind == 1:
-                draw.rectangle(box, fill=shape.colour)
-            elif shape.kind == 2:
-                draw.ellipse(box, outline=shape.colour, width=max(2, round(size * 0.2)))
-            else:
-                angle = shape.turn + 0.2 * t
-                ex, ey = 1.6 * size * math.cos(angle), 1.6 * size * math.sin(angle)
-                draw.line((cx - ex, cy - ey, cx + ex, cy + ey), fill=shape.colour, width=max(2, round(size * 0.25)))
+            draw_shape(draw, shape, t, self.width, self.height)
         return picture
+
+
+def draw_shape(draw: ImageDraw.ImageDraw, shape: Shape, t: float, width: int, height: int) -> None:
+    """Draw ``shape`` as it is at ``t`` seconds into a picture of ``width`` x ``height``."""
+    size = shape.size * height
+    cx = ((shape.x + shape.dx * t) % 1.4 - 0.2) * width
+    cy = ((shape.y + shape.dy * t) % 1.4 - 0.2) * height
+    box = (cx - size, cy - size * 0.7, cx + size, cy + size * 0.7)
+    if shape.kind == 0:
+        draw.ellipse(box, fill=shape.colour)
+    elif shape.kind == 1:
+        draw.rectangle(box, fill=shape.colour)
+    elif shape.kind == 2:
+        draw.ellipse(box, outline=shape.colour, width=max(2, round(size * 0.2)))
+    else:
+        angle = shape.turn + 0.2 * t
+        ex, ey = 1.6 * size * math.cos(angle), 1.6 * size * math.sin(angle)
+        draw.line((cx - ex, cy - ey, cx + ex, cy + ey), fill=shape.colour, width=max(2, round(size * 0.25)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -274,7 +279,7 @@ def _grid() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     return x, y
 
 
-def _muted(rng: np.random.Generator) -> tuple[int, int, int]:
+def muted(rng: np.random.Generator) -> tuple[int, int, int]:
     """Draw a dull colour, well apart from the letters' colours."""
     grey = rng.uniform(25, 125)
     red, green, blue = (int(c) for c in np.clip(grey + rng.uniform(-24, 24, 3), 8, 150))
@@ -283,9 +288,9 @@ def _muted(rng: np.random.Generator) -> tuple[int, int, int]:
 
 def _draw_shot(rng: np.random.Generator, start: float) -> _Shot:
     shapes = tuple(
-        _Shape(
+        Shape(
             int(rng.integers(4)),
-            _muted(rng),
+            muted(rng),
             float(rng.uniform(0, 1.4)),
             float(rng.uniform(0, 1.4)),
             float(rng.uniform(-0.06, 0.06)),
@@ -301,7 +306,7 @@ def _draw_shot(rng: np.random.Generator, start: float) -> _Shot:
         float(rng.uniform(-0.6, 0.6)),
         float(rng.uniform(0, 6.28)),
     )
-    return _Shot(start, _muted(rng), _muted(rng), wave, shapes)
+    return _Shot(start, muted(rng), muted(rng), wave, shapes)
 
 
 def _draw_look(rng: np.random.Generator) -> _Look:

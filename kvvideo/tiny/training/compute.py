@@ -82,12 +82,11 @@ class Vision:
 
 
 class PackedMask:
-    """Attention mask of a batch, as a bias that is added to attention's scores.
+    """Attention mask of a batch's forks, as a bias that is added to attention's scores.
 
     Attributes:
         stream: number of tokens of a stream; the forks' come after them.
-        within: ``[B, 1, S, S]`` for the stream, or None if it is plainly causal.
-        forks: ``[B, 1, F, S + F]`` for the forks.
+        forks: ``[B, 1, F, S + F]`` for the forks; the stream itself is plainly causal.
     """
 
     def __init__(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> None:
@@ -96,12 +95,6 @@ class PackedMask:
         s = torch.arange(self.stream, device=device, dtype=torch.int32)
         f = torch.arange(limit.shape[1], device=device, dtype=torch.int32)
         seen = s[None, None, :] < limit[:, :, None]
-        self.within = None
-        if batch.until is not None:
-            until = load(batch.until, device).int()
-            seen &= until[:, None, :] > limit[:, :, None]
-            causal = (s[None, :] <= s[:, None])[None] & (until[:, None, :] > s[None, :, None])
-            self.within = _bias(causal, dtype)
         own = (fork[:, :, None] == fork[:, None, :]) & (f[None, :] <= f[:, None])
         self.forks = _bias(torch.cat([seen, own], dim=2), dtype)
 
@@ -126,8 +119,7 @@ def _attend(
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     s = mask.stream
     q, k, v = (x[:, :, :s] for x in (query, key, value))
-    plain = mask.within is None
-    first = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.within, is_causal=plain)
+    first = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     second = F.scaled_dot_product_attention(query[:, :, s:], key, value, attn_mask=mask.forks)
     return torch.cat([first, second], dim=2).transpose(1, 2), None
 

@@ -16,8 +16,8 @@ from kvvideo.tiny import model
 
 Ints = npt.NDArray[np.int64]
 
-NEVER = 1 << 30
-"""An index no stream reaches: a token with this ``until`` is always kept."""
+SIDES = np.tile([0, 0, 1, 2, 2], model.ROWS)
+"""Side, 0 to 2, that each of a pair's tokens shows."""
 
 VISION_START, VISION_END = prompt.VIDEO.split("<|video_pad|>")
 
@@ -27,19 +27,24 @@ class ChunkPlan:
     """A chunk of a stream: its start in seconds, and the stored grids that show its frames.
 
     ``grids`` are indices of frame pairs in a bank; ``spacing`` is the distance of two frame pairs in
-    M-RoPE's temporal positions, tokens per second x seconds per pair.
+    M-RoPE's temporal positions, tokens per second x seconds per pair. ``words`` are said in it. ``marks`` are what the
+    hints ask of its pairs, ``[grids, sides, 2]``: how often the letter at a side has come so far, and the letter that
+    came before it; -1 where that is not asked.
     """
 
     start: float
     grids: Ints
     spacing: float = 2.0
+    words: str = ""
+    marks: Ints | None = None
 
 
 @dataclass(frozen=True)
 class Ask:
     """A question asked once the first ``grids`` frame pairs of chunk ``chunk`` were seen.
 
-    ``letter`` is the index of the letter it names, -1 if it names none.
+    ``letter`` is the index of the letter it is about, -1 if it names none. ``before`` is what was asked and answered
+    before it.
     """
 
     chunk: int
@@ -49,6 +54,7 @@ class Ask:
     kind: int
     age: float
     letter: int = -1
+    before: tuple[prompt.Turn, ...] = ()
 
 
 @dataclass
@@ -60,27 +66,25 @@ class Packed:
         positions: ``[3, S + F]``, M-RoPE.
         cells: ``[S + F]`` index of a video token's embedding in the bank, ``grid * TOKENS + cell``; -1
             for text.
-        until: ``[S]`` stream index from which on a token is no longer seen.
         limit: ``[F]`` number of the stream's tokens that a fork's token may see.
         fork: ``[F]`` the fork that a token belongs to.
         labels: ``[F]`` the token that should follow; -1 where that is not asked for.
         asks: the questions, by fork.
-        chunk_starts: ``[chunks + 1]`` stream index of each chunk's first token, and the stream's end.
         video_starts: ``[chunks]`` stream index of each chunk's first video token.
         times: ``[S]`` seconds that are written before the chunk a token belongs to; 0 for the opening.
+        marks: ``[S, 2]``; as in ``ChunkPlan``, for the video tokens at each side.
     """
 
     ids: Ints
     positions: Ints
     cells: Ints
-    until: Ints
     limit: Ints
     fork: Ints
     labels: Ints
     asks: list[Ask]
-    chunk_starts: Ints
     video_starts: Ints
     times: Ints
+    marks: Ints
 
 
 class Encoder:
@@ -114,8 +118,9 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
     ids, positions, cells = [opening], [_text_positions(0, len(opening))], [np.full(len(opening), -1)]
     at, position = len(opening), len(opening) + offset
     starts, video_starts, video_positions = [], [], []
+    marks = [np.full((len(opening), 2), -1)]
     for chunk in chunks:
-        text = encode(prompt.chunk_text(chunk.start).removesuffix(prompt.VIDEO) + VISION_START)
+        text = encode(prompt.chunk_text(chunk.start, chunk.words).removesuffix(prompt.VIDEO) + VISION_START)
         count = len(chunk.grids) * model.TOKENS
         video = grid_positions(len(chunk.grids), chunk.spacing) + position + len(text)
         after = int(video.max()) + 1
@@ -126,11 +131,13 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
         positions += [_text_positions(position, len(text)), video, _text_positions(after, len(close))]
         cell = (chunk.grids[:, None] * model.TOKENS + np.arange(model.TOKENS)).reshape(-1)
         cells += [np.full(len(text), -1), cell, np.full(len(close), -1)]
+        own = np.full((count, 2), -1) if chunk.marks is None else chunk.marks[:, SIDES].reshape(count, 2)
+        marks += [np.full((len(text), 2), -1), own, np.full((len(close), 2), -1)]
         at += len(text) + count + len(close)
         position = after + len(close)
     limits, forks, labels = [], [], []
     for number, ask in enumerate(asks):
-        head = np.concatenate([close, encode(prompt.question_text(ask.q))])
+        head = np.concatenate([close, encode(prompt.dialogue_text(ask.before) + prompt.question_text(ask.q))])
         answer = np.concatenate([encode(ask.answer), end])
         tokens = np.concatenate([head, answer[:-1]])
         after = video_positions[ask.chunk] + _span(ask.grids, chunks[ask.chunk].spacing)
@@ -148,14 +155,13 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
         ids=every,
         positions=np.concatenate(positions, axis=1),
         cells=np.concatenate(cells),
-        until=np.full(stream, NEVER),
         limit=_join(limits),
         fork=_join(forks),
         labels=_join(labels),
         asks=asks,
-        chunk_starts=np.array([*starts, stream]),
         video_starts=np.array(video_starts),
         times=np.repeat([0, *(int(chunk.start) for chunk in chunks)], np.diff([0, *starts, stream])),
+        marks=np.concatenate(marks),
     )
 
 
@@ -165,22 +171,20 @@ class Batch:
 
     Attributes:
         ids: ``[B, S + F]``; positions: ``[3, B, S + F]``; cells: ``[B, S + F]``.
-        until: ``[B, S]``, or None if every stream keeps all its tokens.
-        times: ``[B, S]``; as in ``Packed``.
+        times: ``[B, S]``, marks: ``[B, S, 2]``; as in ``Packed``.
         limit, fork: ``[B, F]``; padding belongs to fork -1.
         where: ``[N]`` flat index into ``B x (S + F)`` of each token whose follower is asked for.
         targets: ``[N]`` those followers.
         question: ``[N]`` the question each belongs to, counted over the batch.
         kinds, ages, sizes, letters: ``[Q]`` of each question: its kind, its age in seconds (-1: not
             seen), the chunks of its stream, and the letter it names (-1: none).
-        clean: ``[Q]`` True if its stream kept all its tokens.
     """
 
     ids: Ints
     positions: Ints
     cells: Ints
-    until: Ints | None
     times: Ints
+    marks: Ints
     limit: Ints
     fork: Ints
     where: Ints
@@ -190,7 +194,6 @@ class Batch:
     ages: npt.NDArray[np.float64]
     sizes: Ints
     letters: Ints
-    clean: npt.NDArray[np.bool_]
 
 
 def collate(packed: list[Packed], multiple: int = 32) -> Batch:
@@ -200,22 +203,22 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         return -(-length // multiple) * multiple
 
     rows = len(packed)
-    stream = up(max(len(p.until) for p in packed))
+    stream = up(max(len(p.times) for p in packed))
     forks = up(max(len(p.limit) for p in packed))
     total = stream + forks
     ids, cells = np.zeros((rows, total), np.int64), np.full((rows, total), -1)
     positions = np.zeros((3, rows, total), np.int64)
-    until, times = np.full((rows, stream), NEVER), np.zeros((rows, stream), np.int64)
+    times, marks = np.zeros((rows, stream), np.int64), np.full((rows, stream, 2), -1)
     limit, fork = np.ones((rows, forks), np.int64), np.full((rows, forks), -1)
     where, targets, question = [], [], []
     asked = 0
     for row, one in enumerate(packed):
-        s, f = len(one.until), len(one.limit)
+        s, f = len(one.times), len(one.limit)
         ids[row, :s], ids[row, stream : stream + f] = one.ids[:s], one.ids[s:]
         cells[row, :s] = one.cells[:s]
         positions[:, row, :s] = one.positions[:, :s]
         positions[:, row, stream : stream + f] = one.positions[:, s:]
-        until[row, :s], times[row, :s] = one.until, one.times
+        times[row, :s], marks[row, :s] = one.times, one.marks
         limit[row, :f], fork[row, :f] = one.limit, one.fork
         index = np.flatnonzero(one.labels >= 0)
         where.append(row * total + stream + index)
@@ -224,13 +227,12 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         asked += len(one.asks)
     asks = [ask for one in packed for ask in one.asks]
     sizes = [len(one.video_starts) for one in packed for _ in one.asks]
-    clean = [bool((one.until == NEVER).all()) for one in packed]
     return Batch(
         ids=ids,
         positions=positions,
         cells=cells,
-        until=None if all(clean) else until,
         times=times,
+        marks=marks,
         limit=limit,
         fork=fork,
         where=np.concatenate(where),
@@ -240,7 +242,6 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         ages=np.array([ask.age for ask in asks]),
         sizes=np.array(sizes),
         letters=np.array([ask.letter for ask in asks]),
-        clean=np.array([c for c, one in zip(clean, packed, strict=True) for _ in one.asks]),
     )
 
 

@@ -1,22 +1,24 @@
-"""Random streams to train and test on: chunks taken from a bank of drawn slots, and questions.
+"""Random streams of the letters' world to train and test on: chunks taken from a bank of drawn slots, and questions.
 
-A stream is made of slots in any order, each letter at most once, which is what a clip is to a model
-that only keeps what it saw. Some streams lose tokens on the way, as eviction does at inference; what
-is asked about a slot that is gone has the answer "not seen".
+A stream is made of slots in any order, each letter at most once, which is what a clip is to a model that only keeps
+what it saw.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from kvvideo.times import format_time
-from kvvideo.tiny import world
+from kvvideo.tiny import film, world
 from kvvideo.tiny.training import packing
-from kvvideo.tiny.training.packing import NEVER, Ask, ChunkPlan, Encoder, Ints, Packed
+from kvvideo.tiny.training.packing import Ask, ChunkPlan, Encoder, Ints, Packed
 
-KINDS: tuple[world.Kind, ...] = ("colour", "when", "now", "now colour")
+KINDS: tuple[str, ...] = ("colour", "when", "now", "now colour", *film.KINDS)
+"""Kinds of questions of both worlds; an ``Ask`` has its index."""
+
+WEIGHTS: dict[world.Kind, float] = {"colour": 0.3, "when": 0.44, "now": 0.13, "now colour": 0.13}
+"""Parts that each kind has of the questions: our choice."""
 
 Times = npt.NDArray[np.float64]
 
@@ -47,7 +49,6 @@ class Plan:
         chunks: number of chunks of four seconds.
         asks: number of questions.
         varied: True if it may have chunks of other lengths and shifted positions.
-        lossy: True if it loses tokens, where its chunks are of the usual length.
         start: seconds its first chunk begins at; drawn if None.
         latest: the last moment a stream may begin at if drawn, in seconds.
     """
@@ -55,21 +56,8 @@ class Plan:
     chunks: int
     asks: int
     varied: bool = True
-    lossy: bool = False
     start: float | None = None
     latest: float = 7200.0
-
-
-@dataclass
-class _Loss:
-    """Loss of slots: for each, ``at`` is the slot after which it is lost, ``keep`` and ``text`` what is kept of it."""
-
-    at: Ints
-    keep: Times
-    text: npt.NDArray[np.bool_]
-
-    def gone(self, slot: int, now: int) -> bool:
-        return bool(self.at[slot] < now and self.keep[slot] == 0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,6 @@ class _Drawn:
     times: Times
     letters: Ints
     width: float
-    loss: _Loss | None
 
 
 class Source:
@@ -95,7 +82,7 @@ class Source:
     def draw(self, rng: np.random.Generator, plan: Plan) -> Packed:
         """Draw one stream with its questions, packed."""
         count = plan.chunks
-        start = _first_time(rng, plan)
+        start = first_time(rng, plan)
         share = rng.uniform(0.1, 0.6) if count > 8 else rng.uniform(0.4, 1.0)
         lettered = min(EMPTY, count, max(int(rng.random() < 0.9), round(share * count)))
         letters = np.full(count, EMPTY)
@@ -103,7 +90,6 @@ class Source:
         slots = np.array([self._pick(rng, int(letter)) for letter in letters])
         times: Times = start + world.SLOT * np.arange(count, dtype=np.float64)
         way = rng.random() if plan.varied and count >= 4 else 1.0
-        loss = None
         if way < 0.08:
             chunks, width = _split(slots, times), 0.5
         elif way < 0.12:
@@ -111,14 +97,10 @@ class Source:
         else:
             chunks = [ChunkPlan(float(t), s * GRIDS + np.arange(GRIDS)) for t, s in zip(times, slots, strict=True)]
             width = 1.0
-            loss = _draw_loss(rng, count) if plan.lossy and count > 1 else None
-        drawn = _Drawn(slots, times, letters, width, loss)
+        drawn = _Drawn(slots, times, letters, width)
         asks = [self._ask(rng, drawn) for _ in range(plan.asks)]
         offset = int(rng.integers(30000)) if plan.varied and rng.random() < 0.15 else 0
-        packed = packing.pack(chunks, asks, self._encode, offset)
-        if loss is not None:
-            _lose(rng, packed, loss)
-        return packed
+        return packing.pack(chunks, asks, self._encode, offset)
 
     def _pick(self, rng: np.random.Generator, letter: int) -> int:
         pool = self._by_letter[letter]
@@ -133,10 +115,10 @@ class Source:
             chunk, seen = 2 * now + (shown - 1) // 2, (shown - 1) % 2 + 1
         elif drawn.width == 2.0:
             chunk, seen = now // 2, shown + GRIDS * (now % 2)
-        kind = KINDS[rng.choice(len(KINDS), p=(0.3, 0.44, 0.13, 0.13))]
+        kind = list(WEIGHTS)[rng.choice(len(WEIGHTS), p=list(WEIGHTS.values()))]
         slot, letter = _subject(rng, kind, drawn, now)
         q, named = world.phrase(kind, rng, letter=letter), world.LETTERS.index(letter) if letter else -1
-        if slot is None or (drawn.loss is not None and drawn.loss.gone(slot, now)):
+        if slot is None:
             return Ask(chunk, seen, q, world.NOT_SEEN, KINDS.index(kind), -1.0, named)
         if kind == "when":
             answer = format_time(float(drawn.times[slot]))
@@ -167,7 +149,7 @@ def _subject(rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int
     return slot, world.LETTERS[letters[slot]]
 
 
-def _first_time(rng: np.random.Generator, plan: Plan) -> float:
+def first_time(rng: np.random.Generator, plan: Plan) -> float:
     if plan.start is not None:
         return plan.start
     # A short stream from 0:00 would never show a time with other digits, hence fewer of those.
@@ -194,47 +176,3 @@ def _merge(slots: Ints, times: Times) -> list[ChunkPlan]:
     """Return chunks of eight seconds, of two slots each."""
     grids = (slots[:, None] * GRIDS + np.arange(GRIDS)).reshape(-1)
     return [ChunkPlan(float(t), grids[i * 2 * GRIDS : (i + 1) * 2 * GRIDS]) for i, t in enumerate(times[::2])]
-
-
-def _draw_loss(rng: np.random.Generator, count: int) -> _Loss:
-    """Draw a loss of slots: a span, all but the last few, all thinned, or some of them."""
-    at, keep, text = np.full(count, NEVER), np.ones(count), np.ones(count, bool)
-    way = rng.integers(4)
-    window = int(rng.integers(1, max(2, count // 2)))
-    if way == 0:
-        first = int(rng.integers(count))
-        last = int(rng.integers(first, count))
-        at[first : last + 1] = int(rng.integers(last, count))
-        keep[first : last + 1] = 0
-        text[first : last + 1] = rng.random() < 0.3
-    else:
-        at = np.arange(count) + window
-        if way == 1:
-            keep[:], text[:] = 0, rng.random() < 0.3
-        elif way == 2:
-            keep[:] = math.exp(rng.uniform(math.log(0.06), math.log(0.7)))
-            text[:] = rng.random() < 0.6
-        else:
-            lost = rng.random(count) < rng.uniform(0.1, 0.7)
-            keep[lost] = 0
-            text[lost] = rng.random(int(lost.sum())) < 0.5
-            at[~lost] = NEVER
-    return _Loss(at, keep, text)
-
-
-def _lose(rng: np.random.Generator, packed: Packed, loss: _Loss) -> None:
-    """Write ``loss`` into the stream's ``until``."""
-    starts, videos = packed.chunk_starts, packed.video_starts
-    count = len(videos)
-    for slot in range(count):
-        at = int(loss.at[slot])
-        if at >= count:
-            continue
-        first, end, video = int(starts[slot]), int(starts[slot + 1]), int(videos[slot])
-        drop = np.zeros(end - first, bool)
-        drop[video - first : -1] = rng.random(end - 1 - video) >= loss.keep[slot]
-        if loss.keep[slot] > 0:
-            drop[rng.integers(video, end - 1, size=2) - first] = False
-        if not loss.text[slot]:
-            drop[: video - first] = drop[-1] = True
-        packed.until[first:end][drop] = starts[at + 1]
