@@ -37,7 +37,7 @@ COMMANDS = (
     Command("stats", "[layer N]", "show what the cache holds, in one layer or all"),
     Command("dash", "[layer N | off]", "keep that on screen, or take it away"),
     Command("strategy", "[NAME]", "show the strategies, or let another decide"),
-    Command("compare", "NAME … [-- question]", "ask several strategies the last question, or this"),
+    Command("compare", "NAME … [-- question]", "ask several strategies this or the last question"),
     Command("budget", "[TOKENS]", "show what a compaction keeps, or change it"),
     Command("frame", "[TIME]", "show a frame of the video"),
     Command("watch", '["question"|off [N]]', "ask again as the video plays; stop asking"),
