@@ -26,7 +26,7 @@ from kvvideo.serve.client import Client
 from kvvideo.serve.notice import Notice, Shown, identity, settings
 from kvvideo.session import EngineConfig
 from tests.conftest import EngineFor
-from tests.helpers.commands import Done, records, run, untimed
+from tests.helpers.commands import Done, Run, records, run, untimed
 from tests.helpers.looking import CLIP, QUESTION, SHOWN, SMALL, STRATEGY, as_asked, sees
 from tests.serve.test_serve import Server, end, start
 
@@ -42,7 +42,6 @@ WORDS = (
     *(w for q in OTHERS for w in ("-q", q)),
 )
 Record = dict[str, Any]
-Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
