@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -26,7 +26,7 @@ from kvvideo.serve.client import Client
 from kvvideo.serve.notice import Notice, Shown, identity, settings
 from kvvideo.session import EngineConfig
 from tests.conftest import EngineFor
-from tests.helpers.commands import Done, Run, records, run, untimed
+from tests.helpers.commands import records, run, untimed
 from tests.helpers.looking import CLIP, QUESTION, SHOWN, SMALL, STRATEGY, as_asked, sees
 from tests.serve.test_serve import Server, end, start
 
