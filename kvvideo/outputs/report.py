@@ -77,7 +77,7 @@ class Report:
             title=name.rstrip("/").rsplit("/", 1)[-1] or name or "video",
             video=name,
             notice=_notice(done, end),
-            facts=_facts(any_record, done, moments, start, end) + [("Told before each question", system)] * bool(system),
+            facts=_facts(any_record, done, moments, start, end, system),
             moments=moments,
             unasked=[(_when(q["asked_at"]), q["question"]) for q in (done["unasked"] if done else [])],
             start=start,
@@ -87,7 +87,7 @@ class Report:
         )
 
     def told(self, record: Record) -> str:
-        """Return a word about what the model was told before a question; empty if that is nothing, or the same for all."""
+        """Return a word about what the model was told before a question; empty for nothing, or the same as always."""
         system = _system(record)
         return "" if system == self.system else f"told before: {system}"
 
@@ -141,7 +141,7 @@ def _notice(done: Record | None, end: float) -> str:
 
 
 def _facts(
-    record: Record, done: Record | None, moments: Sequence[Moment], start: float, end: float
+    record: Record, done: Record | None, moments: Sequence[Moment], start: float, end: float, system: str
 ) -> list[tuple[str, str]]:
     cache = (moments[-1].cache if moments else None) if done is None else done["cache"]
     known = cache if cache is not None else moments[-1].cache if moments else None
@@ -153,6 +153,8 @@ def _facts(
         ("Cache at the end", "lost" if cache is None else f"{count(cache['live'])} tokens, {size(cache['bytes'])}"),
         ("Answers", _answers([record for moment in moments for record in moment.answers])),
     ]
+    if system:
+        facts.append(("Told before each question", system))
     if done is not None:
         facts.append(("Frames", f"{count(done['frames'])} in {count(done['chunks'])} chunks"))
         facts.append(("Took", short(done["seconds"])))
