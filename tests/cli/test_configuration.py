@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.core import TyperGroup
 
-from kvvideo.cli import app, command
+from kvvideo.cli import app, command, main
 from kvvideo.cli.settings import MAX_BYTES, PREFIX, read
 from kvvideo.errors import ConfigError
 from tests.helpers import SAMPLES
@@ -150,6 +151,39 @@ def test_a_memory_knows_its_model_better_than_what_is_set_for_all(places: Places
     assert passed("ask", "m.kvv", "--model", "typed")["model"] == "typed"
 
 
+def served(*words: str) -> tuple[dict[str, Any], list[str], str | None]:
+    """Return the settings, the further words and the key of the server that ``kvvideo serve`` becomes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["kvvideo", "serve", "tiny", *words])
+        patch.setenv("VLLM_API_KEY", "")
+        patch.setattr(signal, "pthread_sigmask", lambda *_: None)
+        patch.setattr(os, "execv", lambda _, line: found.append((line, os.environ["VLLM_API_KEY"])))
+        found: list[tuple[list[str], str]] = []
+        main()
+    ((line, key),) = found
+    assert line[:3] == [sys.executable, "-m", "kvvideo.launch"]
+    return json.loads(line[3].removeprefix("--kvvideo=")), line[5:], key or None
+
+
+def test_what_is_set_of_a_server_counts_whatever_it_serves(places: Places, run: Run) -> None:
+    """Its key is nowhere that other users of the machine could read."""
+    found, words, key = served("--port", "7", "--api-key", "typed")
+    # What is typed is vLLM's to read.
+    assert (found["port"], words, key) == (8000, ["--port", "7", "--api-key", "typed"], None)
+    places.write('port = 9001\napi-key = "secret"\n[serve]\nmemory = "2GB"\n')
+    found, words, key = served("--port", "7")
+    assert (found["port"], found["memory"], words, key) == (9001, 2 * 10**9, ["--port", "7"], "secret")
+    # The room of all requests and the bound of each are two things.
+    places.write("max-tokens = 640\n")
+    found, _, _ = served("--memory", "1GB")
+    assert (found["memory"], found["cache"]["max_tokens"]) == (10**9, 640)
+    assert served()[0]["memory"] is None
+    places.environment.setenv("KVVIDEO_PORT", "x")
+    ended = run("serve", "tiny")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("kvvideo: KVVIDEO_PORT: 'x' cannot be used: ")
+
+
 WRONG = {
     "max-token = 3": "max-token is no setting; did you mean max-tokens?",
     "zzz = 3": "zzz is no setting; keys are",
@@ -174,6 +208,7 @@ WRONG = {
     "max-tokens = 1\nmax-tokens = 2": "is no valid TOML",
     "fps = = 1": "is no valid TOML: Invalid value (at line 1, column 7)",
     'question = "why?"': "question can be given on the command line only: it says what a single run is to do",
+    'system = "Say yes."': "system can be given on the command line only: it is a part of each question",
     "resume = true": "resume can be given on the command line only",
     "[ingest]\nforce = true": "[ingest] force can be given on the command line only",
     "dry_run = true": "dry_run can be given on the command line only",
