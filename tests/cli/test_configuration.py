@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.core import TyperGroup
 
-from kvvideo.cli import app, command, main
+from kvvideo.cli import app, command
 from kvvideo.cli.settings import MAX_BYTES, PREFIX, read
 from kvvideo.errors import ConfigError
 from tests.helpers import SAMPLES
@@ -151,15 +151,14 @@ def test_a_memory_knows_its_model_better_than_what_is_set_for_all(places: Places
     assert passed("ask", "m.kvv", "--model", "typed")["model"] == "typed"
 
 
-def served(*words: str) -> tuple[dict[str, Any], list[str], str | None]:
+def served(run: Run, *words: str) -> tuple[dict[str, Any], list[str], str | None]:
     """Return the settings, the further words and the key of the server that ``kvvideo serve`` becomes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["kvvideo", "serve", "tiny", *words])
         patch.setenv("VLLM_API_KEY", "")
         patch.setattr(signal, "pthread_sigmask", lambda *_: None)
         patch.setattr(os, "execv", lambda _, line: found.append((line, os.environ["VLLM_API_KEY"])))
         found: list[tuple[list[str], str]] = []
-        main()
+        assert run("serve", "tiny", *words).returncode == 0
     ((line, key),) = found
     assert line[:3] == [sys.executable, "-m", "kvvideo.launch"]
     return json.loads(line[3].removeprefix("--kvvideo=")), line[5:], key or None
@@ -167,17 +166,17 @@ def served(*words: str) -> tuple[dict[str, Any], list[str], str | None]:
 
 def test_what_is_set_of_a_server_counts_whatever_it_serves(places: Places, run: Run) -> None:
     """Its key is nowhere that other users of the machine could read."""
-    found, words, key = served("--port", "7", "--api-key", "typed")
+    found, words, key = served(run, "--port", "7", "--api-key", "typed")
     # What is typed is vLLM's to read.
     assert (found["port"], words, key) == (8000, ["--port", "7", "--api-key", "typed"], None)
     places.write('port = 9001\napi-key = "secret"\n[serve]\nmemory = "2GB"\n')
-    found, words, key = served("--port", "7")
+    found, words, key = served(run, "--port", "7")
     assert (found["port"], found["memory"], words, key) == (9001, 2 * 10**9, ["--port", "7"], "secret")
     # The room of all requests and the bound of each are two things.
     places.write("max-tokens = 640\n")
-    found, _, _ = served("--memory", "1GB")
+    found, _, _ = served(run, "--memory", "1GB")
     assert (found["memory"], found["cache"]["max_tokens"]) == (10**9, 640)
-    assert served()[0]["memory"] is None
+    assert served(run)[0]["memory"] is None
     places.environment.setenv("KVVIDEO_PORT", "x")
     ended = run("serve", "tiny")
     assert ended.returncode == 2
