@@ -199,8 +199,7 @@ class Answering:
         samples: for each strategy what its cache held over time.
         end: where the video ended that was read, in seconds.
         load_seconds: that loading the model took.
-        complete: all that can be asked was. A video that cannot be read to its end leaves nothing more to ask, nor does
-            a session that has no room for the rest.
+        complete: all that can be asked was. A video that cannot be read to its end leaves nothing more to ask.
     """
 
     source: "Source"
@@ -235,8 +234,13 @@ class Answering:
             for record in self._records(cache, agenda):
                 self._note_files()
                 yield record
-        ended = all(isinstance(error, VideoError | FullError) for error in self.failures)
+        ended = all(isinstance(error, VideoError) for error in self.failures)
         self.complete = ended and not self.hooks.stopped()
+
+    @property
+    def is_full(self) -> bool:
+        """True if a session had no room for the rest; with a larger ``max_model_len`` it has."""
+        return any(isinstance(error, FullError) for error in self.failures)
 
     def _agenda(self) -> Agenda:
         return self.asking.agenda(self.source.start, self.source.end)

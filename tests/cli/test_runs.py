@@ -15,7 +15,8 @@ import pytest
 
 from kvvideo.runs.journal import Run, key
 from kvvideo.storage.workspace import Workspace
-from tests.helpers import commands
+from tests.conftest import EngineFor
+from tests.helpers import SAMPLES, commands
 from tests.outputs.test_outputs import answer
 
 Kvvideo = Callable[..., commands.Done]
@@ -231,3 +232,34 @@ def test_much_that_is_kept_is_told_of(state: Path, monkeypatch: pytest.MonkeyPat
     assert interrupted.much() == ""
     monkeypatch.setattr(interrupted, "MUCH", 3000)
     assert interrupted.much() == "; 1 interrupted run takes up 4.0 kB; 'kvvideo runs' lists and clears them"
+
+
+def test_a_run_whose_session_was_full_goes_on_with_more_room(
+    state: Path, kvvideo: Kvvideo, engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the end that it would have had with that from the beginning; what was asked early is asked again."""
+    made = {256: engine_for("full", max_model_len=256, kv_bytes=1 << 22), 2048: engine_for("full")}
+    monkeypatch.setattr("kvvideo.session.Engine", lambda config: made[config.max_model_len])
+    for engine in made.values():
+        monkeypatch.setattr(engine, "close", lambda: None)
+    # As of a video that does not say how long it is.
+    monkeypatch.setattr("kvvideo.session.prediction.check_room", lambda *_: None)
+    asked = ("-q", "@0:05 Which letter?", "-q", "@0:30 What now?", "-q", "What was last?", "--max-answer-tokens", "4")
+    more = ("-m", "tiny", "-s", "full", "--max-tokens", "512", "--to", "0:40", "--chunk", "8", "--recall", "0")
+    run = ("analyze", SAMPLES / "letters-1m.mp4", *more, *asked, "-f", "jsonl")
+    ended = kvvideo(*run, "--max-model-len", "256", "-o", "a.jsonl")
+    assert ended.returncode == 5
+    assert "kvvideo: the same command with --resume and a larger --max-model-len goes on from there" in ended.stderr
+    assert "not asked: What now?" in ended.stderr
+    early = commands.records(Path("a.jsonl").read_text())
+    assert [one.get("question") for one in early] == ["Which letter?", "What was last?", None]
+    full_at = early[1]["asked_at"]
+    listed = json.loads(kvvideo("runs", "--json").stdout)["runs"]
+    assert [(one["end"], one["answers"]) for one in listed] == [(full_at, 1)]
+    resumed = kvvideo(*run, "--max-model-len", "2048", "-o", "a.jsonl", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert kvvideo(*run, "--max-model-len", "2048", "-o", "b.jsonl").returncode == 0
+    one, other = (commands.untimed(commands.records(Path(name).read_text())) for name in ("a.jsonl", "b.jsonl"))
+    assert one == other
+    assert [record.get("asked_at") for record in one] == [5.0, 30.0, 40.0, None]
+    assert not [*state.iterdir()]
