@@ -174,6 +174,8 @@ def prediction(record: dict[str, Any]) -> None:
         if "frame_bytes" in record:
             rows["its frames"] = f"about {size(record['frame_bytes'])} more"
         rows["disk"] = f"{size(2 * (record['file_bytes'] + record.get('frame_bytes', 0)))} until the file is complete"
+    elif record.get("checkpoint_bytes"):
+        rows["disk"] = f"up to {size(2 * record['checkpoint_bytes'])} meanwhile, for --resume"
     width = screen.size(sys.stdout)[0] if sys.stdout.isatty() else 80
     for name, value in rows.items():
         first, *more = textwrap.wrap(value, max(width - _NAMES, 20), break_on_hyphens=False)

@@ -246,6 +246,7 @@ class Answering:
         return self.asking.agenda(self.source.start, self.source.end)
 
     def _records(self, cache: CacheConfig, agenda: Agenda) -> "Iterator[Record]":
+        from kvvideo.runs.forecast import checkpoint_bytes
         from kvvideo.runs.one_pass import Pass
 
         began, loading = time.perf_counter(), 0.0
@@ -266,9 +267,11 @@ class Answering:
         memory = self.kept.memory(cache, self._agenda(), len(given))
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
         with self.source.open(skip_chunks=0 if memory is None else memory.chunks) as reader:
+            configs = [replace(self.config, cache=cache) for cache in self.caches if self.engine is None]
             if memory is None:
-                configs = [replace(self.config, cache=cache) for cache in self.caches if self.engine is None]
                 self.asking.check(self.source, reader.info, *configs)
+            if configs and self.kept.keeps:
+                self.kept.weigh(max(checkpoint_bytes(config, self.source, reader.info) for config in configs))
             if self.engine is None:
                 self.hooks.loading(self.config.model)
                 began_loading = time.perf_counter()

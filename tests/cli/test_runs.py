@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -10,13 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kvvideo.runs.journal import Run, key
+from kvvideo.session.memory import Memory
+from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.workspace import Workspace
 from tests.conftest import EngineFor
-from tests.helpers import SAMPLES, commands
+from tests.helpers import SAMPLES, commands, engines
 from tests.outputs.test_outputs import answer
 
 Kvvideo = Callable[..., commands.Done]
@@ -24,6 +29,8 @@ COMMAND = ["analyze", "films/a film.mp4", "-q", "What?"]
 HOLDS = """
 import sys, time
 from pathlib import Path
+from kvvideo.session.memory import Memory
+from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.workspace import Workspace
 with Workspace(Path(sys.argv[1])):
     print("held", flush=True)
@@ -263,3 +270,38 @@ def test_a_run_whose_session_was_full_goes_on_with_more_room(
     assert one == other
     assert [record.get("asked_at") for record in one] == [5.0, 30.0, 40.0, None]
     assert not [*state.iterdir()]
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_a_disk_without_room_for_checkpoints_is_known_before(
+    state: Path, kvvideo: Kvvideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run needs none of them, so it is done all the same, and leaves nothing."""
+    run = ("analyze", SAMPLES / "letters-1m.mp4", "-m", "tiny", "--max-tokens", "512", "--to", "0:24", "--recall", "0")
+    run = (*run, "-q", "What now?", "--max-answer-tokens", "4", "--checkpoint-every", "8s", "--dtype", engines.DTYPE)
+    (predicted,) = commands.records(kvvideo(*run, "--dry-run", "-f", "jsonl").stdout)
+    needed = 2 * predicted["checkpoint_bytes"]
+    sizes = []
+    added = Checkpoints.add
+    monkeypatch.setattr(Checkpoints, "add", lambda self, memory: (added(self, memory), sizes.append(size_of(memory))))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    assert "kept" not in kvvideo(*run).stderr
+    assert len(sizes) > 1
+    # But for what is no tensor of a token.
+    assert max(sizes) == pytest.approx(predicted["checkpoint_bytes"], rel=0.05)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    says = (
+        rf"kept to resume from: two checkpoints take up to .* are free in '{state.parent.parent}'; name another folder"
+    )
+    dry = kvvideo(*run, "--dry-run")
+    assert re.search(f"^kvvideo: nothing would be {says}", dry.stderr)
+    assert re.search(r"^ disk +up to .* meanwhile, for --resume$", dry.stdout, re.MULTILINE)
+    sizes.clear()
+    done = kvvideo(*run)
+    assert (done.returncode, sizes) == (0, [])
+    assert re.search(f"^kvvideo: nothing is {says}", done.stderr, re.MULTILINE)
+    assert not state.exists()
+
+
+def size_of(memory: Memory) -> int:
+    return sum(tensor.nbytes for tensor in memory.tensors.values())

@@ -141,7 +141,7 @@ class Pace(TypedDict):
 
 
 class Prediction(TypedDict):
-    """Predicted cost of a run; of ``ingest`` with the fields from ``checkpoints`` on."""
+    """Predicted cost of a run; ``analyze`` has none of the fields from ``checkpoints`` on but ``checkpoint_bytes``."""
 
     type: Literal["prediction"]
     schema: NotRequired[Literal[1]]
