@@ -217,8 +217,7 @@ def _run(
             if answering.complete and failure is None:
                 run.finish()
             elif run.resumable:
-                more = " and a larger --max-model-len" if answering.is_full else ""
-                say(f"the same command with --resume{more} goes on from there{much()}")
+                say(f"the same command with --resume{answering.more_room} goes on from there{much()}")
     unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)

@@ -190,7 +190,8 @@ def _time(record: dict[str, Any]) -> str:
     if pace is None:
         return "not known here yet: run it once, or a minute of it (--to 1:00), and then this says it"
     day = time.strftime("%Y-%m-%d", time.localtime(pace["at"]))
-    asked = f", {record['answers']} answers at {pace['answer_seconds']:.2g} s" if pace["answer_seconds"] else ""
+    answers = counted(record["answers"], "answer")
+    asked = f", {answers} at {pace['answer_seconds']:.2g} s" if pace["answer_seconds"] else ""
     # Attention to more tokens takes longer.
     more = record["peak_tokens"] > 2 * pace["tokens"]
     held = f"; it held {pace['tokens']} tokens, and more take longer" if more else ""

@@ -238,9 +238,10 @@ class Answering:
         self.complete = ended and not self.hooks.stopped()
 
     @property
-    def is_full(self) -> bool:
-        """True if a session had no room for the rest; with a larger ``max_model_len`` it has."""
-        return any(isinstance(error, FullError) for error in self.failures)
+    def more_room(self) -> str:
+        """Words about what more a session needs that had no room for the rest; empty if all had."""
+        full = any(isinstance(error, FullError) for error in self.failures)
+        return " and a larger --max-model-len" if full else ""
 
     def _agenda(self) -> Agenda:
         return self.asking.agenda(self.source.start, self.source.end)
