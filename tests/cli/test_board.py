@@ -82,7 +82,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Board]:
 
 def test_each_video_and_the_whole_have_a_bar_percent_and_time_left(play: Callable[[], Board]) -> None:
     shown = {}
-    for columns in (*range(1, 30), 40, 59, 60, 80, 120):
+    for columns in (*range(1, 30), 40, 59, 60, 80, 140):
         window = Window(columns, rows=20)
         with window.standing_for(), standard_streams(), play():
             shown[columns] = window.now()
@@ -101,7 +101,7 @@ def test_each_video_and_the_whole_have_a_bar_percent_and_time_left(play: Callabl
         "part        1:01:20  44%  0:13 left",
         "19:20 / 3:13:00 ╸        10%  1:30 left",
     ]
-    assert shown[120][2].endswith(" 44%  0:13 left  1157/4096 tokens")
+    assert shown[140][2].endswith(" 44%  0:13 left  1157/4096 tokens")
 
 
 def test_elsewhere_a_line_a_minute_is_about_the_whole(
