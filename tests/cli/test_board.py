@@ -154,19 +154,23 @@ def test_programs_get_the_same(play: Callable[[], Board], capsys: pytest.Capture
 
 def test_lengths_are_those_of_what_is_read_and_a_mean_where_they_are_not_known() -> None:
     found = Lengths([LONG, PART, SHORT])
-    assert found.total is None
+
+    def sums() -> tuple[float | None, float, float]:
+        return found.total, found.done, found.ingested
+
+    assert sums() == (None, 0.0, 0.0)
     found.note(moved(LONG, 4.0, None))
-    assert (found.total, found.done, found.ingested) == (None, 4.0, 4.0)
+    assert sums() == (None, 4.0, 4.0)
     # What an earlier run has left is done, and not ingested now.
     found.note(moved(PART, 3680.0, 3700.0, 3640.0))
-    assert (found.total, found.done, found.ingested) == (300.0, 84.0, 44.0)
+    assert sums() == (300.0, 84.0, 44.0)
     # The last frame may stand after the end; at its end a video has the length that there was.
     found.note(moved(PART, 3701.0, 3700.0, 3640.0))
     assert found.done == 104.0
     found.note(Ended(PART, None, [], start=3640.0, end=3702.0))
     found.note(Ended(LONG, None, [], end=50.0))
     found.note(Ended(SHORT, None, []))
-    assert (found.total, found.done, found.ingested) == (152.0, 152.0, 112.0)
+    assert sums() == (152.0, 152.0, 112.0)
 
 
 def test_videos_that_were_not_opened_yet_are_looked_at() -> None:

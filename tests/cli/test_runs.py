@@ -277,13 +277,28 @@ def test_a_disk_without_room_for_checkpoints_is_known_before(
     state: Path, kvvideo: Kvvideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run needs none of them, so it is done all the same, and leaves nothing."""
-    run = ("analyze", SAMPLES / "letters-1m.mp4", "-m", "tiny", "--max-tokens", "512", "--to", "0:24", "--recall", "0")
-    run = (*run, "-q", "What now?", "--max-answer-tokens", "4", "--checkpoint-every", "8s", "--dtype", engines.DTYPE)
+    more = ("-m", "tiny", "--max-tokens", "512", "--to", "0:24", "--recall", "0", "--dtype", engines.DTYPE)
+    run = (
+        "analyze",
+        SAMPLES / "letters-1m.mp4",
+        *more,
+        "-q",
+        "What now?",
+        "--max-answer-tokens",
+        "4",
+        "--checkpoint-every",
+        "8s",
+    )
     (predicted,) = commands.records(kvvideo(*run, "--dry-run", "-f", "jsonl").stdout)
     needed = 2 * predicted["checkpoint_bytes"]
-    sizes = []
+    sizes: list[int] = []
     added = Checkpoints.add
-    monkeypatch.setattr(Checkpoints, "add", lambda self, memory: (added(self, memory), sizes.append(size_of(memory))))
+
+    def add(self: Checkpoints, memory: Memory) -> None:
+        added(self, memory)
+        sizes.append(sum(tensor.nbytes for tensor in memory.tensors.values()))
+
+    monkeypatch.setattr(Checkpoints, "add", add)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
     assert "kept" not in kvvideo(*run).stderr
     assert len(sizes) > 1
@@ -299,7 +314,3 @@ def test_a_disk_without_room_for_checkpoints_is_known_before(
     assert (done.returncode, sizes) == (0, [])
     assert re.search(f"^kvvideo: nothing is {says}", done.stderr, re.MULTILINE)
     assert not [*state.iterdir()]
-
-
-def size_of(memory: Memory) -> int:
-    return sum(tensor.nbytes for tensor in memory.tensors.values())
