@@ -29,7 +29,7 @@ VERBOSE = "kvvideo.verbose"
 """Key of a context's ``meta``: True if ``--verbose`` stands before the command."""
 _LETTERS = {"-h": "--help", "-v": "--verbose"}
 
-ALTERNATIVES = (("budget", "ratio"), ("max-tokens", "memory"))
+ALTERNATIVES: tuple[tuple[str, str], ...] = (("budget", "ratio"), ("max-tokens", "memory"))
 """Options of which one replaces the other: one that is set nearer to the command line puts the others out of force."""
 
 

@@ -181,8 +181,9 @@ def _pool_bytes(serving: Serving, args: argparse.Namespace, requests: int) -> in
     if schedule is None:
         return 0
     config = EngineConfig(serving.model, serving.cache, _DTYPES.get(args.dtype, args.dtype))
-    per_block = block_bytes(model_path(serving.model), config, args.block_size, args.tensor_parallel_size)
-    return (requests * (schedule.max_tokens // args.block_size + 1) + 1) * per_block
+    per_block: int = block_bytes(model_path(serving.model), config, args.block_size, args.tensor_parallel_size)
+    size: int = args.block_size
+    return (requests * (schedule.max_tokens // size + 1) + 1) * per_block
 
 
 def _decoding(args: argparse.Namespace) -> dict[str, Any]:
