@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,7 +135,7 @@ def command(
     output.look(video)
     if dry_run:
         configs = [replace(config, cache=cache) for cache in caches]
-        _dry_run(watching.source(video, reading), configs, choice, output.force, asking)
+        _dry_run(watching.source(video, reading), configs, choice, output.force, asking, bool(apart))
         return
     source = watching.source(video, reading)
     if compare is not None and not source.replayable and source.live is not None:
@@ -217,7 +217,7 @@ def _run(
             if answering.complete and failure is None:
                 run.finish()
             elif run.resumable:
-                say(f"the same command with --resume goes on from there{much()}")
+                say(f"the same command with --resume{answering.more_room} goes on from there{much()}")
     unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)
@@ -252,15 +252,25 @@ def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError], end: fl
     return bool(unasked)
 
 
-def _dry_run(source: "Source", configs: list[EngineConfig], choice: Choice, force: bool, asking: Asking) -> None:
+def _dry_run(
+    source: "Source", configs: list[EngineConfig], choice: Choice, force: bool, asking: Asking, keeps: bool
+) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import looked_at, prediction
+    from kvvideo.runs.forecast import checkpoint_bytes
+    from kvvideo.runs.journal import runs_directory, shortage
 
     names, stem = [config.cache.strategy for config in configs], stem_of(source.path)
     # Files that cannot be written show here too.
     open_files(choice.template, choice.files, stem=stem, strategies=names, force=force, inputs=[Path(source.path)])
     info = looked_at(source)
     predictions = [prediction(source, info, config, asking) for config in configs]
+    if keeps and source.replayable:
+        for record, config in zip(predictions, configs, strict=True):
+            record["checkpoint_bytes"] = checkpoint_bytes(config, source, info)
+        with suppress(KvvideoError, OSError):
+            if why := shortage(max(record["checkpoint_bytes"] for record in predictions), runs_directory()):
+                say(f"nothing would be kept to resume from: {why}")
     match choice.stdout:
         case "json":
             to_stdout(document(predictions))

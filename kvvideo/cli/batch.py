@@ -284,7 +284,7 @@ def _run(
         done = batch.progress.questions - sum(len(wants) for task in pending for wants in task.wants.values())
         if done and pending:
             note(f"{done} of {batch.progress.questions} questions are done already")
-        with Board(batch.progress, done) as board:
+        with Board(batch.progress, done, pending) as board:
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
                 board.wait(f"loading {config.model} …")

@@ -141,7 +141,7 @@ class Pace(TypedDict):
 
 
 class Prediction(TypedDict):
-    """Predicted cost of a run; of ``ingest`` with the fields from ``checkpoints`` on."""
+    """Predicted cost of a run; ``analyze`` has none of the fields from ``checkpoints`` on but ``checkpoint_bytes``."""
 
     type: Literal["prediction"]
     schema: NotRequired[Literal[1]]
@@ -286,6 +286,22 @@ class CheckTotal(TypedDict):
     findings: Count
 
 
+class Stream(TypedDict):
+    """A video at hand of a batch."""
+
+    jobs: list[str]
+    strategy: str
+    start: Seconds
+    position: Seconds
+    end: Seconds | None
+    share: Share
+    left_seconds: Seconds | None
+    live: Count
+    max_tokens: Positive | None
+    done: Count
+    of: Count
+
+
 class Progress(TypedDict):
     """The state of a command, on stderr; while a video is read with the fields from ``start`` on."""
 
@@ -307,6 +323,7 @@ class Progress(TypedDict):
     max_tokens: NotRequired[Positive | None]
     evicted: NotRequired[Count]
     bytes: NotRequired[Count]
+    videos: NotRequired[list[Stream]]
 
 
 Record = Answer | Done | Ingest | Prediction | Failed | Summary | Check | CheckTotal | Progress
