@@ -37,6 +37,7 @@ def analyze(
     recall: int = COUNT,
     memory: str = AUTO,
     system: str = "",
+    subtitles: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Generator[Asked, None, None]:
     """Stream a video through a model and yield each answer as it is given.
@@ -56,6 +57,8 @@ def analyze(
         memory: size that the cache may take, such as ``8GB``, its room for questions included; ``auto``: what pays off
             for the model, and this machine has. ``max_tokens`` or ``cache`` among the settings say it exactly.
         system: what the model is told before each question, as a system turn.
+        subtitles: a file with the words spoken in the video; ``off``; or ``auto``, by default but for a ``Source``: one
+            beside it or a track in it, see ``kvvideo.video.subtitles.find``.
         settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …, options of the strategy), ``Source``
             (``fps``, ``start`` …) and ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default
             as large as the model knows.
@@ -67,6 +70,11 @@ def analyze(
     """
     allowance = Allowance.parse(memory, _exact(settings), settings.get("max_model_len"))
     config, source = _settled(video, model, settings)
+    wish = subtitles or (None if isinstance(video, Source) else "auto")
+    if wish is not None:
+        source = source.with_subtitles(os.fsdecode(wish), note=logger.info)
+    if source.subtitles is not None:
+        config = config.with_words(source.chunk_seconds)
     given = [questions] if isinstance(questions, str | Question) else questions
     asked = [q if isinstance(q, Question) else Question.parse(q) for q in given]
     asking = Asking([replace(q, system=q.system or system) for q in asked], every, None, max_answer_tokens)
@@ -77,7 +85,7 @@ def analyze(
     looking = Looking(recall)
     longest = max((question.system for question in asking.questions), key=len)
     config = looking.room_in(config.with_system(longest), source.fps, source.chunk_seconds, source.max_pixels)
-    chunk = chunk_tokens(source.fps, source.chunk_seconds, source.max_pixels)
+    chunk = chunk_tokens(source.fps, source.chunk_seconds, source.max_pixels) + config.words_tokens
     config, _ = allowance.settle(config, [config.cache], chunk)
     return _answers(source, config, asking, looking)
 

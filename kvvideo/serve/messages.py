@@ -21,7 +21,7 @@ def content(chunks: Iterable[Chunk], question: str) -> list[dict[str, Any]]:
     """
     parts: list[dict[str, Any]] = []
     for chunk in chunks:
-        parts.append({"type": "text", "text": chunk_text(chunk.start).removesuffix(VIDEO)})
+        parts.append({"type": "text", "text": chunk_text(chunk.start, chunk.words).removesuffix(VIDEO)})
         parts.append({"type": "video_url", "video_url": {"url": _url(chunk)}})
     return [*parts, {"type": "text", "text": f"\n{plain(question)}"}]
 

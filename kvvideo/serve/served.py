@@ -70,7 +70,7 @@ class Served:
 
     def __init__(self, name: str, saved: Saved, said: list[str]) -> None:
         self.name, self.saved = name, saved
-        source = None if saved.source is None else saved.source.as_dict()
+        source = None if saved.source is None else replace(saved.source, subtitles=None).as_dict()
         if source is not None:
             source["path"] = os.path.abspath(source["path"])
         self.shown = Shown(name, identity(saved.file.path), saved.config.cache.strategy, source, said)
