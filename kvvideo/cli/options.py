@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -457,8 +457,9 @@ class LiveVideo(Video):
         is_one = self.follow or is_live(video)
         live = Live(parse_time(self.retry), self.when_behind, self.follow) if is_one else None
         source = Source(video, decoder=self.decoder, live=live, **reading)
-        with render.Transient() as shown:
-            if os.path.isfile(video) and os.path.getsize(video) > _LONG_READ:
+        is_long = os.path.isfile(video) and os.path.getsize(video) > _LONG_READ
+        with render.Transient() if is_long else nullcontext() as shown:
+            if shown is not None:
                 shown.wait(f"looking for subtitles of {video} …")
             return source.with_subtitles(local_path(self.subtitles), spared=spared, note=note)
 

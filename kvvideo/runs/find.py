@@ -202,7 +202,8 @@ class Search:
                 self.hooks.loading(same[0].config.model)
                 caches = [subject.config.cache for subject in same]
                 configs = [subject.config for subject in same]
-                most = {name: max(getattr(one, name) for one in configs) for name in ("max_model_len", "step_tokens")}
+                sizes = ("max_model_len", "step_tokens", "question_tokens")
+                most = {name: max(getattr(one, name) for one in configs) for name in sizes}
                 with closing(open_engine(replace(configs[0], **most), caches)) as engine:
                     for subject in same:
                         if not self.hooks.stopped():

@@ -177,6 +177,7 @@ def together(memories: Sequence[Served]) -> EngineConfig:
     return replace(
         first.config,
         sessions=len(memories),
+        question_tokens=max(config.question_tokens for config in configs),
         again_tokens=max(config.again_tokens for config in configs),
         max_model_len=max(config.max_model_len for config in configs),
         step_tokens=max(config.step_tokens for config in configs),

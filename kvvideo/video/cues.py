@@ -10,17 +10,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
-from kvvideo.errors import ConfigError
+from kvvideo.errors import ConfigError, VideoError
 from kvvideo.prompt import well_formed
 from kvvideo.types import Chunk
 
 SLACK = 0.05
 """Seconds between two captions that follow each other at once: a frame, and what rounding adds."""
 
-_DRAWING = re.compile(r"\{[^}]*\\p[1-9][^}]*\}.*?(?:\{[^}]*\\p0[^}]*\}|$)", re.DOTALL)
-_OVERRIDE = re.compile(r"\{[^}]*\}")
-# The times are those of WebVTT at which each word lights up.
-_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<\d+:[\d:.]+>")
+MOST_CHARACTERS = 2_000_000
+"""Characters of all words at most, twice those of a day of speech: the head of a memory has room for them."""
+_AT_ONCE = 8
+"""Captions shown at once that are compared with a new one."""
+
+# Whatever a file holds, each takes time in proportion to it.
+_DRAWING = re.compile(r"\{[^{}]*\\p[1-9][^{}]*\}.*?(?:\{[^{}]*\\p0[^{}]*\}|$)", re.DOTALL)
+_OVERRIDE = re.compile(r"\{[^{}]*\}")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+LIT = re.compile(r"<\d+:[\d:.]+>")
+"""Times of WebVTT at which a word lights up."""
 _BREAKS = re.compile(r"\\[Nn]|\n")
 # Joiners shape letters and faces; all else that cannot be seen is no word.
 _JOINERS = ("\u200c", "\u200d")
@@ -48,8 +55,15 @@ class Subtitles:
 
     @classmethod
     def of(cls, name: str, captions: Iterable[Caption]) -> Self:
-        """Return what ``captions`` say; what begins before the source does is said at its beginning."""
-        return cls(name, tuple((max(start, 0.0), words) for start, words in said(captions)))
+        """Return what ``captions`` say; what begins before the source does is said at its beginning.
+
+        Raises:
+            VideoError: if that is more than anybody says in a day.
+        """
+        cues = tuple((max(start, 0.0), words) for start, words in said(captions))
+        if sum(len(words) for _, words in cues) > MOST_CHARACTERS:
+            raise VideoError(f"{name!r} holds more words than a day of speech; name a file of subtitles")
+        return cls(name, cues)
 
     def given(self, chunk: Chunk) -> Chunk:
         """Return ``chunk`` with the words that begin in it."""
@@ -98,7 +112,7 @@ def said(captions: Iterable[Caption]) -> Iterator[tuple[float, str]]:
         lines = lines_of(text)
         if not lines:
             continue
-        shown = [one for one in shown if one[0] >= start - SLACK]
+        shown = [one for one in shown if one[0] >= start - SLACK][-_AT_ONCE:]
         new = min((_after(before, lines) for _, before in shown), key=len, default=" ".join(lines))
         shown.append((end, lines))
         if new:
@@ -108,7 +122,7 @@ def said(captions: Iterable[Caption]) -> Iterator[tuple[float, str]]:
 def lines_of(text: str) -> list[str]:
     """Return the lines of a caption without markup of SubRip, WebVTT or ASS; marks of sounds and music stay."""
     text = _OVERRIDE.sub("", _DRAWING.sub("", text)).replace(r"\h", " ")
-    text = html.unescape(_TAG.sub("", text))
+    text = html.unescape(_TAG.sub("", LIT.sub("", text)))
     lines = (" ".join(_visible(line).split()) for line in _BREAKS.split(well_formed(text)))
     return [line for line in lines if line]
 

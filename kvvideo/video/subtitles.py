@@ -11,7 +11,7 @@ from typing import Any
 
 from kvvideo.errors import KvvideoError, VideoError, first_line
 from kvvideo.video.address import is_live
-from kvvideo.video.cues import Caption, Subtitles
+from kvvideo.video.cues import LIT, Caption, Subtitles
 from kvvideo.video.decoder import check_file, reason
 from kvvideo.video.process import WorkerProcess
 
@@ -115,6 +115,8 @@ def beside(video: str) -> list[Path]:
 
 def _found(video: str, spared: Collection[Path], note: Callable[[str], None]) -> Subtitles | None:
     """Return what ``auto`` takes."""
+    if not os.path.isfile(video):
+        return None  # whoever reads the pictures will say so
     others = {os.path.realpath(path) for path in spared}
     files = [path for path in beside(video) if os.path.realpath(path) not in others]
     for path in files:
@@ -134,8 +136,6 @@ def _found(video: str, spared: Collection[Path], note: Callable[[str], None]) ->
 
 def _track(video: str) -> Subtitles | None:
     """Return the text track of ``video`` that ``tracks.read`` chooses; None without one, or if it cannot be read."""
-    if not os.path.isfile(video):
-        return None
     worker = WorkerProcess(video, 0.0, None, False, 1, ())
     request: dict[str, Any] = {"path": video, "decoder": "pyav", "what": "subtitles", "quiet": True, "live": None}
     with closing(worker):
@@ -193,9 +193,12 @@ def _captions(text: str, name: str) -> Iterator[Caption]:
     import pysubs2
 
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # The library takes long for long runs of blanks, and a line of words with two times in it for the time of a cue.
+    text = LIT.sub("", re.sub("[ \t]+", " ", re.sub("\n{3,}", "\n\n", text)))
     kind = _kind(text, name)
     try:
-        events = pysubs2.SSAFile.from_string(text, format_=kind).events
+        # Tags are taken out with those of other formats.
+        events = pysubs2.SSAFile.from_string(text, format_=kind, keep_html_tags=True).events
     except Exception as error:  # the library says nothing of what its readers raise
         raise VideoError(f"{name!r} is damaged ({first_line(error)}); save it as SubRip (.srt)") from None
     for event in events:
