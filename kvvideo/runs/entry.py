@@ -21,6 +21,7 @@ from kvvideo.session.allowance import AUTO, Allowance, chunk_tokens
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.video import Source
+from kvvideo.video.subtitles import AUTO as AUTO_SUBTITLES
 
 logger = logging.getLogger("kvvideo.runs")
 
@@ -69,12 +70,7 @@ def analyze(
         EngineError: vLLM failed.
     """
     allowance = Allowance.parse(memory, _exact(settings), settings.get("max_model_len"))
-    config, source = _settled(video, model, settings)
-    wish = subtitles or (None if isinstance(video, Source) else "auto")
-    if wish is not None:
-        source = source.with_subtitles(os.fsdecode(wish), note=logger.info)
-    if source.subtitles is not None:
-        config = config.with_words(source.chunk_seconds)
+    config, source = _settled(video, model, settings, subtitles)
     given = [questions] if isinstance(questions, str | Question) else questions
     asked = [q if isinstance(q, Question) else Question.parse(q) for q in given]
     asking = Asking([replace(q, system=q.system or system) for q in asked], every, None, max_answer_tokens)
@@ -111,7 +107,9 @@ def _exact(settings: Mapping[str, Any]) -> int | None:
     return tokens if isinstance(tokens, int) else None
 
 
-def _settled(video: Video, model: str, settings: dict[str, Any]) -> tuple[EngineConfig, Source]:
+def _settled(
+    video: Video, model: str, settings: dict[str, Any], subtitles: str | os.PathLike[str] | None
+) -> tuple[EngineConfig, Source]:
     """Return the engine's configuration and the source that these settings describe."""
     # The engine's come first: it has ``options`` as well as the cache.
     of_engine, of_source, of_cache = (_taken(settings, kind) for kind in (EngineConfig, Source, CacheConfig))
@@ -129,7 +127,10 @@ def _settled(video: Video, model: str, settings: dict[str, Any]) -> tuple[Engine
         low, high = frame_pixels(config)
         path = {"path": os.fsdecode(video)} if isinstance(video, str | os.PathLike) else reading_of(video)
         source = Source(**{"min_pixels": low, "max_pixels": high, **path, **of_source})
-    return config, Source.from_dict(source.as_dict())
+    source = Source.from_dict(source.as_dict())
+    if subtitles is not None or not isinstance(video, Source):
+        source = source.with_subtitles(os.fsdecode(subtitles or AUTO_SUBTITLES), note=logger.info)
+    return config if source.subtitles is None else config.with_words(source.chunk_seconds), source
 
 
 def _taken(settings: dict[str, Any], kind: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True)
 class Subtitles:
-    """What is said in a video.
+    """Words spoken in a video.
 
     Attributes:
         name: what it was read from, for messages and records.
