@@ -9,6 +9,10 @@ wire         a pipe with
 process      the other end of it, for
 reader       VideoReader, the only part most callers need
 
+cues         the words of subtitles: cleaned, and shared out to chunks
+subtitles    finding and reading them: files, and through a worker
+tracks       those in the video itself
+
 source       the settings of a reader as a value
 message      the same from a message in the form of qwen-vl-utils
 still        one picture
