@@ -4,7 +4,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +233,12 @@ def test_what_was_killed_goes_on_with_the_same_words(films: Path, tmp_path: Path
     def written() -> int:
         return len([*part.glob("*.safetensors")])
 
+    def more_than(before: int) -> Callable[[], bool]:
+        return lambda: written() > before
+
     for _ in range(3):
-        before = written()
-        resume = ("--resume",) if before else ()
-        killed_after(chance.random() * 0.05, lambda b=before: written() > b, *words, killed, *resume)
+        resume = ("--resume",) if written() else ()
+        killed_after(chance.random() * 0.05, more_than(written()), *words, killed, *resume)
     assert written() > 0, "it was complete before it was killed"
     other = alone(*words, killed, "--resume", "--subtitles", "off")
     assert (other.returncode, "subtitles was 'film.en.srt" in other.stderr) == (2, True), other.stderr

@@ -1,5 +1,6 @@
 """Words between the clock and the frames: their form, their bound, and that all that reads a chunk reads them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -24,8 +25,8 @@ from kvvideo.video.cues import Subtitles
 from tests.conftest import EngineFor
 from tests.helpers.engines import clip, clips
 from tests.helpers.reference import Model
-from tests.plugin.test_reference import stream_of
-from tests.session.test_recall import OPTIONS, QUESTION, Frames, check_shown, feed_chunk, said, same_memory
+from tests.plugin.test_reference import feed_chunk, stream_of
+from tests.session.test_recall import OPTIONS, QUESTION, Frames, check_shown, said, same_memory
 
 LONG = "It was the best of times, it was the worst of times, it was the age of wisdom and of foolishness. " * 4
 
@@ -158,8 +159,8 @@ def test_chunks_that_are_kept_keep_their_words() -> None:
 
 @pytest.mark.parametrize("bad", [{"words": 1}, {"said": 1}, {"said": [[1]]}, {"said": [["a", 1]]}, {"said": [[1, -1]]}])
 def test_kept_words_that_are_none_are_refused(bad: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    dumps = jpegs.json.dumps
-    monkeypatch.setattr(jpegs.json, "dumps", lambda facts: dumps({**facts, **bad}))
+    dumps = json.dumps
+    monkeypatch.setattr(json, "dumps", lambda facts: dumps({**facts, **bad}))
     data = jpegs.encode(replace(clip(1, 0.0), words="a", said=((0.0, 1),)))
     with pytest.raises(ValueError, match="the words are none"):
         jpegs.decode(data)
@@ -225,8 +226,8 @@ def test_words_have_room_only_where_there_are_any() -> None:
     assert (words.words_tokens, words.question_tokens) == (64, config.question_tokens + 64)
     room, _ = Allowance(max_tokens=512).settle(words, [config.cache], chunk + words.words_tokens)
     assert (bare.step_tokens, room.step_tokens) == (100, chunk + 64)
-    sizes = {"fps": 2.0, "chunk_seconds": 4.0, "max_pixels": 56 * 56}
-    assert Looking(3).room_in(words, **sizes).again_tokens == Looking(3).room_in(config, **sizes).again_tokens + 4 * 64
+    more, less = (Looking(3).room_in(one, 2.0, 4.0, 56 * 56).again_tokens for one in (words, config))
+    assert more == less + 4 * 64
 
 
 def test_a_memory_says_whether_it_needs_room_for_words(engine: Engine) -> None:

@@ -267,6 +267,7 @@ def test_auto_takes_the_first_and_says_so(tmp_path: Path) -> None:
     assert find(str(film), live=True, note=lines.append) is None
     assert find("rtsp://host/film", note=lines.append) is None
     assert len(lines) == 1
+    assert find("rtsp://host/film", found.name, live=True) == found
 
 
 def test_a_broken_file_beside_a_video_is_told_of_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -408,7 +409,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def words(chunks: Sequence[Chunk | None]) -> list[str | None]:
-    return [one and one.words for one in chunks]
+    return [None if one is None else one.words for one in chunks]
 
 
 def test_a_reader_gives_words(spoken: Source) -> None:
@@ -431,6 +432,7 @@ def test_a_source_is_written_down_with_its_words(spoken: Source) -> None:
     assert data["subtitles"]["cues"][0] == [0.0, "zero"]
     assert "subtitles" not in Source("a.mp4").as_dict()
     assert "zero" not in repr(spoken)
+    assert spoken.subtitles is not None
     moved = Source("/elsewhere/a.mkv", subtitles=Subtitles(os.path.join("/elsewhere", "a.srt"), spoken.subtitles.cues))
     assert moved.reading() == spoken.reading()
     assert spoken.reading() != Source(spoken.path).reading()
