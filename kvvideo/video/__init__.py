@@ -22,6 +22,7 @@ connect, capture, pyav_live    opening, reading and decoding them, in the worker
 """
 
 from kvvideo.video.address import is_live
+from kvvideo.video.cues import Subtitles
 from kvvideo.video.decoder import DECODERS, read_chunks
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, frame_size, tokens
 from kvvideo.video.live import Live, LiveStatus
@@ -39,6 +40,7 @@ __all__ = [
     "LiveStatus",
     "Plan",
     "Source",
+    "Subtitles",
     "VideoInfo",
     "VideoReader",
     "frame_at",

@@ -17,8 +17,8 @@ from kvvideo.types import Chunk
 SLACK = 0.05
 """Seconds between two captions that follow each other at once: a frame, and what rounding adds."""
 
-MOST_CHARACTERS = 2_000_000
-"""Characters of all words at most, twice those of a day of speech: the head of a memory has room for them."""
+MOST_BYTES = 8 << 20
+"""Bytes of JSON of all cues at most, three times those of a day of speech: the head of a memory has room for them."""
 _AT_ONCE = 8
 """Captions shown at once that are compared with a new one."""
 
@@ -60,10 +60,10 @@ class Subtitles:
         Raises:
             VideoError: if that is more than anybody says in a day.
         """
-        cues = tuple((max(start, 0.0), words) for start, words in said(captions))
-        if sum(len(words) for _, words in cues) > MOST_CHARACTERS:
-            raise VideoError(f"{name!r} holds more words than a day of speech; name a file of subtitles")
-        return cls(name, cues)
+        found = cls(name, tuple((max(start, 0.0), words) for start, words in said(captions)))
+        if len(json.dumps(found.as_dict())) > MOST_BYTES:
+            raise VideoError(f"{name!r} holds more words than days of speech; name a file of subtitles")
+        return found
 
     def given(self, chunk: Chunk) -> Chunk:
         """Return ``chunk`` with the words that begin in it."""

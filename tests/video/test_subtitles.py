@@ -197,8 +197,8 @@ def test_a_folder_and_a_huge_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_words_than_a_memory_holds_are_refused(tmp_path: Path) -> None:
-    cues = [(float(n), n + 0.5, f"{n} " + "word " * 20_000) for n in range(21)]
-    with pytest.raises(VideoError, match="more words than a day of speech"):
+    cues = [(float(n), n + 0.5, f"{n} " + "word " * 20_000) for n in range(85)]
+    with pytest.raises(VideoError, match="more words than days of speech"):
         read(written(tmp_path / "a.srt", srt(cues)))
 
 
