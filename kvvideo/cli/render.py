@@ -157,6 +157,8 @@ def prediction(record: dict[str, Any]) -> None:
         "GPU" if record["reserve_bytes"] else "memory": _in_all(record),
         "positions": f"up to {record['last_position']}; the model was trained to {record['trained_positions']}",
     }
+    if "subtitles" in record:
+        rows["words"] = f"{counted(record['words_tokens'], 'token')} of {record['subtitles']}"
     if record.get("index_bytes"):
         rows["index"] = f"{size(record['index_bytes'])} of host memory, by which questions find chunks again"
     if "file_bytes" in record:

@@ -142,12 +142,11 @@ def kept(
         if resume:
             raise ConfigError(f"resume: {source.path!r} is not a file, so it cannot be read again")
         return journal.Run(None, say)
-    looked = {name: value for name, value in source.as_dict().items() if name != "path"}
     task = asking.task
     key = journal.key(
         version=__version__,
         video=[fingerprint, os.path.basename(source.path)],
-        reading=looked,
+        reading=source.reading(),
         model=config.model,
         dtype=config.dtype,
         seed=config.seed,

@@ -141,6 +141,7 @@ class Pass:
             loading=self._loading,
             **self._common,
         )
+        done |= records.subtitles(self._run.source.words_from)
         if status == "complete":
             self._keep_samples()
             self._run.kept.append([done])

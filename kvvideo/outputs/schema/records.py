@@ -104,6 +104,7 @@ class Done(TypedDict):
     waited_seconds: Seconds
     seconds: Seconds
     load_seconds: NotRequired[Seconds]
+    subtitles: NotRequired[str]
 
 
 class Ingest(TypedDict):
@@ -127,6 +128,7 @@ class Ingest(TypedDict):
     bytes: Count | None
     waited_seconds: Seconds
     seconds: Seconds
+    subtitles: NotRequired[str]
 
 
 class Pace(TypedDict):
@@ -173,6 +175,8 @@ class Prediction(TypedDict):
     answers: NotRequired[Count]
     run_seconds: NotRequired[Seconds | None]
     pace: NotRequired[Pace | None]
+    subtitles: NotRequired[str]
+    words_tokens: NotRequired[Count]
     checkpoints: NotRequired[Count]
     kept_checkpoints: NotRequired[Count]
     checkpoint_bytes: NotRequired[Count]
@@ -267,6 +271,8 @@ class Check(TypedDict):
     weight_bytes: NotRequired[Count]
     pool_bytes: NotRequired[Count | None]
     reserve_bytes: NotRequired[Count]
+    subtitles: NotRequired[str]
+    words_tokens: NotRequired[Count]
 
 
 class CheckTotal(TypedDict):
