@@ -1,11 +1,12 @@
 """The text around the frames: the one place that decides how a model is told about time.
 
-A stream is one user turn that never ends: each chunk adds its clock time and its frames. A question
-closes that turn, on a fork, so the stream itself never sees it. The bundled model is trained on
-exactly these strings.
+A stream is one user turn that never ends: each chunk adds its clock time, the words spoken in it, and its frames. A
+question closes that turn, on a fork, so the stream itself never sees it. The bundled model is trained on exactly these
+strings, but for the words.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 
 from kvvideo.times import format_time
 
@@ -17,10 +18,55 @@ VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 OPENING = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 
 
+WORDS_TOKENS, WORDS_SECONDS = 64, 4.0
+"""Most tokens of the words of a chunk of so many seconds: our choice. Fast speech is some 5 tokens a second in English,
+and twice that in scripts with more tokens a word; but the words of a subtitle all come where it begins, and of dense
+ones three of 20 tokens begin in four seconds. The frames of such a chunk are 512 tokens by default."""
+
+
 def chunk_text(start: float, words: str = "") -> str:
-    """Return the text of the chunk that begins at ``start`` seconds: its clock time, what is said in it, its frames."""
-    said = plain(" ".join(words.split())).replace('"', "'")
-    return f'<{format_time(start)}>"{said}"{VIDEO}' if said else f"<{format_time(start)}>{VIDEO}"
+    """Return the text of the chunk that begins at ``start`` seconds: its clock time, its words if any, its frames."""
+    said = _one_line(words)
+    return f"<{format_time(start)}>" + (f'"{said}"' if said else "") + VIDEO
+
+
+def words_tokens(seconds: float) -> int:
+    """Return the most tokens, quotes included, of the words of a chunk of so many ``seconds``."""
+    return max(WORDS_TOKENS, round(WORDS_TOKENS / WORDS_SECONDS * seconds))
+
+
+def bounded(words: str, seconds: float, count: Callable[[str], int]) -> str:
+    """Return the words that a chunk of so many ``seconds`` has room for; ``…`` stands for the rest.
+
+    They are cut between two words, or inside of one where that is too long itself.
+
+    Args:
+        words: of the chunk.
+        seconds: length of the chunk.
+        count: returns the tokens of a text.
+    """
+    said, most = _one_line(words), words_tokens(seconds)
+
+    def size(length: int) -> int:
+        return count(f'"{said[:length]}…"')
+
+    # A token is a byte at least.
+    if len(said.encode()) + 2 <= most or count(f'"{said}"') <= most:
+        return said
+    blanks = [index for index, character in enumerate(said) if character == " "]
+    for ends in (blanks, range(1, len(said))):
+        fitting = bisect_right(ends, most, key=size)
+        # A longer text may have a token less.
+        while fitting and size(ends[fitting - 1]) > most:
+            fitting -= 1
+        if fitting:
+            return f"{said[: ends[fitting - 1]]}…"
+    return ""
+
+
+def _one_line(words: str) -> str:
+    """Return ``words`` as they stand between quotes."""
+    return " ".join(plain(words).replace('"', "'").split())
 
 
 def question_text(question: str) -> str:

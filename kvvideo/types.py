@@ -1,6 +1,6 @@
 """Values that flow between the parts: frames, stretches found, what a cache holds, how far a stream has come."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ class Chunk:
         start: first moment of the source this chunk stands for, in seconds.
         end: first moment after it; ``start`` of the next chunk.
         fps: frames per second after sampling; it spaces M-RoPE's temporal positions.
+        words: what is said in it; empty for nothing.
+        said: pairs of a moment, in seconds of the source, and the length of ``words`` that is said or begun by then,
+            both ascending. Without them only the whole chunk has its words.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -24,19 +27,34 @@ class Chunk:
     start: float
     end: float
     fps: float
+    words: str = ""
+    said: tuple[tuple[float, int], ...] = ()
 
     def until(self, time: float) -> "Chunk | None":
         """Return the part of this chunk shown up to and including ``time``, in seconds; None if that is nothing.
 
-        An odd last frame is shown twice, so that the count stays even.
+        An odd last frame is shown twice, so that the count stays even. Words that begin later are left out.
         """
         shown = sum(t <= time + 1e-6 for t in self.times)
         if shown == 0:
             return None
+        said = tuple(one for one in self.said if one[0] <= time + 1e-6)
         if shown == len(self.times):
-            return self
+            return self if said == self.said else replace(self, words=self.words[: _length(said)], said=said)
         index = [*range(shown)] + ([shown - 1] if shown % 2 else [])
-        return Chunk(self.frames[index], tuple(self.times[i] for i in index), self.start, min(time, self.end), self.fps)
+        return Chunk(
+            frames=self.frames[index],
+            times=tuple(self.times[i] for i in index),
+            start=self.start,
+            end=min(time, self.end),
+            fps=self.fps,
+            words=self.words[: _length(said)],
+            said=said,
+        )
+
+
+def _length(said: tuple[tuple[float, int], ...]) -> int:
+    return said[-1][1] if said else 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from kvvideo.batch.tasks import Defaults, Task
 from kvvideo.errors import ConfigError, KvvideoError
 from kvvideo.runs.records import SCHEMA
-from kvvideo.session.prediction import check_room, predict
+from kvvideo.session.prediction import check_room, predict, words_tokens
 from kvvideo.times import format_time
 from kvvideo.video import probe
 
@@ -47,6 +47,8 @@ def _check(task: Task, defaults: Defaults) -> dict[str, Any]:
         if planned.chunks is not None:
             config = replace(defaults.engine, cache=task.cache)
             record |= asdict(predict(config, source, info))
+            if source.words_from is not None:
+                record |= {"subtitles": source.words_from, "words_tokens": words_tokens(config, source, info)}
             try:
                 check_room(config, source, info, [question.prompt for question in task.wants])
             except ConfigError as error:

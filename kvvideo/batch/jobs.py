@@ -18,6 +18,7 @@ from kvvideo.runs.changes import plain
 from kvvideo.runs.messages import reading_of
 from kvvideo.times import format_time, parse_time
 from kvvideo.video.address import local_path
+from kvvideo.video.subtitles import AUTO, OFF
 
 SHOWN = 20
 """Findings of one file that are told; more would hide the first."""
@@ -124,6 +125,8 @@ def parse_job(text: str, directory: Path, where: str = "") -> Job:
             at = "the end" if asking.question.at is None else format_time(asking.question.at)
             raise _Wrong(f"questions: {_ordinal(index)} asks the same at {at} as {_ordinal(first)}; leave one out")
     settings = {name: made[name] for name in SETTINGS if name in made}
+    if settings.get("subtitles") not in (None, AUTO, OFF):
+        settings["subtitles"] = str(directory / settings["subtitles"])
     begin, end = settings.get("from"), settings.get("to")
     if begin is not None and end is not None and not begin < end:
         raise _Wrong(f"to: {format_time(end)} is not after from, {format_time(begin)}")
@@ -196,6 +199,10 @@ def _path(name: str, value: Any) -> str:
     return text
 
 
+def _subtitles(name: str, value: Any) -> str:
+    return _text(name, value) if value in (AUTO, OFF) else _path(name, value)
+
+
 def _time(name: str, value: Any) -> float | None:
     if value is None:
         return None
@@ -255,6 +262,7 @@ SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "fps": _number,
     "from": _time,
     "to": _time,
+    "subtitles": _subtitles,
 }
 """What a job may have instead of the command's settings, and how it is read."""
 

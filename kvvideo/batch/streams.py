@@ -39,10 +39,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class Moved:
-    """The video of ``task`` was ingested as far as ``progress`` says."""
+    """The video of ``task`` was ingested as far as ``progress`` says, in this run from ``start`` seconds on."""
 
     task: Task
     progress: Progress
+    start: float
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,12 @@ class _Stream:
         directory = host.kept(task)
         moved: list[Event] = []
         schedule = task.cache.schedule(host.engine.block_size)
-        meter = Meter(session, schedule, reader.info.duration)
+        meter = Meter(session, schedule, task.source.ends(reader.info.duration))
         recall = host.looking.of_file(task.source)
 
         def on_chunk() -> None:
             nonlocal last
-            moved.append(Moved(task, meter.progress()))
+            moved.append(Moved(task, meter.progress(), start))
             due = host.stopped() or session.end - last >= host.every - 1e-6
             if store is not None and due and isinstance(session, VideoSession):
                 store.add(session.save())

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,11 @@ from kvvideo.runs.agenda import Agenda, Question
 from kvvideo.runs.recall import OFF, Looking
 from kvvideo.session import EngineConfig
 from kvvideo.video import Source
+from kvvideo.video.cues import Subtitles
+from kvvideo.video.subtitles import AUTO, find
+
+ABREAST = 4
+"""Videos whose subtitles are looked for at once, each by a process that takes 0.2 s to start."""
 
 _CACHE = ("strategy", "budget", "max_tokens")
 
@@ -28,12 +34,14 @@ class Defaults:
         reading: how videos are looked at, as ``Source`` takes it.
         max_answer_tokens: longest answer.
         looking: how questions look again.
+        subtitles: ``auto`` or ``off``; see ``kvvideo.video.subtitles.find``.
     """
 
     engine: EngineConfig
     reading: dict[str, Any] = field(default_factory=dict)
     max_answer_tokens: int = 128
     looking: Looking = OFF
+    subtitles: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -102,10 +110,11 @@ def tasks_of(jobs: Sequence[Job], defaults: Defaults) -> list[Task]:
     """
     findings: list[str] = []
     tasks: dict[str, Task] = {}
+    said = _said(jobs, defaults)
     for job in jobs:
         try:
-            task = _task(job, defaults)
-        except ConfigError as error:
+            task = _task(job, defaults, said[_wish(job, defaults)])
+        except (ConfigError, VideoError) as error:
             findings.append(f"{job.where}: {error}")
             continue
         known = tasks.setdefault(task.key, task)
@@ -116,7 +125,27 @@ def tasks_of(jobs: Sequence[Job], defaults: Defaults) -> list[Task]:
     return list(tasks.values())
 
 
-def _task(job: Job, defaults: Defaults) -> Task:
+def _wish(job: Job, defaults: Defaults) -> tuple[str, str]:
+    return job.video, job.settings.get("subtitles", defaults.subtitles)
+
+
+def _said(jobs: Sequence[Job], defaults: Defaults) -> dict[tuple[str, str], Subtitles | VideoError | None]:
+    """Return the subtitles of each video, by what its jobs wish; or why there are none."""
+
+    def found(wish: tuple[str, str]) -> Subtitles | VideoError | None:
+        try:
+            return find(*wish)
+        except VideoError as error:
+            return error
+
+    wishes = list({_wish(job, defaults) for job in jobs})
+    with ThreadPoolExecutor(ABREAST, thread_name_prefix="kvvideo-subtitles") as threads:
+        return dict(zip(wishes, threads.map(found, wishes), strict=True))
+
+
+def _task(job: Job, defaults: Defaults, said: Subtitles | VideoError | None) -> Task:
+    if isinstance(said, VideoError):
+        raise said
     own = {name: job.settings[name] for name in _CACHE if name in job.settings}
     base = defaults.engine.cache
     if "budget" in own and "max_tokens" not in own and own["budget"] >= base.max_tokens:
@@ -128,17 +157,16 @@ def _task(job: Job, defaults: Defaults) -> Task:
     for name, key in READING.items():
         if job.settings.get(name) is not None:
             looked[key] = job.settings[name]
-    source = Source.from_dict({**Source(job.video, **looked).as_dict()})
+    source = replace(Source.from_dict({**Source(job.video, **looked).as_dict()}), subtitles=said)
     try:
         fingerprint = source.fingerprint()
     except VideoError:
         fingerprint = None
     engine = defaults.engine
-    reading = {name: value for name, value in source.as_dict().items() if name != "path"}
     settings = _digest(
         [
             cache.as_dict(),
-            reading,
+            source.reading(),
             engine.model,
             engine.dtype,
             engine.seed,

@@ -206,7 +206,7 @@ class VllmSession(Uncompressed):
 
     def ingest(self, chunk: Chunk) -> None:
         """See ``chunk``."""
-        self._append(chunk_text(chunk.start), [chunk])
+        self._append(chunk_text(chunk.start, chunk.words), [chunk])
 
     def ask(self, question: str) -> float:
         """Return the seconds to the first token of an answer."""
@@ -236,7 +236,7 @@ class Resend(Uncompressed):
 
     def ingest(self, chunk: Chunk) -> None:
         """See ``chunk``."""
-        self._text += chunk_text(chunk.start)
+        self._text += chunk_text(chunk.start, chunk.words)
         self._chunks.append(chunk)
         self.seen = self._send(self._text)
 
@@ -312,7 +312,7 @@ class Transformers(Rival):
 
     def ingest(self, chunk: Chunk) -> None:
         """See ``chunk``."""
-        self._feed(chunk_text(chunk.start) if self.seen else OPENING + chunk_text(chunk.start), chunk)
+        self._feed(("" if self.seen else OPENING) + chunk_text(chunk.start, chunk.words), chunk)
 
     def ask(self, question: str) -> float:
         """Return the seconds to the first token of an answer."""

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +14,9 @@ from kvvideo.cli.download import ensure
 from kvvideo.cli.stop import Stop, note, say
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import INTERRUPTED, ConfigError, KvvideoError
-from kvvideo.outputs import Choice, Stills, open_files
+from kvvideo.outputs import FORMATS, Choice, Stills, open_files
 from kvvideo.outputs.jsons import document, line
-from kvvideo.outputs.paths import stem_of
+from kvvideo.outputs.paths import Names, output_paths, stem_of
 from kvvideo.outputs.writer import to_stdout
 from kvvideo.runs.agenda import TASKS, Agenda, Question, Task
 from kvvideo.runs.analyze import Answering, Asking, Hooks, files_of, kept
@@ -125,19 +125,19 @@ def command(
         raise ConfigError("resume: with --checkpoint-every 0 nothing is kept that could be gone on from")
     with watching.looked_for(video):
         reading = watching.reading(config)
-    looking = recall.looking()
+    choice = output.choice(len(caches))
+    source = watching.source(video, reading, _written(choice, video, names))
+    looking, config = recall.looking(), config if source.subtitles is None else config.with_words(source.chunk_seconds)
     config = looking.room_in(config, reading["fps"], reading["chunk_seconds"], reading["max_pixels"])
     config, caches = cache.settle(config, caches, reading, engine.max_model_len)
     asking = asked.asking(questions, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.
     asking.agenda(reading["start"], reading["end"])
-    choice = output.choice(len(caches))
     output.look(video)
     if dry_run:
         configs = [replace(config, cache=cache) for cache in caches]
-        _dry_run(watching.source(video, reading), configs, choice, output.force, asking)
+        _dry_run(source, configs, choice, output.force, asking, bool(apart))
         return
-    source = watching.source(video, reading)
     if compare is not None and not source.replayable and source.live is not None:
         raise ConfigError(f"compare: {video!r} can be read only once, and each strategy reads it; record it first")
     with watching.looked_for(video):
@@ -148,6 +148,17 @@ def command(
             before = replace(cache, max_tokens=run.max_tokens)
             config, caches = before.settle(config, caches, reading, engine.max_model_len)
         _run(source, config, caches, asking, looking, choice, output, run)
+
+
+def _written(choice: Choice, video: str, strategies: Sequence[str]) -> list[Path]:
+    """Return the files that answers go to: what an earlier run wrote beside the video are no subtitles of it."""
+    wanted = [Names(stem_of(video), name, FORMATS[form].extension) for name in strategies for form in choice.files]
+    return output_paths(choice.template, wanted, Path())
+
+
+def _inputs(source: "Source") -> list[Path]:
+    """Return the files that are read, which answers may not replace."""
+    return [Path(name) for name in (source.path, source.words_from) if name is not None]
 
 
 def _compared(names: str, context: typer.Context) -> list[str]:
@@ -197,7 +208,7 @@ def _run(
             force=output.force,
             strategies=[cache.strategy for cache in caches],
             own=files_of(run),
-            inputs=[Path(source.path)],
+            inputs=_inputs(source),
             frame=stills,
             samples=answering.samples,
             look=output.look(source.path),
@@ -217,7 +228,7 @@ def _run(
             if answering.complete and failure is None:
                 run.finish()
             elif run.resumable:
-                say(f"the same command with --resume goes on from there{much()}")
+                say(f"the same command with --resume{answering.more_room} goes on from there{much()}")
     unasked = _conclude(answering.agendas, answering.failures, answering.end)
     if failure is not None:
         raise SystemExit(failure.exit_code)
@@ -252,15 +263,25 @@ def _conclude(agendas: Sequence[Agenda], errors: Sequence[KvvideoError], end: fl
     return bool(unasked)
 
 
-def _dry_run(source: "Source", configs: list[EngineConfig], choice: Choice, force: bool, asking: Asking) -> None:
+def _dry_run(
+    source: "Source", configs: list[EngineConfig], choice: Choice, force: bool, asking: Asking, keeps: bool
+) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import looked_at, prediction
+    from kvvideo.runs.forecast import checkpoint_bytes
+    from kvvideo.runs.journal import runs_directory, shortage
 
     names, stem = [config.cache.strategy for config in configs], stem_of(source.path)
     # Files that cannot be written show here too.
-    open_files(choice.template, choice.files, stem=stem, strategies=names, force=force, inputs=[Path(source.path)])
+    open_files(choice.template, choice.files, stem=stem, strategies=names, force=force, inputs=_inputs(source))
     info = looked_at(source)
     predictions = [prediction(source, info, config, asking) for config in configs]
+    if keeps and source.replayable:
+        for record, config in zip(predictions, configs, strict=True):
+            record["checkpoint_bytes"] = checkpoint_bytes(config, source, info)
+        with suppress(KvvideoError, OSError):
+            if why := shortage(max(record["checkpoint_bytes"] for record in predictions), runs_directory()):
+                say(f"nothing would be kept to resume from: {why}")
     match choice.stdout:
         case "json":
             to_stdout(document(predictions))

@@ -82,6 +82,7 @@ class Room:
             ConfigError: if there are no tasks, or the pool holds fewer sessions than are asked for.
         """
         from kvvideo.batch.run import question_tokens
+        from kvvideo.prompt import words_tokens
         from kvvideo.session.allowance import CPU_SHARE, LEAST, Allowance, chunk_tokens, machine_bytes
         from kvvideo.session.pool import sessions_in
 
@@ -89,8 +90,11 @@ class Room:
             raise ConfigError("shard: there are fewer videos than shards, and this one has none")
         sources = [task.source for task in tasks]
         chunk = max(chunk_tokens(one.fps, one.chunk_seconds, one.max_pixels) for one in sources)
+        words = max((words_tokens(one.chunk_seconds) for one in sources if one.subtitles is not None), default=0)
+        chunk += words
         config = replace(
             config,
+            words_tokens=words,
             question_tokens=question_tokens(chunk, defaults.max_answer_tokens),
             step_tokens=max(config.step_tokens, chunk),
         )
@@ -228,6 +232,7 @@ def command(
     """
     from kvvideo.batch.jobs import read_jobs
     from kvvideo.batch.tasks import Defaults, tasks_of
+    from kvvideo.video.subtitles import AUTO, OFF
 
     executor = engines.executor()
     config = engine.config(cache.config())
@@ -237,7 +242,9 @@ def command(
     reading = watching.reading(config) | {"decoder": watching.decoder}
     # The same on all machines and in all runs: what memory there is decides how many videos are streamed at once.
     config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len, machine=False)
-    defaults = Defaults(config, reading, max_answer_tokens, recall.looking())
+    if watching.subtitles not in (AUTO, OFF):
+        raise ConfigError("subtitles: a file is of one video; name it in that video's job, or say auto or off here")
+    defaults = Defaults(config, reading, max_answer_tokens, recall.looking(), watching.subtitles)
     tasks = tasks_of(read, defaults)
     if part is not None:
         tasks = tasks[part[0] - 1 :: part[1]]
@@ -284,7 +291,7 @@ def _run(
         done = batch.progress.questions - sum(len(wants) for task in pending for wants in task.wants.values())
         if done and pending:
             note(f"{done} of {batch.progress.questions} questions are done already")
-        with Board(batch.progress, done) as board:
+        with Board(batch.progress, done, pending) as board:
             batch.on_event = board.show
             if pending and not (batch.failing or stop.asked):
                 board.wait(f"loading {config.model} …")

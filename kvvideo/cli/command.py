@@ -29,7 +29,7 @@ VERBOSE = "kvvideo.verbose"
 """Key of a context's ``meta``: True if ``--verbose`` stands before the command."""
 _LETTERS = {"-h": "--help", "-v": "--verbose"}
 
-ALTERNATIVES = (("budget", "ratio"), ("max-tokens", "memory"))
+ALTERNATIVES: tuple[tuple[str, str], ...] = (("budget", "ratio"), ("max-tokens", "memory"))
 """Options of which one replaces the other: one that is set nearer to the command line puts the others out of force."""
 
 
@@ -113,6 +113,8 @@ class Group(TyperGroup):
 class Command(Plain):
     """A command whose options may also be set by variables and files."""
 
+    alternatives = ALTERNATIVES
+
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Parse ``args``; options that they leave open are taken from variables, then from files."""
         found: dict[str, Given] = {}
@@ -161,7 +163,7 @@ class Command(Plain):
 
     def _settle(self, context: Any, found: dict[str, Given]) -> None:
         """Reset options for which another one was set nearer to the command line."""
-        for keys in ALTERNATIVES:
+        for keys in self.alternatives:
             mine = [option for key, option in options(self) if key in keys]
             origins = [origin(context, option, found) for option in mine]
             nearest = min((one.distance for one in origins), default=0)

@@ -21,6 +21,7 @@ from kvvideo.video.address import is_live, local_path
 if TYPE_CHECKING:
     from kvvideo.runs.find import Cuts, Search, Subject
     from kvvideo.session import EngineConfig
+    from kvvideo.video import Source
 
 _OF_A_VIDEO = {field.name for group in (options.Memory, options.LiveVideo) for field in fields(group)}
 """Options that say how a video is looked at and remembered, which a memory already says."""
@@ -105,18 +106,23 @@ def command(
     if keep is not None:
         check(keep, force=force, inputs=[Path(name) for name in names])
     config = engine.config(cache.config())
+    sources: dict[str, Source] = {}
     if videos:
         with watching.looked_for(videos[0]):
             reading = watching.reading(config)
+        sources = {name: watching.source(name, reading) for name in videos}
+        if any(one.subtitles is not None for one in sources.values()):
+            config = config.with_words(watching.chunk)
         config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
     if dry_run:
         if not videos:
             raise ConfigError("dry-run: nothing is ingested for memories; name a video")
-        _dry_run(videos, watching, config, chosen[0])
+        _dry_run(sources, watching, config, chosen[0])
         return
     typed = {name: vars(engine)[name] if options.is_typed(context, name) else None for name in ("model", "dtype")}
     subjects = [
-        _memory(name, config, beside, typed) if name in memories else _video(name, config, watching) for name in names
+        _memory(name, config, beside, typed) if name in memories else _video(sources[name], config, watching)
+        for name in names
     ]
     cuts = Cuts(clips, frames, force)
     cuts.check(subjects)
@@ -156,11 +162,10 @@ def _memory(name: str, config: "EngineConfig", beside: str | None, typed: dict[s
     return subject
 
 
-def _video(name: str, config: "EngineConfig", watching: options.LiveVideo) -> "Subject":
+def _video(source: "Source", config: "EngineConfig", watching: options.LiveVideo) -> "Subject":
     from kvvideo.runs.find import of_video
 
-    with watching.looked_for(name):
-        source = watching.source(name, watching.reading(config))
+    with watching.looked_for(source.path):
         ensure(config.model, source)
     return of_video(source, config)
 
@@ -245,13 +250,12 @@ class _Moments:
         self._rows, self._done = [], None
 
 
-def _dry_run(videos: list[str], watching: options.LiveVideo, config: "EngineConfig", format: str) -> None:
+def _dry_run(sources: "dict[str, Source]", watching: options.LiveVideo, config: "EngineConfig", format: str) -> None:
     from kvvideo.cli import render
     from kvvideo.cli.predict import looked_at, prediction
 
-    for name in videos:
+    for name, source in sources.items():
         with watching.looked_for(name):
-            source = watching.source(name, watching.reading(config))
             record = prediction(source, looked_at(source), config)
         if format == "jsonl":
             to_stdout(jsons.line(record))

@@ -93,6 +93,8 @@ def command(
     path = Path(Path(video).stem + ".kvv") if output is None else output
     if resume and cache.is_auto:
         cache = replace(cache, max_tokens=recorded_tokens(path))
+    source = watching.source(video, reading)
+    config = config if source.subtitles is None else config.with_words(source.chunk_seconds)
     config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
     from kvvideo.session import BASELINES
 
@@ -101,11 +103,10 @@ def command(
             f"strategy: {config.cache.strategy!r} keeps no cache that could be written down; choose another"
         )
     if dry_run:
-        _dry_run(watching.source(video, reading), config, path, apart, room, keep_frames, json_output)
+        _dry_run(source, config, path, apart, room, keep_frames, json_output)
         return
     from kvvideo.runs.ingest import Part, is_made, part_of
 
-    source = watching.source(video, reading)
     if resume and not source.replayable:
         raise ConfigError(f"resume: {video!r} is not a file, so it cannot be read again")
     if resume and not force and not was_begun(part_of(path)) and is_made(path, source, config, keep_frames):
@@ -158,6 +159,7 @@ def _run(
         waited=waited,
         seconds=time.perf_counter() - began,
     )
+    record |= records.subtitles(source.words_from)
     if json_output:
         to_stdout(jsons.line(record))
     render.ingested(record)

@@ -1,8 +1,9 @@
 """Options that several commands share, in groups, and the settings that each group adds up to."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from kvvideo.cli import complete
 from kvvideo.cli.panels import ASK, CACHE, EXPERT, MODEL, OUTPUT, VIDEO
+from kvvideo.cli.stop import note
 from kvvideo.compression.config import ALWAYS, WAYS, CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import FORMATS, TEXT, Choice, choose
@@ -25,7 +27,7 @@ from kvvideo.session.allowance import AUTO, Allowance, chunk_tokens
 from kvvideo.session.config import DTYPES
 from kvvideo.sizes import parse_size
 from kvvideo.times import parse_time
-from kvvideo.video.address import is_live
+from kvvideo.video.address import is_live, local_path
 from kvvideo.video.decoder import check_file
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ DEFAULT_MODEL, MAX_MODEL_LEN = EngineConfig.model, EngineConfig.max_model_len
 _CACHE = CacheConfig()
 STRATEGY, MAX_TOKENS, RATIO, SINK = _CACHE.strategy, _CACHE.max_tokens, _CACHE.ratio, _CACHE.sink
 SCORE_NORM, POSITIONS = ALWAYS["score_norm"], _CACHE.positions
+_LONG_READ = 256 << 20
+"""Bytes of a file from which on it is said that a track of subtitles is looked for: reading them may take seconds."""
 
 Model = Annotated[
     str,
@@ -158,6 +162,15 @@ CheckpointEvery = Annotated[
         rich_help_panel=CACHE,
     ),
 ]
+Subtitles = Annotated[
+    str,
+    typer.Option(
+        "--subtitles",
+        metavar="FILE",
+        help="Words to show with the frames: a file, auto or off.",
+        rich_help_panel=VIDEO,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Say what it would take, without loading the model.", rich_help_panel=OUTPUT),
@@ -276,7 +289,7 @@ class Memory(Cache):
             ConfigError: if the size is none, too little, or more than there is room for.
         """
         allowance = Allowance.parse(self.memory, self.tokens, max_model_len)
-        chunk = chunk_tokens(reading["fps"], reading["chunk_seconds"], reading["max_pixels"])
+        chunk = chunk_tokens(reading["fps"], reading["chunk_seconds"], reading["max_pixels"]) + config.words_tokens
         return allowance.settle(config, caches, chunk, machine)
 
 
@@ -360,7 +373,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Video:
-    """The part of a video that is read, and its frames."""
+    """The part of a video that is read, its frames, and the words that go with them."""
 
     fps: Fps = FPS
     chunk: ChunkSeconds = CHUNK_SECONDS
@@ -369,6 +382,7 @@ class Video:
     ] = None
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End here.", rich_help_panel=VIDEO)] = None
     frame_tokens: FrameTokens = None
+    subtitles: Subtitles = "auto"
     decoder: Annotated[
         str,
         typer.Option(
@@ -425,17 +439,29 @@ class LiveVideo(Video):
         ),
     ] = "lag"
 
-    def source(self, video: str, reading: dict[str, Any]) -> "Source":
-        """Return ``video`` as a source that is read as ``reading`` says.
+    def source(self, video: str, reading: dict[str, Any], spared: Collection[Path] = ()) -> "Source":
+        """Return ``video`` as a source that is read as ``reading`` says, with its subtitles; a line says which.
+
+        Args:
+            video: as it was named.
+            reading: as of ``reading``.
+            spared: files beside the video that are no subtitles of it.
 
         Raises:
             ConfigError: if a setting is out of range.
+            VideoError: if there are no such subtitles.
         """
+        from kvvideo.cli import render
         from kvvideo.video import Live, Source
 
         is_one = self.follow or is_live(video)
         live = Live(parse_time(self.retry), self.when_behind, self.follow) if is_one else None
-        return Source(video, decoder=self.decoder, live=live, **reading)
+        source = Source(video, decoder=self.decoder, live=live, **reading)
+        is_long = os.path.isfile(video) and os.path.getsize(video) > _LONG_READ
+        with render.Transient() if is_long else nullcontext() as shown:
+            if shown is not None:
+                shown.wait(f"looking for subtitles of {video} …")
+            return source.with_subtitles(local_path(self.subtitles), spared=spared, note=note)
 
     @contextmanager
     def looked_for(self, video: str) -> Iterator[None]:

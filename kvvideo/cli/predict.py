@@ -35,7 +35,7 @@ def prediction(
         ConfigError: if the video does not say how long it is, or the run would be refused.
     """
     from kvvideo.runs.pace import known
-    from kvvideo.session.prediction import predict
+    from kvvideo.session.prediction import predict, words_tokens
     from kvvideo.video.geometry import legible, small_letter, tokens_to_read
 
     asking = asking or Asking(())
@@ -69,4 +69,6 @@ def prediction(
     if (pace := known(config, source, info)) is not None:
         record["run_seconds"] = round(pace.seconds(planned.chunks, record["answers"]), 1)
         record["pace"] = asdict(pace)
+    if source.words_from is not None:
+        record |= {"subtitles": source.words_from, "words_tokens": words_tokens(config, source, info)}
     return record

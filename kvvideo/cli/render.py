@@ -6,19 +6,17 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from kvvideo.cli import everywhere, log, screen
 from kvvideo.cli.everywhere import Way
+from kvvideo.cli.line import GAP, Line, Rest
 from kvvideo.cli.stop import Stop
 from kvvideo.outputs import jsons
 from kvvideo.outputs.clean import text as clean_text
@@ -38,14 +36,9 @@ size, clean = format_size, clean_text
 
 _MUCH = 0.1
 """Share of a run's time that waiting for frames must take to be worth a word."""
-_PACE_SECONDS = 2.0
-"""Seconds that a stream must have gone on before its pace says anything."""
-_BEYOND_SECONDS = 10.0
-"""Seconds that the last frame may reach beyond the end of a video."""
-_GAP, _LEAST_CELLS = "  ", 8
+_LEAST_CELLS = 8
 _NAMES = 12
 """Columns of the names in a prediction."""
-_BAR_COLUMNS, _LEAST_BAR_COLUMNS = 20, 4
 _WIDE = 1000
 """Columns of a line that nothing cuts."""
 _RECORD_SECONDS = 1.0
@@ -164,6 +157,8 @@ def prediction(record: dict[str, Any]) -> None:
         "GPU" if record["reserve_bytes"] else "memory": _in_all(record),
         "positions": f"up to {record['last_position']}; the model was trained to {record['trained_positions']}",
     }
+    if "subtitles" in record:
+        rows["words"] = f"{counted(record['words_tokens'], 'token')} of {record['subtitles']}"
     if record.get("index_bytes"):
         rows["index"] = f"{size(record['index_bytes'])} of host memory, by which questions find chunks again"
     if "file_bytes" in record:
@@ -174,6 +169,8 @@ def prediction(record: dict[str, Any]) -> None:
         if "frame_bytes" in record:
             rows["its frames"] = f"about {size(record['frame_bytes'])} more"
         rows["disk"] = f"{size(2 * (record['file_bytes'] + record.get('frame_bytes', 0)))} until the file is complete"
+    elif record.get("checkpoint_bytes"):
+        rows["disk"] = f"up to {size(2 * record['checkpoint_bytes'])} meanwhile, for --resume"
     width = screen.size(sys.stdout)[0] if sys.stdout.isatty() else 80
     for name, value in rows.items():
         first, *more = textwrap.wrap(value, max(width - _NAMES, 20), break_on_hyphens=False)
@@ -188,7 +185,8 @@ def _time(record: dict[str, Any]) -> str:
     if pace is None:
         return "not known here yet: run it once, or a minute of it (--to 1:00), and then this says it"
     day = time.strftime("%Y-%m-%d", time.localtime(pace["at"]))
-    asked = f", {record['answers']} answers at {pace['answer_seconds']:.2g} s" if pace["answer_seconds"] else ""
+    answers = counted(record["answers"], "answer")
+    asked = f", {answers} at {pace['answer_seconds']:.2g} s" if pace["answer_seconds"] else ""
     # Attention to more tokens takes longer.
     more = record["peak_tokens"] > 2 * pace["tokens"]
     held = f"; it held {pace['tokens']} tokens, and more take longer" if more else ""
@@ -261,20 +259,20 @@ def listing(head: Sequence[str], rows: Sequence[Sequence[str | Text]], least: in
     cells = [[Text(text, style="bold") for text in head]]
     cells += [[text.copy() if isinstance(text, Text) else Text(text) for text in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
-    room = screen.size(sys.stdout)[0] if sys.stdout.isatty() else sum(widths) + len(_GAP) * len(widths)
+    room = screen.size(sys.stdout)[0] if sys.stdout.isatty() else sum(widths) + len(GAP) * len(widths)
     for number, width in enumerate(widths):
-        later = sum(min(other, least) + len(_GAP) for other in widths[number + 1 :]) if least and number else 0
+        later = sum(min(other, least) + len(GAP) for other in widths[number + 1 :]) if least and number else 0
         widths[number] = min(width, room if room <= later else room - later)
         # A few letters of each say nothing.
         if number and widths[number] < min(width, _LEAST_CELLS):
             widths[number] = 0
-        room = max(room - widths[number] - len(_GAP), 0)
+        room = max(room - widths[number] - len(GAP), 0)
     for row in cells:
         line = Text()
         for cell, width in zip(row, widths, strict=True):
             if width:
                 cell.truncate(width, overflow="ellipsis", pad=True)
-                line.append_text(cell).append(_GAP)
+                line.append_text(cell).append(GAP)
         line.rstrip()
         out.print(line)
 
@@ -319,6 +317,11 @@ class Transient:
         for shown in (self._bottom, self._minutes):
             if shown:
                 shown.end()
+
+    @property
+    def is_shown(self) -> bool:
+        """True if progress is shown in any way."""
+        return self._records or self._bottom is not None or self._minutes is not None
 
     def say(self, text: str) -> None:
         """Show ``text`` until the next update."""
@@ -371,15 +374,12 @@ class Progress(Transient):
 
     def __init__(self, start: float | None = None) -> None:
         super().__init__()
-        self._start = start or 0.0
-        self._pace: tuple[float, float] | None = None
-        self._at = self._start
+        self._start, self._rest = start or 0.0, Rest()
 
     def chunk(self, now: "types.Progress") -> None:
         """Show how far the stream is, and what the cache holds; of live video also how late it is."""
         bound = "" if now.max_tokens is None else f"/{now.max_tokens}"
         late = ((now.behind, "behind"), (now.dropped, "dropped"))
-        left = self._left(now.position, now.end)
         details = [
             *(f"{time:.0f} s {what}" for time, what in late if time >= 0.5),
             "" if now.rate is None else f"{now.rate:.1f} frames/s",
@@ -387,32 +387,11 @@ class Progress(Transient):
             size(now.cache.bytes),
             f"{now.cache.evicted} evicted",
         ]
-        shown = [text for text in details if text]
-        # The last frame stands for a while after the end; but some files go on after the end that they give.
-        is_known = now.end is not None and self._start < now.end and now.position <= now.end + _BEYOND_SECONDS
-        end = now.end if is_known else None
-        line = _Line(self._start, now.position if end is None else min(now.position, end), end, left, shown)
-        self._show(line.drawn, self._record(now, line), at_once=line.share == 1.0)
-
-    def _left(self, at: float, end: float | None) -> float | None:
-        """Return the seconds that the rest will take, at the pace so far; None if that is not known."""
-        now = time.monotonic()
-        if self._pace is None or at < self._at:
-            self._pace = at, now  # it begins anew, under another strategy
-        (since, began), self._at = self._pace, at
-        if end is None or now - began < _PACE_SECONDS or at <= since:
-            return None
-        return max(end - at, 0.0) * (now - began) / (at - since)
-
-    def _record(self, now: "types.Progress", line: "_Line") -> dict[str, Any]:
-        """Return the record of a position."""
-        return {
+        left = self._rest.seconds(now.position, now.end)
+        line = Line.of(self._start, now.position, now.end, left, [text for text in details if text])
+        record = {
             "doing": None,
-            "start": self._start,
-            "position": line.at,
-            "end": line.end,
-            "share": None if line.share is None else round(line.share, 4),
-            "left_seconds": None if line.left is None else round(line.left, 1),
+            **line.record,
             "frames_per_second": None if now.rate is None else round(now.rate, 1),
             "behind_seconds": now.behind,
             "dropped_seconds": now.dropped,
@@ -421,60 +400,7 @@ class Progress(Transient):
             "evicted": now.cache.evicted,
             "bytes": now.cache.bytes,
         }
-
-
-@dataclass(frozen=True)
-class _Line:
-    """The line of a stream's position.
-
-    Attributes:
-        start, at, end: in seconds; ``end`` is None if nobody knows it.
-        left: seconds that the rest will take; None if that is not known.
-        details: texts after that, of which the first that fit are shown.
-    """
-
-    start: float
-    at: float
-    end: float | None
-    left: float | None
-    details: Sequence[str]
-
-    @property
-    def share(self) -> float | None:
-        """Share of the part that is read; None if nobody knows its end."""
-        return None if self.end is None else min(max((self.at - self.start) / (self.end - self.start), 0.0), 1.0)
-
-    def drawn(self, width: int | None) -> Text:
-        """Return the line for so many columns, or without a bar and as long as it is."""
-        at, share = format_time(math.floor(self.at)), self.share
-        line = Text(at, "bold")
-        left = "" if self.left is None else f"{format_time(round(self.left))} left"
-        if self.end is not None and share is not None:
-            percent, total = f"{math.floor(share * 100 + 1e-6):4d}%", f" / {format_time(math.floor(self.end))}"
-            needed = cell_len(at + percent) + (len(_GAP + left) if left else 0)
-            # Time left is worth more than the end, which goes first where there is no room for both.
-            if width is None or width - needed - len(total) >= _LEAST_BAR_COLUMNS + 1:
-                line.append(total)
-                needed += len(total)
-            if width is not None and width - needed > _LEAST_BAR_COLUMNS:
-                line.append(" ").append_text(_bar(share, min(_BAR_COLUMNS, width - needed - 1)))
-            if width is None or width >= line.cell_len + len(percent):
-                line.append(percent)
-        for text in filter(None, (left, *self.details)):
-            if width is not None and line.cell_len + len(_GAP) + cell_len(text) > width:
-                break
-            line.append(f"{_GAP}{text}")
-        return line
-
-
-def _bar(share: float, columns: int) -> Text:
-    """Return a bar of so many columns, filled to ``share``."""
-    drawn = ProgressBar(1.0, share, width=columns, style="bright_black", complete_style="cyan", finished_style="cyan")
-    bar = Text()
-    for part in _live.render(drawn, _live.options):
-        bar.append(part.text.strip("\n"), part.style)
-    bar.pad_right(columns - bar.cell_len)  # without colours, what is to come is not drawn
-    return bar
+        self._show(line.drawn, record, at_once=line.share == 1.0)
 
 
 def _lines(what: RenderableType, columns: int, rows: int) -> list[str]:
@@ -482,7 +408,9 @@ def _lines(what: RenderableType, columns: int, rows: int) -> list[str]:
     _live.width = columns
     with _live.capture() as drawn:
         _live.print(what, no_wrap=True, overflow="ellipsis", end="")
-    return drawn.get().rstrip("\n").split("\n")[:rows]
+    lines = drawn.get().rstrip("\n").split("\n")
+    # The last one is about the whole.
+    return lines if len(lines) <= rows else [*lines[: rows - 1], lines[-1]]
 
 
 def _plain(what: RenderableType) -> str:

@@ -10,12 +10,13 @@ import typer
 
 from kvvideo.cli import options
 from kvvideo.cli.ask import DtypeNow, ModelNow, VideoNow
-from kvvideo.cli.command import Command
+from kvvideo.cli.command import ALTERNATIVES, Command
 from kvvideo.cli.download import ensure
 from kvvideo.cli.panels import SERVER
 from kvvideo.cli.stop import say
 from kvvideo.errors import ConfigError
 from kvvideo.session import EngineConfig
+from kvvideo.session.allowance import AUTO, Allowance
 from kvvideo.video.address import local_path
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -31,6 +32,12 @@ class _Cache(options.Cache):
             "--strategy", metavar="NAME", help="What to keep; see 'kvvideo strategies'.", rich_help_panel=options.CACHE
         ),
     ] = options.STRATEGY
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory", metavar="SIZE", help="Room for all requests, e.g. 8GB.", rich_help_panel=options.CACHE
+        ),
+    ] = AUTO
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,24 @@ class _Answers(options.Recall):
 
 _OF_MEMORIES = {field.name for field in fields(_Answers)}
 _OF_MODELS = {field.name for field in fields(_Cache)} | {"fps", "frame_tokens"}
+_OF_BOTH = ("port", "api_key")
+"""Options that vLLM has, too. Those of the command line are its own to read; variables and files it does not know."""
 
 
 class Serve(Command):
     """The command: its options are those of what is served."""
+
+    # A request's bound and the room of all are two things here.
+    alternatives = ALTERNATIVES[:1]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``; options of the other kind of server are left among the extra ones."""
         if args and not {*args} & {*ctx.help_option_names}:
             ctx.meta[__name__] = _OF_MODELS if _are_memories(args) else _OF_MEMORIES
         rest: list[str] = super().parse_args(ctx, args)
+        for parameter in self.params:
+            if parameter.name in _OF_BOTH and ctx.meta.get(__name__) is _OF_MEMORIES:
+                parameter.handle_parse_result(ctx, {}, [])
         return rest
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -114,7 +129,11 @@ def command(
 
     if model.startswith("-"):
         raise ConfigError(f"the model comes first: kvvideo serve MODEL {model} …")
-    line = Serving(model, cache.config(), fps, frame_tokens).command(context.args)
+    memory = Allowance.parse(cache.memory).memory
+    line = Serving(model, cache.config(), fps, frame_tokens, memory, answers.port).command(context.args)
+    if answers.api_key is not None:
+        # Not on the line, which every user of the machine may read.
+        os.environ["VLLM_API_KEY"] = answers.api_key
     # In place of this process: what vLLM starts imports that one's module, and the exit code is vLLM's. A Ctrl-C waits
     # until it knows what to do with one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -60,6 +60,7 @@ REFUSED = {
         ),
         _ONE_RUN,
     ),
+    "system": "it is a part of each question",
     **dict.fromkeys(("output", "video", "plots", "truth"), _ONE_FILE),
     **dict.fromkeys(("trust-remote-code", "ray-address"), _TRUST),
     "host": "it decides who can reach this machine",

@@ -15,8 +15,8 @@ def command(json_output: Json = False) -> None:
     from kvvideo.outputs import jsons
     from kvvideo.outputs.writer import to_stdout
 
-    policies, unusable = compression.load_all()
     if json_output:
+        policies, unusable = compression.load_all()
         listed = [
             {
                 "strategy": name,
@@ -28,7 +28,7 @@ def command(json_output: Json = False) -> None:
         ]
         to_stdout(jsons.line({"type": "strategies", "schema": 1, "strategies": listed, "unusable": unusable}))
         return
-    rows = [(name, policy.summary, policy.source) for name, policy in policies.items()]
-    render.listing(("strategy", "what it does", "source"), rows)
+    described, unusable = compression.described()
+    render.listing(("strategy", "what it does", "source"), [(name, *about) for name, about in described.items()])
     for line in unusable:
         render.err.print(render.clean(line), markup=False, soft_wrap=True)

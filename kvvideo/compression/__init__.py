@@ -4,11 +4,13 @@ Built-in strategies are the modules of ``kvvideo.compression.strategies``. Other
 point group ``kvvideo.strategies`` of any installed package, or from ``register``.
 """
 
+import ast
 import inspect
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 # Imported here, for importing it after the function of the same name would replace that by the module.
 from kvvideo.compression import strategies as _package
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 GROUP = "kvvideo.strategies"
 """Entry point group of strategies: names and the ``module:Class`` of each."""
 
+_Found = TypeVar("_Found")
 _registered: dict[str, "type[Policy]"] = {}
 
 
@@ -88,13 +91,38 @@ def load(name: str) -> "type[Policy]":
 
 def load_all() -> tuple[dict[str, "type[Policy]"], list[str]]:
     """Return all strategies by name, and a line for each of another package that cannot be used."""
-    policies, unusable = {}, [*_found()[1].values()]
+    return _each(load)
+
+
+def described() -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """Return the summary and the source of all strategies by name, and a line for each that cannot be used.
+
+    Built-in ones are read and not imported, for that takes torch, and seconds.
+    """
+    return _each(_described)
+
+
+def _described(name: str) -> tuple[str, str]:
+    point = _built_in().get(name)
+    if point is None or name in _registered:
+        policy = load(name)
+        return policy.summary, policy.source
+    text = pkgutil.get_data(_package.__name__, f"{point.name}.py") or b""
+    (body,) = (node.body for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == point.attr)
+    told = {ast.unparse(line.targets[0]): line.value for line in body if isinstance(line, ast.Assign)}
+    summary, source = (str(ast.literal_eval(told[attribute])) for attribute in ("summary", "source"))
+    return summary, source
+
+
+def _each(get: Callable[[str], _Found]) -> tuple[dict[str, _Found], list[str]]:
+    """Return what ``get`` makes of each name, and a line for each strategy that cannot be used."""
+    found, unusable = {}, [*_found()[1].values()]
     for name in strategies():
         try:
-            policies[name] = load(name)
+            found[name] = get(name)
         except ConfigError as error:
             unusable.append(str(error).removeprefix("strategy: "))
-    return policies, unusable
+    return found, unusable
 
 
 def find_option(strategy: str, name: str) -> "Option[Any] | None":

@@ -28,7 +28,8 @@ def render(records: Sequence[Record]) -> str:
         for record in moment.answers:
             parts += [f"**{_line(words)}**"] if (words := asked(record)) else []
             parts.append(_quote(record["answer"]))
-            notes = [note for note in (cut(record), earlier(record), looked_again(record)) if note]
+            told = _line(report.told(record))
+            notes = [note for note in (told, cut(record), earlier(record), looked_again(record)) if note]
             parts += [f"({'; '.join(notes)})"] if notes else []
         parts.append(_cache(moment))
     if report.unasked:

@@ -44,6 +44,7 @@ class Report:
         unasked: questions that were not asked, each with when it was meant to be, in words.
         start, end: the part of the video that all this is about, in seconds.
         brief: the facts that matter most, in one line.
+        system: what the model was told before each question; empty if that was nothing, or not always the same.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Report:
     start: float
     end: float
     brief: str
+    system: str
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Report":
@@ -69,17 +71,25 @@ class Report:
         start = 0.0 if done is None else done["start"]
         end = max([*(m.at for m in moments), *([] if done is None else [done["end"]])])
         name = clean.line(Address.of(any_record["video"]).name)
+        told = {_system(record) for record in answers}
+        system = told.pop() if len(told) == 1 else ""
         return cls(
             title=name.rstrip("/").rsplit("/", 1)[-1] or name or "video",
             video=name,
             notice=_notice(done, end),
-            facts=_facts(any_record, done, moments, start, end),
+            facts=_facts(any_record, done, moments, start, end, system),
             moments=moments,
             unasked=[(_when(q["asked_at"]), q["question"]) for q in (done["unasked"] if done else [])],
             start=start,
             end=end,
             brief=_brief(any_record, len(answers), start, end),
+            system=system,
         )
+
+    def told(self, record: Record) -> str:
+        """Return a word about what the model was told before a question; empty for nothing, or the same as always."""
+        system = _system(record)
+        return "" if system == self.system else f"told before: {system}"
 
 
 def asked(record: Record) -> str:
@@ -87,6 +97,10 @@ def asked(record: Record) -> str:
     if not record.get("task"):
         return clean.line(record["question"]) or "(no question)"
     return "" if record["since"] is None else f"{format_time(record['since'])} to {format_time(record['asked_at'])}"
+
+
+def _system(record: Record) -> str:
+    return clean.line(record.get("system", ""))
 
 
 def cut(record: Record) -> str:
@@ -127,7 +141,7 @@ def _notice(done: Record | None, end: float) -> str:
 
 
 def _facts(
-    record: Record, done: Record | None, moments: Sequence[Moment], start: float, end: float
+    record: Record, done: Record | None, moments: Sequence[Moment], start: float, end: float, system: str
 ) -> list[tuple[str, str]]:
     cache = (moments[-1].cache if moments else None) if done is None else done["cache"]
     known = cache if cache is not None else moments[-1].cache if moments else None
@@ -139,6 +153,8 @@ def _facts(
         ("Cache at the end", "lost" if cache is None else f"{count(cache['live'])} tokens, {size(cache['bytes'])}"),
         ("Answers", _answers([record for moment in moments for record in moment.answers])),
     ]
+    if system:
+        facts.append(("Told before each question", system))
     if done is not None:
         facts.append(("Frames", f"{count(done['frames'])} in {count(done['chunks'])} chunks"))
         facts.append(("Took", short(done["seconds"])))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kvvideo import prompt
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import well_formed
-from kvvideo.times import format_time, parse_time
+from kvvideo.times import format_time, is_time, parse_time
 
 SHORTEST_EVERY = 0.01
 """Seconds between two times that a question is asked at, at least: each is a moment to keep in mind."""
@@ -132,6 +132,8 @@ class Agenda:
             _check_period(every)
         for question in questions:
             at = question.at
+            if at is not None and not is_time(abs(at)):
+                raise ConfigError(f"at: {at} is not a moment of any video; give the seconds from its beginning")
             if at is not None and (at < start or (end is not None and at > end)):
                 read = f"{format_time(start)} to {'the end' if end is None else format_time(end)}"
                 raise ConfigError(f"{f'@{format_time(at)} {question.text}'!r} is outside of what is read, {read}")

@@ -142,12 +142,11 @@ def kept(
         if resume:
             raise ConfigError(f"resume: {source.path!r} is not a file, so it cannot be read again")
         return journal.Run(None, say)
-    looked = {name: value for name, value in source.as_dict().items() if name != "path"}
     task = asking.task
     key = journal.key(
         version=__version__,
         video=[fingerprint, os.path.basename(source.path)],
-        reading=looked,
+        reading=source.reading(),
         model=config.model,
         dtype=config.dtype,
         seed=config.seed,
@@ -199,8 +198,7 @@ class Answering:
         samples: for each strategy what its cache held over time.
         end: where the video ended that was read, in seconds.
         load_seconds: that loading the model took.
-        complete: all that can be asked was. A video that cannot be read to its end leaves nothing more to ask, nor does
-            a session that has no room for the rest.
+        complete: all that can be asked was. A video that cannot be read to its end leaves nothing more to ask.
     """
 
     source: "Source"
@@ -235,13 +233,20 @@ class Answering:
             for record in self._records(cache, agenda):
                 self._note_files()
                 yield record
-        ended = all(isinstance(error, VideoError | FullError) for error in self.failures)
+        ended = all(isinstance(error, VideoError) for error in self.failures)
         self.complete = ended and not self.hooks.stopped()
+
+    @property
+    def more_room(self) -> str:
+        """Words about what more a session needs that had no room for the rest; empty if all had."""
+        full = any(isinstance(error, FullError) for error in self.failures)
+        return " and a larger --max-model-len" if full else ""
 
     def _agenda(self) -> Agenda:
         return self.asking.agenda(self.source.start, self.source.end)
 
     def _records(self, cache: CacheConfig, agenda: Agenda) -> "Iterator[Record]":
+        from kvvideo.runs.forecast import checkpoint_bytes
         from kvvideo.runs.one_pass import Pass
 
         began, loading = time.perf_counter(), 0.0
@@ -262,9 +267,11 @@ class Answering:
         memory = self.kept.memory(cache, self._agenda(), len(given))
         # The reader comes first: a bad video is found before the model is loaded, and meanwhile it decodes.
         with self.source.open(skip_chunks=0 if memory is None else memory.chunks) as reader:
+            configs = [replace(self.config, cache=cache) for cache in self.caches if self.engine is None]
             if memory is None:
-                configs = [replace(self.config, cache=cache) for cache in self.caches if self.engine is None]
                 self.asking.check(self.source, reader.info, *configs)
+            if configs and self.kept.keeps:
+                self.kept.weigh(max(checkpoint_bytes(config, self.source, reader.info) for config in configs))
             if self.engine is None:
                 self.hooks.loading(self.config.model)
                 began_loading = time.perf_counter()

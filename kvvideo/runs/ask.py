@@ -187,7 +187,7 @@ def recording(
     except KvvideoError as error:
         failure = error
     status, why = records.outcome(hooks.stopped(), failure)
-    yield records.done(
+    done = records.done(
         status,
         why,
         agenda.left(),
@@ -197,6 +197,7 @@ def recording(
         **_seen(memory),
         **common,
     )
+    yield done | records.subtitles((memory.source.get("subtitles") or {}).get("name"))
     if failure is not None:
         raise failure
 

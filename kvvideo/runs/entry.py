@@ -21,6 +21,7 @@ from kvvideo.session.allowance import AUTO, Allowance, chunk_tokens
 from kvvideo.session.prediction import frame_pixels
 from kvvideo.times import format_time
 from kvvideo.video import Source
+from kvvideo.video.subtitles import AUTO as AUTO_SUBTITLES
 
 logger = logging.getLogger("kvvideo.runs")
 
@@ -37,6 +38,7 @@ def analyze(
     recall: int = COUNT,
     memory: str = AUTO,
     system: str = "",
+    subtitles: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Generator[Asked, None, None]:
     """Stream a video through a model and yield each answer as it is given.
@@ -56,6 +58,8 @@ def analyze(
         memory: size that the cache may take, such as ``8GB``, its room for questions included; ``auto``: what pays off
             for the model, and this machine has. ``max_tokens`` or ``cache`` among the settings say it exactly.
         system: what the model is told before each question, as a system turn.
+        subtitles: a file with the words spoken in the video; ``off``; or ``auto``, by default but for a ``Source``: one
+            beside it or a track in it, see ``kvvideo.video.subtitles.find``.
         settings: those of ``CacheConfig`` (``strategy``, ``max_tokens`` …, options of the strategy), ``Source``
             (``fps``, ``start`` …) and ``EngineConfig`` (``dtype``, ``seed`` …), by their names. Frames are by default
             as large as the model knows.
@@ -66,7 +70,7 @@ def analyze(
         EngineError: vLLM failed.
     """
     allowance = Allowance.parse(memory, _exact(settings), settings.get("max_model_len"))
-    config, source = _settled(video, model, settings)
+    config, source = _settled(video, model, settings, subtitles)
     given = [questions] if isinstance(questions, str | Question) else questions
     asked = [q if isinstance(q, Question) else Question.parse(q) for q in given]
     asking = Asking([replace(q, system=q.system or system) for q in asked], every, None, max_answer_tokens)
@@ -77,7 +81,7 @@ def analyze(
     looking = Looking(recall)
     longest = max((question.system for question in asking.questions), key=len)
     config = looking.room_in(config.with_system(longest), source.fps, source.chunk_seconds, source.max_pixels)
-    chunk = chunk_tokens(source.fps, source.chunk_seconds, source.max_pixels)
+    chunk = chunk_tokens(source.fps, source.chunk_seconds, source.max_pixels) + config.words_tokens
     config, _ = allowance.settle(config, [config.cache], chunk)
     return _answers(source, config, asking, looking)
 
@@ -103,7 +107,9 @@ def _exact(settings: Mapping[str, Any]) -> int | None:
     return tokens if isinstance(tokens, int) else None
 
 
-def _settled(video: Video, model: str, settings: dict[str, Any]) -> tuple[EngineConfig, Source]:
+def _settled(
+    video: Video, model: str, settings: dict[str, Any], subtitles: str | os.PathLike[str] | None
+) -> tuple[EngineConfig, Source]:
     """Return the engine's configuration and the source that these settings describe."""
     # The engine's come first: it has ``options`` as well as the cache.
     of_engine, of_source, of_cache = (_taken(settings, kind) for kind in (EngineConfig, Source, CacheConfig))
@@ -121,7 +127,10 @@ def _settled(video: Video, model: str, settings: dict[str, Any]) -> tuple[Engine
         low, high = frame_pixels(config)
         path = {"path": os.fsdecode(video)} if isinstance(video, str | os.PathLike) else reading_of(video)
         source = Source(**{"min_pixels": low, "max_pixels": high, **path, **of_source})
-    return config, Source.from_dict(source.as_dict())
+    source = Source.from_dict(source.as_dict())
+    if subtitles is not None or not isinstance(video, Source):
+        source = source.with_subtitles(os.fsdecode(subtitles or AUTO_SUBTITLES), note=logger.info)
+    return config if source.subtitles is None else config.with_words(source.chunk_seconds), source
 
 
 def _taken(settings: dict[str, Any], kind: Any) -> dict[str, Any]:

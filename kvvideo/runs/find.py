@@ -35,6 +35,7 @@ from kvvideo.types import Hit
 from kvvideo.video import Source, frame_at
 from kvvideo.video.clips import cut
 from kvvideo.video.decoder import check_file
+from kvvideo.video.subtitles import AUTO
 
 COUNT = 5
 """Moments that are listed if nobody says how many: our choice."""
@@ -201,7 +202,8 @@ class Search:
                 self.hooks.loading(same[0].config.model)
                 caches = [subject.config.cache for subject in same]
                 configs = [subject.config for subject in same]
-                most = {name: max(getattr(one, name) for one in configs) for name in ("max_model_len", "step_tokens")}
+                sizes = ("max_model_len", "step_tokens", "question_tokens")
+                most = {name: max(getattr(one, name) for one in configs) for name in sizes}
                 with closing(open_engine(replace(configs[0], **most), caches)) as engine:
                     for subject in same:
                         if not self.hooks.stopped():
@@ -291,7 +293,9 @@ def picture_of(found: Found) -> npt.NDArray[np.uint8] | None:
     return None if chunk is None else (chunk.until(middle) or chunk).frames[-1]
 
 
-def find(*sources: str | os.PathLike[str] | Source, words: str, count: int = COUNT, **settings: Any) -> list[Found]:
+def find(
+    *sources: str | os.PathLike[str] | Source, words: str, count: int = COUNT, subtitles: str = AUTO, **settings: Any
+) -> list[Found]:
     """Return the moments of memories and videos that ``words`` are found at, best first.
 
     Videos are ingested first, under one strategy; their frames are as large as the model knows::
@@ -303,6 +307,7 @@ def find(*sources: str | os.PathLike[str] | Source, words: str, count: int = COU
         sources: memories and videos.
         words: what to look for.
         count: moments to return.
+        subtitles: of videos named by a path: ``auto`` or ``off``, or a file; see ``kvvideo.video.subtitles.find``.
         settings: of ``EngineConfig``; memories say their model and cache themselves.
 
     Raises:
@@ -319,7 +324,9 @@ def find(*sources: str | os.PathLike[str] | Source, words: str, count: int = COU
             subjects.append(of_memory(Path(os.fsdecode(source)), config)[0])
         else:
             low, high = frame_pixels(config)
-            subjects.append(of_video(Source(os.fsdecode(source), min_pixels=low, max_pixels=high), config))
+            video = Source(os.fsdecode(source), min_pixels=low, max_pixels=high).with_subtitles(subtitles)
+            room = config if video.subtitles is None else config.with_words(video.chunk_seconds)
+            subjects.append(of_video(video, room))
     search = Search(subjects, words, count)
     search.run()
     if search.failure is not None:

@@ -1,4 +1,4 @@
-"""Foretell what an ingest will write, and whether the disk has room for it."""
+"""Foretell what a run will write, and whether the disk has room for it."""
 
 import math
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvvideo.errors import ConfigError
 from kvvideo.runs.ingest import part_of
-from kvvideo.session import EngineConfig
+from kvvideo.session import BASELINES, EngineConfig
 from kvvideo.session.hub import model_path
 from kvvideo.session.index import BYTES
 from kvvideo.session.pool import block_bytes, vector_bytes
@@ -57,15 +57,19 @@ def forecast(
     moments = (max(n, math.ceil(n * every / source.chunk_seconds)) for n in range(1, count + 1))
     sizes = [_bytes_after(config, counts, min(chunks, len(counts))) for chunks in moments]
     kept = min(sum(sizes), max_bytes)
-    schedule = config.cache.schedule(BLOCK)
-    peak = counts[-1] if schedule is None else min(counts[-1], schedule.max_tokens)
     return Forecast(
         checkpoints=count,
         kept_checkpoints=count * kept // sum(sizes) if sizes else 0,
-        checkpoint_bytes=memory_bytes(config, peak) + _index_bytes(config, len(counts)),
+        checkpoint_bytes=_largest(config, counts),
         file_bytes=kept + _bytes_after(config, counts, len(counts)),
         frame_bytes=round(BYTES_PER_PIXEL * planned.frames * planned.height * planned.width) if keep_frames else 0,
     )
+
+
+def checkpoint_bytes(config: EngineConfig, source: Source, info: VideoInfo) -> int:
+    """Return the bytes of the largest checkpoint of ``analyze``; 0 if it takes none, or nobody knows the length."""
+    counts = stream_tokens(config, source, info)
+    return _largest(config, counts) if counts and config.cache.strategy not in BASELINES else 0
 
 
 def check_disk(output: Path, wanted: Forecast) -> None:
@@ -86,6 +90,12 @@ def check_disk(output: Path, wanted: Forecast) -> None:
             f"{str(output)!r} takes about {format_size(needed)} of the disk while it is made, and {format_size(free)} "
             f"are free there; choose another place with -o{without}, or fewer checkpoints (--max-disk 1GB)"
         )
+
+
+def _largest(config: EngineConfig, counts: Sequence[int]) -> int:
+    schedule = config.cache.schedule(BLOCK)
+    peak = counts[-1] if schedule is None else min(counts[-1], schedule.max_tokens)
+    return memory_bytes(config, peak) + _index_bytes(config, len(counts))
 
 
 def _bytes_after(config: EngineConfig, counts: Sequence[int], chunks: int) -> int:

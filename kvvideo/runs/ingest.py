@@ -328,8 +328,10 @@ def is_made(output: Path, source: Source, config: EngineConfig, keep_frames: boo
             return False
         memory = file.memory()
     wanted = {**source.as_dict(), "fingerprint": source.fingerprint(), "path": memory.source.get("path")}
+    said = wanted.pop("subtitles", None), memory.source.get("subtitles")
+    cues = [None if one is None else one.get("cues") for one in said]
     made = {name: memory.source.get(name) for name in wanted}
-    same = (made, memory.cache, memory.model) == (wanted, config.cache, config.model)
+    same = (made, memory.cache, memory.model) == (wanted, config.cache, config.model) and cues[0] == cues[1]
     # Where a dialogue was remembered, somebody has talked with it since.
     return same and not memory.source.get("events")
 
@@ -348,11 +350,10 @@ def recorded_tokens(output: Path) -> int | None:
 
 def _about(source: Source, cache: CacheConfig, dtype: str) -> dict[str, Any]:
     """Return the facts that tell a run from others, as JSON has them; the model is not known yet."""
-    reading = {name: value for name, value in source.as_dict().items() if name != "path"}
     return {
         "video": source.fingerprint(),
         "path": str(source.path),
-        "reading": reading,
+        "reading": {"subtitles": None, **source.reading()},
         "cache": cache.as_dict(),
         "dtype": dtype,
     }

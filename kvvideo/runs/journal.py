@@ -8,6 +8,7 @@ never later than the journal.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.outputs import jsons
 from kvvideo.runs.agenda import Agenda
+from kvvideo.sizes import format_size
 from kvvideo.storage.disk import append, sync
 from kvvideo.storage.workspace import ANSWERS, Busy, Workspace
 from kvvideo.times import format_time
@@ -51,6 +53,25 @@ def runs_directory() -> Path:
         ConfigError: if there is no home directory.
     """
     return state_directory() / "runs"
+
+
+def shortage(size: int, directory: Path) -> str:
+    """Return what the disk of ``directory`` lacks for two checkpoints of ``size`` bytes, in words; empty for nothing.
+
+    One stays until the next is written.
+
+    Raises:
+        OSError: if it cannot be looked at.
+    """
+    place = next(path for path in (directory, *directory.parents) if path.is_dir())
+    # Those that are there make room.
+    free = shutil.disk_usage(place).free + sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    if 2 * size <= free:
+        return ""
+    return (
+        f"two checkpoints take up to {format_size(2 * size)}, and {format_size(free)} are free in {str(place)!r}; name "
+        "another folder in KVVIDEO_STATE_DIR"
+    )
 
 
 def key(**settings: Any) -> str:
@@ -128,6 +149,17 @@ class Run:
     def resumable(self) -> bool:
         """True if there is something that ``--resume`` would go on from."""
         return self._journal >= 0
+
+    @property
+    def keeps(self) -> bool:
+        """True if something may be written still."""
+        return not self._failed
+
+    def weigh(self, size: int) -> None:
+        """Keep nothing if the disk has no room for checkpoints of ``size`` bytes."""
+        with self._guarded():
+            if why := shortage(size, self._directory):
+                self._fail(f"nothing is kept to resume from: {why}")
 
     @property
     def max_tokens(self) -> int | None:

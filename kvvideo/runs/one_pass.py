@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kvvideo.errors import KvvideoError
+from kvvideo.errors import FullError, KvvideoError
 from kvvideo.runs import records
 from kvvideo.runs.agenda import Agenda
 from kvvideo.runs.pace import Stopwatch
@@ -82,12 +82,17 @@ class Pass:
                 if self._watch is not None:
                     self._watch.answered(asked)
                 batch = [records.answer(one, **self._common) for one in asked]
-                run.kept.append(batch)
+                # Where there is more room, what was asked too early is asked again.
+                if not isinstance(asked[0].error, FullError):
+                    run.kept.append(batch)
                 self._answered += len(batch)
                 yield from batch
         except KvvideoError as error:
             failure = error
             run.failures.append(error)
+            if isinstance(error, FullError) and isinstance(self._session, VideoSession) and self._session.chunks:
+                self._keep_samples()
+                run.kept.checkpoint(self._session)
         except GeneratorExit:
             self._session.close()
             raise
@@ -136,6 +141,7 @@ class Pass:
             loading=self._loading,
             **self._common,
         )
+        done |= records.subtitles(self._run.source.words_from)
         if status == "complete":
             self._keep_samples()
             self._run.kept.append([done])

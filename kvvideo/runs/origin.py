@@ -22,7 +22,8 @@ def engine_for(
     own = str(memory.tensors["keys"].dtype).removeprefix("torch.")
     config = replace(config, model=model or memory.model, dtype=dtype or own, cache=memory.cache)
     fps, seconds, pixels = (memory.source.get(name) for name in ("fps", "chunk_seconds", "max_pixels"))
-    chunk = chunk_tokens(fps, seconds, pixels) if fps and seconds and pixels else 0
+    config = config.with_words(seconds) if memory.source.get("subtitles") and seconds else config
+    chunk = chunk_tokens(fps, seconds, pixels) + config.words_tokens if fps and seconds and pixels else 0
     config = replace(config, step_tokens=max(config.step_tokens, chunk))
     return long_enough(with_room_for(caches_of(memory), config), [memory.cache], chunk)
 

@@ -59,9 +59,10 @@ class Looking:
         """
         if not self.count:
             return replace(config, index=False)
-        again = self.count * chunk_tokens(fps, chunk_seconds, self._pixels or max_pixels)
+        words = config.words_tokens
+        again = self.count * (chunk_tokens(fps, chunk_seconds, self._pixels or max_pixels) + words)
         # The newest chunk is shown with them.
-        return replace(config, again_tokens=again + chunk_tokens(fps, chunk_seconds, max_pixels))
+        return replace(config, again_tokens=again + chunk_tokens(fps, chunk_seconds, max_pixels) + words)
 
     def room_for(self, config: EngineConfig, memory: Memory) -> EngineConfig:
         """Return ``room_in`` for what ``memory`` is about; ``config`` as it is if the memory does not say."""

@@ -48,6 +48,11 @@ def system(words: str) -> Record:
     return {"system": words} if words else {}
 
 
+def subtitles(name: str | None) -> Record:
+    """Return the field about what the words of a video were read from; nothing for None."""
+    return {} if name is None else {"subtitles": name}
+
+
 def _joined(stretches: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return ``PARTS`` stretches at most: where there are more, those with the shortest gaps between become one."""
     gaps = sorted(range(1, len(stretches)), key=lambda index: stretches[index][0] - stretches[index - 1][1])

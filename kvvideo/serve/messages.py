@@ -13,7 +13,7 @@ def content(chunks: Iterable[Chunk], question: str) -> list[dict[str, Any]]:
     """Return chunks and a question about them as the ``content`` of one user's message.
 
     The model of ``kvvideo serve`` sees, token for token, what a session shows it, if the chunks were sampled at the
-    server's ``--fps`` and their frames are no larger than its ``--frame-tokens`` allow.
+    server's ``--fps``, their frames are no larger than its ``--frame-tokens`` allow, and their words need not be cut.
 
     Args:
         chunks: consecutive ones, from the first.
@@ -21,7 +21,7 @@ def content(chunks: Iterable[Chunk], question: str) -> list[dict[str, Any]]:
     """
     parts: list[dict[str, Any]] = []
     for chunk in chunks:
-        parts.append({"type": "text", "text": chunk_text(chunk.start).removesuffix(VIDEO)})
+        parts.append({"type": "text", "text": chunk_text(chunk.start, chunk.words).removesuffix(VIDEO)})
         parts.append({"type": "video_url", "video_url": {"url": _url(chunk)}})
     return [*parts, {"type": "text", "text": f"\n{plain(question)}"}]
 

@@ -70,7 +70,7 @@ class Served:
 
     def __init__(self, name: str, saved: Saved, said: list[str]) -> None:
         self.name, self.saved = name, saved
-        source = None if saved.source is None else saved.source.as_dict()
+        source = None if saved.source is None else replace(saved.source, subtitles=None).as_dict()
         if source is not None:
             source["path"] = os.path.abspath(source["path"])
         self.shown = Shown(name, identity(saved.file.path), saved.config.cache.strategy, source, said)
@@ -177,6 +177,7 @@ def together(memories: Sequence[Served]) -> EngineConfig:
     return replace(
         first.config,
         sessions=len(memories),
+        question_tokens=max(config.question_tokens for config in configs),
         again_tokens=max(config.again_tokens for config in configs),
         max_model_len=max(config.max_model_len for config in configs),
         step_tokens=max(config.step_tokens for config in configs),

@@ -26,6 +26,7 @@ from kvvideo.session.hub import fetch, is_here, model_path, named
 from kvvideo.session.model_config import text_config
 from kvvideo.session.pool import block_bytes
 from kvvideo.session.prediction import frame_pixels
+from kvvideo.sizes import format_size
 
 HOST = "127.0.0.1"
 """Address to listen at unless told otherwise: nobody but this machine can ask it."""
@@ -47,16 +48,21 @@ class Serving:
         cache: how each request's cache is bounded.
         fps: frames per second to sample from a video.
         frame_tokens: most tokens for a pair of frames; None for the model's own, or 128.
+        memory: bytes for the caches of all requests, on each GPU; None for what vLLM takes.
+        port: to listen at.
     """
 
     model: str
     cache: CacheConfig
     fps: float = 2.0
     frame_tokens: int | None = None
+    memory: int | None = None
+    port: int = 8000
 
     def command(self, arguments: list[str]) -> list[str]:
         """Return the command line of a process that serves this, with further ``arguments`` of ``vllm serve``."""
-        settings = {"fps": self.fps, "frame_tokens": self.frame_tokens, "cache": self.cache.as_dict()}
+        settings = {**vars(self), "cache": self.cache.as_dict()}
+        del settings["model"]
         return [sys.executable, "-m", "kvvideo.launch", _FLAG + json.dumps(settings), self.model, *arguments]
 
 
@@ -65,8 +71,8 @@ def main(arguments: list[str]) -> None:
     try:
         if arguments and arguments[0].startswith(_FLAG):
             told = json.loads(arguments[0].removeprefix(_FLAG))
-            cache = CacheConfig.from_dict(told["cache"])
-            _serve(Serving(arguments[1], cache, told["fps"], told["frame_tokens"]), arguments[1:])
+            cache = CacheConfig.from_dict(told.pop("cache"))
+            _serve(Serving(arguments[1], cache, **told), arguments[1:])
         else:
             surface.check_version()
             surface.check()
@@ -122,6 +128,8 @@ def _defaults(serving: Serving) -> dict[str, Any]:
     defaults = {
         **engine_args(**serving.cache.as_dict()),
         "host": HOST,
+        "port": serving.port,
+        "kv_cache_memory_bytes": serving.memory,
         # Told to end, it first answers what it is computing, if that takes no longer.
         "shutdown_timeout": 5,
         "block_size": block_size(),
@@ -153,12 +161,29 @@ def _complete(serving: Serving, args: argparse.Namespace) -> None:
         raise ConfigError(f"additional-config: {KEY!r} in it is what options such as --strategy and --max-tokens say")
     args.additional_config = {**args.additional_config, **own}
     args.media_io_kwargs = {**args.media_io_kwargs, "video": _decoding(args)}
+    if serving.memory is not None:
+        least = _pool_bytes(serving, args, 1)
+        if args.kv_cache_memory_bytes < least:
+            raise ConfigError(
+                f"memory: {format_size(args.kv_cache_memory_bytes)} is too little for a request of "
+                f"{serving.cache.max_tokens} tokens; use at least {-(-least // 10**6)}MB, or a smaller --max-tokens"
+            )
+    elif is_cpu() and args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        args.kv_cache_memory_bytes = _pool_bytes(serving, args, args.max_num_seqs) or 1 << 30
+
+
+def _pool_bytes(serving: Serving, args: argparse.Namespace, requests: int) -> int:
+    """Return the bytes, on each GPU, of a pool that holds so many requests at their largest; 0 if they are unbounded.
+
+    One block more stands for what is evicted.
+    """
     schedule = serving.cache.schedule(args.block_size)
-    if is_cpu() and args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        config = EngineConfig(serving.model, serving.cache, _DTYPES.get(args.dtype, args.dtype))
-        blocks = args.max_num_seqs * (schedule.max_tokens // args.block_size + 1) + 1 if schedule else None
-        per_block = block_bytes(path, config, args.block_size, args.tensor_parallel_size)
-        args.kv_cache_memory_bytes = blocks * per_block if blocks else 1 << 30
+    if schedule is None:
+        return 0
+    config = EngineConfig(serving.model, serving.cache, _DTYPES.get(args.dtype, args.dtype))
+    per_block: int = block_bytes(model_path(serving.model), config, args.block_size, args.tensor_parallel_size)
+    size: int = args.block_size
+    return (requests * (schedule.max_tokens // size + 1) + 1) * per_block
 
 
 def _decoding(args: argparse.Namespace) -> dict[str, Any]:

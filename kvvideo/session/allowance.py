@@ -11,7 +11,7 @@ from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import ConfigError
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.engine import CHUNKS
-from kvvideo.session.footprint import RESERVE, weight_bytes
+from kvvideo.session.footprint import RESERVE, parameters, weight_bytes
 from kvvideo.session.hub import model_path
 from kvvideo.session.machine import free_gpu_memory, free_memory
 from kvvideo.session.model_config import model_config, text_config
@@ -213,14 +213,12 @@ def quarter_slower(config: EngineConfig) -> int:
 def _work(config: EngineConfig) -> float:
     """Return the parameters that each token passes for each component of its attention's queries."""
     path = model_path(config.model)
-    text, vision = text_config(path), model_config(path).vision_config
-    hidden, heads, layers = (int(n) for n in (text.hidden_size, text.num_attention_heads, text.num_hidden_layers))
-    wide = int(vision.hidden_size)
-    layer = 2 * hidden * head_dim(text) * (heads + text.num_key_value_heads) + 3 * hidden * text.intermediate_size
-    block = wide * (4 * wide + 3 * vision.intermediate_size)
+    text, shape = text_config(path), model_config(path)
+    layer, block, merger = parameters(shape)
+    layers, heads = int(text.num_hidden_layers), int(text.num_attention_heads)
     # Four patches make a token, each of which passes the tower.
-    passed = layers * layer + 4 * vision.depth * block + 4 * wide * (4 * wide + hidden)
-    return float(passed / (layers * heads * head_dim(text)))
+    passed = layers * layer + 4 * int(shape.vision_config.depth) * block + merger
+    return passed / (layers * heads * head_dim(text))
 
 
 def machine_bytes(config: EngineConfig, share: int = 1) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.options import check_whole
 from kvvideo.errors import ConfigError
-from kvvideo.prompt import system_text
+from kvvideo.prompt import system_text, words_tokens
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Dtypes that a model can be computed in; ``auto`` is its own."""
@@ -40,6 +40,7 @@ class EngineConfig:
         index: whether each chunk of a stream leaves what a question finds it by (``kvvideo.session.index``).
         again_tokens: tokens of the chunks that one question may be shown again. The KV pool has room for one such
             question at least, or for as many as fit the room of ``questions``.
+        words_tokens: tokens of the words of a chunk that there is room for; see ``with_words``.
 
     Raises:
         ConfigError: if there is no such dtype, or ``spare_rows`` is not a number of rows.
@@ -60,6 +61,7 @@ class EngineConfig:
     spare_rows: int = 0
     index: bool = True
     again_tokens: int = 0
+    words_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -73,3 +75,8 @@ class EngineConfig:
         A token of words is some four bytes. Two are counted; of what takes even more tokens, fewer are asked at once.
         """
         return replace(self, question_tokens=self.question_tokens + len(system_text(words).encode()) // 2)
+
+    def with_words(self, chunk_seconds: float) -> "EngineConfig":
+        """Return the same with room for the words of chunks of so many seconds, of which a question may show one."""
+        words = words_tokens(chunk_seconds)
+        return replace(self, words_tokens=words, question_tokens=self.question_tokens + words)

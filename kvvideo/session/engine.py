@@ -13,7 +13,7 @@ from kvvideo.plugin import surface
 from kvvideo.plugin.platform import is_cpu
 from kvvideo.plugin.register import check_installed
 from kvvideo.plugin.settings import INDEX
-from kvvideo.prompt import chunk_text
+from kvvideo.prompt import bounded, chunk_text
 from kvvideo.session import model_files
 from kvvideo.session.arguments import common_arguments, engine_args, is_elsewhere
 from kvvideo.session.config import EngineConfig
@@ -133,7 +133,15 @@ class Engine:
         """Return the tokens of ``chunk``, its clock time included, after others."""
         count, height, width = chunk.frames.shape[:3]
         # The frames stand for one token, the video pad, in the text.
-        return len(self.tokenizer(chunk_text(chunk.start)).input_ids) - 1 + tokens(height, width, count)
+        return self._tokens(self.text(chunk)) - 1 + tokens(height, width, count)
+
+    def text(self, chunk: Chunk) -> str:
+        """Return the text of ``chunk``, with as much of its words as there is room for."""
+        words = bounded(chunk.words, chunk.end - chunk.start, self._tokens) if chunk.words else ""
+        return chunk_text(chunk.start, words)
+
+    def _tokens(self, text: str) -> int:
+        return len(self.tokenizer(text).input_ids)
 
     def use(self, cache: CacheConfig) -> None:
         """Bound the cache of all coming sessions by ``cache`` instead; the model and its pool stay.

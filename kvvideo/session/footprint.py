@@ -8,6 +8,7 @@ from typing import Any
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.hub import model_path
 from kvvideo.session.model_config import computed_in, model_config
+from kvvideo.session.pool import head_dim
 
 RESERVE = 1_500_000_000
 """Bytes of a GPU for what is neither weights nor cache: CUDA's context, the vision tower, activations and graphs.
@@ -23,7 +24,7 @@ def weight_bytes(config: EngineConfig) -> int:
     path = model_path(config.model)
     width, own = (computed_in(path, one).itemsize for one in (config, replace(config, dtype="auto")))
     stored = 0 if config.load_format == "dummy" else _stored(Path(path))
-    size: int = stored * width // own if stored else _parameters(model_config(path)) * width
+    size: int = stored * width // own if stored else _all_parameters(model_config(path)) * width
     return size
 
 
@@ -37,15 +38,19 @@ def _stored(folder: Path) -> int:
         return 0
 
 
-def _parameters(config: Any) -> int:
-    """Return the parameters of Qwen2.5-VL (arXiv 2502.13923) but for norms and biases, which are less than 0.1 %."""
+def parameters(config: Any) -> tuple[int, int, int]:
+    """Return the parameters of a layer, of a block of the vision tower and of its merger; without norms and biases.
+
+    Those are less than 0.1 % of Qwen2.5-VL (arXiv 2502.13923).
+    """
     text, vision = config.text_config, config.vision_config
-    hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
-    dim = getattr(text, "head_dim", None) or hidden // heads
-    layer = 2 * hidden * dim * (heads + text.num_key_value_heads) + 3 * hidden * text.intermediate_size
-    words = text.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    wide = int(vision.hidden_size)
-    block = wide * (4 * wide + 3 * vision.intermediate_size)
-    merger = 4 * wide * (4 * wide + hidden)
-    total: int = words + text.num_hidden_layers * layer + vision.depth * block + merger
-    return total
+    hidden, wide = int(text.hidden_size), int(vision.hidden_size)
+    heads = int(text.num_attention_heads) + int(text.num_key_value_heads)
+    layer = 2 * hidden * head_dim(text) * heads + 3 * hidden * int(text.intermediate_size)
+    return layer, wide * (4 * wide + 3 * int(vision.intermediate_size)), 4 * wide * (4 * wide + hidden)
+
+
+def _all_parameters(config: Any) -> int:
+    text, (layer, block, merger) = config.text_config, parameters(config)
+    words = int(text.vocab_size) * int(text.hidden_size) * (1 if config.tie_word_embeddings else 2)
+    return words + int(text.num_hidden_layers) * layer + int(config.vision_config.depth) * block + merger

@@ -1,14 +1,15 @@
 """Predict the tokens and memory of a run, and refuse what cannot end well, before any model is loaded."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from typing import Any
 
 from kvvideo.errors import ConfigError
-from kvvideo.prompt import OPENING, chunk_text
+from kvvideo.prompt import OPENING, bounded, chunk_text
 from kvvideo.session import BASELINES
 from kvvideo.session.config import EngineConfig
 from kvvideo.session.footprint import RESERVE, weight_bytes
@@ -111,6 +112,13 @@ def stream_tokens(config: EngineConfig, source: Source, info: VideoInfo) -> list
     return [*accumulate(tokens for tokens, _ in _parts(config, source, source.plan(info)))]
 
 
+def words_tokens(config: EngineConfig, source: Source, info: VideoInfo) -> int:
+    """Return the tokens of the stream that are words of its subtitles; 0 if the video's length is unknown."""
+    bare = replace(source, subtitles=None)
+    all_tokens, others = (sum(tokens for tokens, _ in _parts(config, one, one.plan(info))) for one in (source, bare))
+    return all_tokens - others
+
+
 def check_room(config: EngineConfig, source: Source, info: VideoInfo, questions: Sequence[str] = ()) -> None:
     """Check that a stream that nothing is evicted of fits the longest request, with the longest of ``questions``.
 
@@ -147,11 +155,21 @@ def _parts(config: EngineConfig, source: Source, planned: Plan) -> list[tuple[in
     for index in range(planned.chunks):
         frames = min(per_chunk, left)
         # The frames stand for one token, the video pad, in the text.
-        text += _count(config, chunk_text((source.start or 0.0) + index * source.chunk_seconds)) - 1
+        text += _count(config, _text(config, source, index)) - 1
         positions = text + _span(settings, planned, frames, source.fps)
         found.append((text + frames // 2 * planned.frame_tokens, positions))
         left, text = left - frames, 0
     return found
+
+
+def _text(config: EngineConfig, source: Source, index: int) -> str:
+    """Return the text of chunk number ``index``."""
+    start = (source.start or 0.0) + index * source.chunk_seconds
+    if source.subtitles is None:
+        return chunk_text(start)
+    end = min(start + source.chunk_seconds, math.inf if source.end is None else source.end)
+    words = " ".join(words for _, words in source.subtitles.between(start, end))
+    return chunk_text(start, bounded(words, end - start, lambda text: _count(config, text)))
 
 
 def _count(config: EngineConfig, text: str) -> int:

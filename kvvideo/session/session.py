@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvvideo.errors import ConfigError, EngineError, FullError, KvvideoError
-from kvvideo.prompt import OPENING, Turn, chunk_text, dialogue_text, question_text, system_text
+from kvvideo.prompt import OPENING, Turn, dialogue_text, question_text, system_text
 from kvvideo.session.base import Answer, Session, Span
 from kvvideo.session.engine import CHUNKS, Engine
 from kvvideo.session.index import ChunkIndex, Found
@@ -52,7 +52,7 @@ class VideoSession(Session):
 
     def ingesting(self, chunk: Chunk) -> Generator[None, None, None]:
         """As ``ingest``, but yields where the engine must step for it, so that several sessions share its steps."""
-        yield from self._append(chunk_text(chunk.start), chunk, chunk.start, chunk.end)
+        yield from self._append(self.engine.text(chunk), chunk, chunk.start, chunk.end)
         self.chunks += 1
         self.frames += len(chunk.frames)
         self.end = chunk.end
@@ -266,7 +266,7 @@ class VideoSession(Session):
     ) -> Any:
         """Return the request that asks ``question`` after ``shown``, and after the opening if nothing was computed."""
         opening = self._opening if self._id is None else ""
-        text = opening + "".join(chunk_text(chunk.start) for chunk in shown)
+        text = opening + "".join(map(self.engine.text, shown))
         asked = system_text(system) + dialogue_text(dialogue) + question_text(question)
         prompt = self.engine.prompt(text + asked, *shown)
         request = self.engine.process(self.engine.new_id("question"), prompt, params)

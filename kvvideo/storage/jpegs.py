@@ -2,7 +2,7 @@
 
 frames: a JPEG each, in the order of time
 facts: JSON: "times", "start", "end" and "fps" of the chunk, "height" and "width" of its frames, and in "sizes" the
-    bytes of each JPEG
+    bytes of each JPEG; if anything is said in it, "words" and "said", too
 8 bytes: length of the facts, and CRC-32 of all bytes before these, each little-endian
 """
 
@@ -43,6 +43,8 @@ def encode(chunk: Chunk) -> bytes:
         "width": width,
         "sizes": [len(frame) for frame in frames],
     }
+    if chunk.words:
+        facts |= {"words": chunk.words, "said": chunk.said}
     text = json.dumps(facts).encode()
     data = b"".join([*frames, text, len(text).to_bytes(4, "little")])
     return data + zlib.crc32(data[:-4]).to_bytes(4, "little")
@@ -60,7 +62,10 @@ def decode(data: bytes) -> Chunk:
     for frame, size in zip(frames, facts["sizes"], strict=True):
         frame[:] = _picture(data[start : start + size], facts)
         start += size
-    return Chunk(frames, tuple(facts["times"]), facts["start"], facts["end"], facts["fps"])
+    said = tuple((at, length) for at, length in facts.get("said", ()))
+    return Chunk(
+        frames, tuple(facts["times"]), facts["start"], facts["end"], facts["fps"], facts.get("words", ""), said
+    )
 
 
 def check(data: bytes) -> None:
@@ -86,9 +91,19 @@ def _facts(data: bytes) -> dict[str, Any]:
         raise ValueError("the fps are none")
     if not all(codec.is_count(facts.get(name)) for name in _COUNTS):
         raise ValueError("the frames have no size")
+    if not isinstance(facts.get("words", ""), str) or not _are_said(facts.get("said", [])):
+        raise ValueError("the words are none")
     if len(sizes) * facts["height"] * facts["width"] * 3 > _MOST_BYTES:
         raise ValueError("the frames are too large")
     return facts
+
+
+def _are_said(pairs: object) -> bool:
+    """Return True if ``pairs`` are moments and lengths, as ``Chunk.said`` has them."""
+    return isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and codec.is_time(pair[0]) and codec.is_count(pair[1])
+        for pair in pairs
+    )
 
 
 def _jpeg(frame: npt.NDArray[np.uint8]) -> bytes:

@@ -1,8 +1,8 @@
 """The film world: places that come back, letters that come and go, lines that are said, and questions about them.
 
-Nothing in it is right for a strategy by construction. A letter may show for two seconds or two minutes, return in another
-colour or place, and be one of three at a time; stretches are empty or full of change. ``Script`` says what happens, in
-slots of four seconds; ``kvvideo.tiny.scenery`` draws it.
+Nothing in it is right for a strategy by construction. A letter may show for two seconds or two minutes, return in
+another colour or place, and be one of three at a time; stretches are empty or full of change. ``Script`` says what
+happens, in slots of four seconds; ``kvvideo.tiny.scenery`` draws it.
 """
 
 import functools
@@ -227,7 +227,7 @@ def join(parts: Iterable[Script]) -> Script:
 
 
 def clashes(before: Script, after: Script) -> bool:
-    """Return True if a letter of the last slot of ``before`` shows in the first of ``after``: one visit would be two."""
+    """Return True if a letter of the last slot of ``before`` shows in the first of ``after``, as two visits of one."""
     last = {v.letter for v in before.visits if v.last == len(before) - 1}
     return any(v.first == 0 and v.letter in last for v in after.visits)
 
@@ -374,7 +374,7 @@ def possible(moment: Moment, kind: Kind) -> list[str]:
     if kind in NOW:
         return [""]
     if kind == "place at":
-        return [str(slot) for slot in range(moment.slot)] or ["0"]
+        return [str(slot) for slot in range(moment.slot)]
     seen = moment.seen
     if kind == "count":
         return [c for c, visits in seen.items() if len(visits) <= MOST]

@@ -1,6 +1,6 @@
 """Pictures of the film world: places with a camera that pans over them, and letters in front."""
 
-import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -261,7 +261,7 @@ def _face(letter: str, look: Look, size: tuple[int, int]) -> Image.Image:
 
 
 def _dashes(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], thick: int) -> None:
-    for (ax, ay), (bx, by) in zip(points, points[1:], strict=False):
+    for (ax, ay), (bx, by) in itertools.pairwise(points):
         count = max(2, round(math.hypot(bx - ax, by - ay) / (1.1 * thick)))
         for i in range(count):
             x, y = ax + (bx - ax) * (i + 0.5) / count, ay + (by - ay) * (i + 0.5) / count

@@ -9,6 +9,10 @@ wire         a pipe with
 process      the other end of it, for
 reader       VideoReader, the only part most callers need
 
+cues         the words of subtitles: cleaned, and shared out to chunks
+subtitles    finding and reading them: files, and through a worker
+tracks       those in the video itself
+
 source       the settings of a reader as a value
 message      the same from a message in the form of qwen-vl-utils
 still        one picture
@@ -18,6 +22,7 @@ connect, capture, pyav_live    opening, reading and decoding them, in the worker
 """
 
 from kvvideo.video.address import is_live
+from kvvideo.video.cues import Subtitles
 from kvvideo.video.decoder import DECODERS, read_chunks
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, frame_size, tokens
 from kvvideo.video.live import Live, LiveStatus
@@ -35,6 +40,7 @@ __all__ = [
     "LiveStatus",
     "Plan",
     "Source",
+    "Subtitles",
     "VideoInfo",
     "VideoReader",
     "frame_at",

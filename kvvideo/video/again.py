@@ -140,4 +140,5 @@ def spread(chunks: Sequence[Chunk]) -> Chunk | None:
         start=chunks[0].start,
         end=chunks[-1].end,
         fps=chunks[0].fps * count / total,
+        words=" ".join(chunk.words for chunk in chunks if chunk.words),
     )

@@ -21,6 +21,7 @@ from kvvideo.errors import ConfigError, KvvideoError, VideoError
 from kvvideo.times import format_time
 from kvvideo.types import Chunk
 from kvvideo.video import awake, wire
+from kvvideo.video.cues import Subtitles
 from kvvideo.video.live import Live, LiveStatus
 from kvvideo.video.plan import VideoInfo
 
@@ -59,7 +60,7 @@ class _Finished:
     """Stand in place of an item: there are no more."""
 
 
-Item = VideoInfo | Chunk | KvvideoError | type[_Gone] | type[_Finished]
+Item = VideoInfo | Chunk | Subtitles | KvvideoError | type[_Gone] | type[_Finished]
 
 
 class WorkerProcess:
@@ -234,6 +235,8 @@ def _listen(stream: BinaryIO, pulse: Pulse, put: Callable[[Item], None]) -> None
         elif kind == "chunk" and pixels is not None:
             pulse.at = head["end"]
             put(Chunk(pixels, tuple(head["times"]), head["start"], head["end"], head["fps"]))
+        elif kind == "subtitles" and head["found"] is not None:
+            put(Subtitles.from_dict(head["found"]))
         elif kind == "error":
             put((ConfigError if head["config"] else VideoError)(head["message"]))
             return

@@ -13,6 +13,7 @@ from kvvideo.times import format_time
 from kvvideo.types import Chunk
 from kvvideo.video import awake
 from kvvideo.video.address import STDIN, Address, is_live
+from kvvideo.video.cues import Subtitles
 from kvvideo.video.decoder import check_decoder
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, check_pixels
 from kvvideo.video.live import Live, LiveStatus
@@ -50,6 +51,7 @@ class VideoReader(Iterator[Chunk]):
         what: ``chunks``; or only the ``info``; or one ``still`` picture of the start.
         quiet: warnings are for debugging only, because they were given when the video was read first.
         inherit: file descriptors that ``path`` needs, such as that of ``/proc/self/fd/5``.
+        subtitles: whose words the chunks are given; None for none.
 
     Attributes:
         info: what is known of the video.
@@ -79,6 +81,7 @@ class VideoReader(Iterator[Chunk]):
         what: Literal["chunks", "info", "still"] = "chunks",
         quiet: bool = False,
         inherit: Sequence[int] = (),
+        subtitles: Subtitles | None = None,
     ) -> None:
         grid = Grid.of(fps, chunk_seconds, start, end, skip_chunks)
         check_pixels(min_pixels, max_pixels)
@@ -90,6 +93,7 @@ class VideoReader(Iterator[Chunk]):
         self._name = address.name
         self.position = grid.time(0)
         self.waited = 0.0
+        self._subtitles = subtitles
         self._begun = False
         live = _fitting(self.path, live)
         if live is not None and decoder != "pyav":
@@ -144,7 +148,7 @@ class VideoReader(Iterator[Chunk]):
             raise StopIteration
         self.position = item.end
         self._tell_of_delay()
-        return item
+        return item if self._subtitles is None else self._subtitles.given(item)
 
     @property
     def ready(self) -> bool:

@@ -2,11 +2,14 @@
 
 import os
 import stat
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 from kvvideo.errors import ConfigError
 from kvvideo.video.address import is_live
+from kvvideo.video.cues import Subtitles
 from kvvideo.video.decoder import check_decoder
 from kvvideo.video.geometry import MAX_PIXELS, MIN_PIXELS, check_pixels
 from kvvideo.video.live import Live
@@ -31,6 +34,19 @@ class Source:
     max_pixels: int = MAX_PIXELS
     decoder: str = "pyav"
     live: Live | None = None
+    subtitles: Subtitles | None = field(default=None, repr=False)
+
+    def with_subtitles(
+        self, wish: str, *, spared: Collection[Path] = (), note: Callable[[str], None] = lambda _: None
+    ) -> Self:
+        """Return the same with the subtitles that ``wish`` names; see ``kvvideo.video.subtitles.find``.
+
+        Raises:
+            VideoError: if the file that is named is not there, or holds no subtitles.
+        """
+        from kvvideo.video.subtitles import find
+
+        return replace(self, subtitles=find(self.path, wish, live=self.live is not None, spared=spared, note=note))
 
     def open(self, skip_chunks: int = 0, **options: Any) -> VideoReader:
         """Begin to read, after the first ``skip_chunks`` chunks; ``options`` are those of ``VideoReader``.
@@ -41,6 +57,11 @@ class Source:
         """
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return VideoReader(**settings, skip_chunks=skip_chunks, **options)
+
+    @property
+    def words_from(self) -> str | None:
+        """Name of what its words are read from; None for a video without words."""
+        return None if self.subtitles is None else self.subtitles.name
 
     @property
     def replayable(self) -> bool:
@@ -64,8 +85,17 @@ class Source:
         return of_file(self.path)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its settings as JSON can hold them."""
-        return asdict(self)
+        """Return its settings as JSON can hold them; without subtitles nothing is said of those."""
+        settings = asdict(replace(self, subtitles=None))
+        del settings["subtitles"]
+        return settings if self.subtitles is None else {**settings, "subtitles": self.subtitles.as_dict()}
+
+    def reading(self) -> dict[str, Any]:
+        """Return all that decides what a model sees of the video, as JSON has it; where the files are is no part."""
+        settings = {name: value for name, value in self.as_dict().items() if name != "path"}
+        if self.subtitles is not None:
+            settings["subtitles"] = f"{os.path.basename(self.subtitles.name)} {self.subtitles.digest}"
+        return settings
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
@@ -77,6 +107,8 @@ class Source:
         values = _checked(cls, data, "a video source")
         if values.get("live") is not None:
             values["live"] = Live(**_checked(Live, values["live"], "a live source"))
+        if values.get("subtitles") is not None:
+            values["subtitles"] = Subtitles.from_dict(values["subtitles"])
         source = cls(**values)
         Grid.of(source.fps, source.chunk_seconds, source.start, source.end)
         check_pixels(source.min_pixels, source.max_pixels)
@@ -97,6 +129,7 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (int,)),
     bool: ("true or false", (bool,)),
     Live | None: ("the settings of a live source, or nothing", (dict, type(None))),
+    Subtitles | None: ("subtitles, or nothing", (dict, type(None))),
 }
 """Values that the fields of a source may hold, by their types: in words, and as JSON gives them."""
 

@@ -78,7 +78,18 @@ class Notes:
 
 
 def _serve(request: dict[str, Any], out: BinaryIO, notes: Notes) -> None:
-    """Send what is known of the video, then its chunks or one still picture if asked for; or write a clip of it."""
+    """Send what is known of the video, then its chunks or one still picture if asked for; or write a clip of it.
+
+    Or send nothing but its subtitles.
+    """
+    if request["what"] == "subtitles":
+        from kvvideo.video import subtitles, tracks
+
+        found = tracks.read(
+            request["path"], lambda code: subtitles.same_language(code, request["language"]), _beat(notes)
+        )
+        wire.send(out, {"kind": "subtitles", "found": None if found is None else found.as_dict()})
+        return
     grid = Grid(**request["grid"])
     with _open(request, notes) as decoder:
         wire.send(out, {"kind": "info", "info": asdict(decoder.info)})

@@ -624,10 +624,19 @@ def test_what_cannot_be_run_is_said_at_once(
 @pytest.mark.slow
 def test_progress_is_told_as_it_is_made(engine: Engine, four: Path):
     engine.use(CACHE)
-    events = streamed(engine, tasks(four)[:2])
+    whole, part = tasks(four)[:2]
+    part = replace(part, source=replace(part.source, start=8.0, end=24.0))
+    part = replace(part, wants={replace(question, at=None): some for question, some in part.wants.items()})
+    events = streamed(engine, [whole, part])
     moved = [event for event in events if isinstance(event, Moved)]
-    assert len(moved) == 20
-    assert {event.progress.end for event in moved} == {40.0}
+    assert len(moved) == 10 + 4
+    assert {(event.task.key, event.start, event.progress.end) for event in moved} == {
+        (whole.key, 0.0, 40.0),
+        (part.key, 8.0, 24.0),
+    }
     assert all(event.progress.cache.live <= CACHE.max_tokens for event in moved)
     ended = [event for event in events if isinstance(event, Ended)]
-    assert [(event.start, event.end, event.frames, event.left) for event in ended] == [(0.0, 40.0, 80, [])] * 2
+    assert {(event.start, event.end, event.frames, len(event.left)) for event in ended} == {
+        (0.0, 40.0, 80, 0),
+        (8.0, 24.0, 32, 0),
+    }

@@ -238,7 +238,7 @@ class Other(Ready):
             return Turn([(name, Ended(task, None, [*task.wants], stopped=True)) for name, task in tasks.items()])
         time.sleep(0.05)
         now = Progress(position=0.0, end=None, rate=None, cache=NOTHING, max_tokens=None)
-        return Turn([(name, Moved(task, now)) for name, task in tasks.items()])
+        return Turn([(name, Moved(task, now, 0.0)) for name, task in tasks.items()])
 
 
 PROGRAM = """

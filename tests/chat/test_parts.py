@@ -10,6 +10,8 @@ import tempfile
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from kvvideo import compression
-from kvvideo.chat import commands
+from kvvideo.chat import commands, looking
 from kvvideo.chat.commands import COMMANDS, SETTINGS, Parsed, WatchOrder
 from kvvideo.chat.dialogue import KINDS, Dialogue, Said
 from kvvideo.chat.hints import little_held, times_in
@@ -436,8 +438,14 @@ def test_questions_and_commands() -> None:
     assert commands.parse("/stra h2o") == Parsed("strategy", "h2o")
     for command in COMMANDS:
         assert commands.parse(f"/{command.name}") == Parsed(command.name, "")
-        assert len(command.help) < 60
     assert commands.find("at").usage == "/at TIME question"
+
+
+def test_the_list_of_commands_fits_a_terminal() -> None:
+    shown: list[str] = []
+    looking.show_help(cast(Any, SimpleNamespace(screen=SimpleNamespace(say=shown.append))), "")
+    assert len(shown) == len(COMMANDS) + 1
+    assert max(map(len, shown)) < 80
 
 
 @pytest.mark.parametrize("line", ["/exit", "/quit", "/q", "/Quit", "exit", " QUIT ", "/bye", "/by"])

@@ -29,16 +29,20 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_help_and_version_load_nothing_heavy() -> None:
+@pytest.mark.parametrize("words", [["--help"], ["strategies", "--help"], ["strategies"]], ids=" ".join)
+def test_help_and_strategies_load_nothing_heavy(words: list[str]) -> None:
     code = (
-        "import sys\nfrom kvvideo.cli import main\nsys.argv = ['kvvideo', '--help']\n"
+        f"import sys\nfrom kvvideo.cli import main\nsys.argv = ['kvvideo', *{words}]\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'vllm', 'transformers', 'av', 'ray', 'jinja2'}\n"
         "print(sorted(heavy & {*sys.modules}), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "analyze" in result.stdout
+    assert ("analyze" if words == ["--help"] else "strategies" if words[1:] else "infinipot-v") in result.stdout
     assert result.stderr.strip() == "[]"
+
+
+def test_the_version_is_printed() -> None:
     assert kvvideo("--version").stdout.startswith("kvvideo ")
 
 

@@ -3,10 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,81 +16,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.core import TyperGroup
 
-from kvvideo.cli import app, command, main
+from kvvideo.cli import app, command
 from kvvideo.cli.settings import MAX_BYTES, PREFIX, read
 from kvvideo.errors import ConfigError
 from tests.helpers import SAMPLES
-from tests.helpers.commands import kvvideo, records
+from tests.helpers.commands import Done, Run, kvvideo, records
+from tests.helpers.places import Places
 
 CLIP = SAMPLES / "letters-1m.mp4"
 ROOT: Any = typer.main.get_command(app)
 COMMANDS = command.commands(ROOT)
 
 
-@dataclass
-class Places:
-    """The places where settings may stand."""
-
-    folder: Path
-    user: Path
-    environment: pytest.MonkeyPatch
-
-    def clear(self) -> None:
-        for file in (self.folder / "kvvideo.toml", self.user):
-            file.unlink(missing_ok=True)
-        for name in [name for name in os.environ if name.startswith(PREFIX) and not name.startswith("KVVIDEO_TEST_")]:
-            self.environment.delenv(name)
-
-    def write(self, text: str) -> None:
-        (self.folder / "kvvideo.toml").write_text(text)
-
-
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    folder, user = tmp_path / "folder", tmp_path / "xdg" / "kvvideo" / "config.toml"
-    folder.mkdir()
-    user.parent.mkdir(parents=True)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    found = Places(folder, user, monkeypatch)
-    found.clear()
-    monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")  # which -v sets, for this process and all that it starts
-    return found
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The program's own entry point, in this process: a new one takes a second to import itself."""
-
-    def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["kvvideo", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        return Ended(code, *capsys.readouterr())
-
-    return run
-
-
-def shown(ended: Ended) -> dict[tuple[str, str], tuple[Any, str, str | None]]:
+def shown(ended: Done) -> dict[tuple[str, str], tuple[Any, str, str | None]]:
     """Return what ``config show --json`` says: value, source and place by command and option."""
-    assert ended.code == 0, ended.err
+    assert ended.returncode == 0, ended.stderr
     return {
         (one["command"], one["option"]): (one["value"], one["source"], one["place"])
-        for one in json.loads(ended.out)["settings"]
+        for one in json.loads(ended.stdout)["settings"]
     }
 
 
@@ -208,6 +151,38 @@ def test_a_memory_knows_its_model_better_than_what_is_set_for_all(places: Places
     assert passed("ask", "m.kvv", "--model", "typed")["model"] == "typed"
 
 
+def served(run: Run, *words: str) -> tuple[dict[str, Any], list[str], str | None]:
+    """Return the settings, the further words and the key of the server that ``kvvideo serve`` becomes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_API_KEY", "")
+        patch.setattr(signal, "pthread_sigmask", lambda *_: None)
+        patch.setattr(os, "execv", lambda _, line: found.append((line, os.environ["VLLM_API_KEY"])))
+        found: list[tuple[list[str], str]] = []
+        assert run("serve", "tiny", *words).returncode == 0
+    ((line, key),) = found
+    assert line[:3] == [sys.executable, "-m", "kvvideo.launch"]
+    return json.loads(line[3].removeprefix("--kvvideo=")), line[5:], key or None
+
+
+def test_what_is_set_of_a_server_counts_whatever_it_serves(places: Places, run: Run) -> None:
+    """Its key is nowhere that other users of the machine could read."""
+    found, words, key = served(run, "--port", "7", "--api-key", "typed")
+    # What is typed is vLLM's to read.
+    assert (found["port"], words, key) == (8000, ["--port", "7", "--api-key", "typed"], None)
+    places.write('port = 9001\napi-key = "secret"\n[serve]\nmemory = "2GB"\n')
+    found, words, key = served(run, "--port", "7")
+    assert (found["port"], found["memory"], words, key) == (9001, 2 * 10**9, ["--port", "7"], "secret")
+    # The room of all requests and the bound of each are two things.
+    places.write("max-tokens = 640\n")
+    found, _, _ = served(run, "--memory", "1GB")
+    assert (found["memory"], found["cache"]["max_tokens"]) == (10**9, 640)
+    assert served(run)[0]["memory"] is None
+    places.environment.setenv("KVVIDEO_PORT", "x")
+    ended = run("serve", "tiny")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("kvvideo: KVVIDEO_PORT: 'x' cannot be used: ")
+
+
 WRONG = {
     "max-token = 3": "max-token is no setting; did you mean max-tokens?",
     "zzz = 3": "zzz is no setting; keys are",
@@ -232,6 +207,7 @@ WRONG = {
     "max-tokens = 1\nmax-tokens = 2": "is no valid TOML",
     "fps = = 1": "is no valid TOML: Invalid value (at line 1, column 7)",
     'question = "why?"': "question can be given on the command line only: it says what a single run is to do",
+    'system = "Say yes."': "system can be given on the command line only: it is a part of each question",
     "resume = true": "resume can be given on the command line only",
     "[ingest]\nforce = true": "[ingest] force can be given on the command line only",
     "dry_run = true": "dry_run can be given on the command line only",
@@ -247,44 +223,44 @@ WRONG = {
 def test_what_is_wrong_in_a_file_is_one_line_and_code_2(places: Places, run: Run, text: str) -> None:
     places.write(text)
     ended = run("analyze", "v.mp4", "-q", "why?")
-    assert (ended.code, ended.out) == (2, "")
-    (line,) = ended.err.strip().splitlines()
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.strip().splitlines()
     assert line.startswith(f"kvvideo: {places.folder / 'kvvideo.toml'}")
     assert WRONG[text] in line
     assert "\x1b" not in line
     # A value that cannot be is known where it is used, all else is wrong for every command.
-    assert run("strategies").err == ("" if "cannot be used" in line else ended.err)
+    assert run("strategies").stderr == ("" if "cannot be used" in line else ended.stderr)
 
 
 def test_files_that_cannot_be_read_are_named(places: Places, run: Run) -> None:
     local = places.folder / "kvvideo.toml"
     local.mkdir()
-    assert f"{local} is no file" in run("strategies").err
+    assert f"{local} is no file" in run("strategies").stderr
     local.rmdir()
     os.mkfifo(local)  # which would wait for someone to write
-    assert f"{local} is no file" in run("strategies").err
+    assert f"{local} is no file" in run("strategies").stderr
     local.unlink()
     local.write_bytes(b"fps = '\xff'")
-    assert f"{local} is no UTF-8 text (byte 7)" in run("strategies").err
+    assert f"{local} is no UTF-8 text (byte 7)" in run("strategies").stderr
     local.unlink()
     local.symlink_to(local)
-    assert f"{local} cannot be read" in run("strategies").err
+    assert f"{local} cannot be read" in run("strategies").stderr
     local.unlink()
     local.symlink_to("/proc/self/mem")
-    assert f"{local} cannot be read" in run("strategies").err
+    assert f"{local} cannot be read" in run("strategies").stderr
     local.unlink()
     places.user.write_text("fps = x")
-    assert f"{places.user} is no valid TOML" in run("strategies").err
+    assert f"{places.user} is no valid TOML" in run("strategies").stderr
     places.environment.setenv("XDG_CONFIG_HOME", "relative")
-    assert run("strategies").code == 0
+    assert run("strategies").returncode == 0
 
 
 def test_wrong_variables_are_named(places: Places, run: Run) -> None:
     places.environment.setenv("KVVIDEO_FPS", "fast")
     ended = run("analyze", "v.mp4", "-q", "why?")
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("kvvideo: KVVIDEO_FPS: 'fast' cannot be used: ")
-    assert len(ended.err.splitlines()) == 1
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("kvvideo: KVVIDEO_FPS: 'fast' cannot be used: ")
+    assert len(ended.stderr.splitlines()) == 1
     assert passed("analyze", "v.mp4", "--fps", "3")["fps"] == 3.0
     places.environment.setenv("KVVIDEO_FPS", "")
     assert passed("analyze", "v.mp4")["fps"] == 2.0
@@ -296,25 +272,25 @@ def test_an_error_about_a_value_nobody_typed_says_where_it_stands(places: Places
     places.write('budget = 3000\nmax-disk = "lots"\n')
     places.environment.setenv("KVVIDEO_STRATEGY", "psychic")
     local = places.folder / "kvvideo.toml"
-    err = run("analyze", str(CLIP), "--dry-run").err
+    err = run("analyze", str(CLIP), "--dry-run").stderr
     assert "strategy: no 'psychic'; choose one of" in err
     assert err.endswith("(--strategy is set by KVVIDEO_STRATEGY)\n")
-    err = run("analyze", str(CLIP), "--dry-run", "-s", "window", "--max-tokens", "1000").err
+    err = run("analyze", str(CLIP), "--dry-run", "-s", "window", "--max-tokens", "1000").stderr
     assert err.endswith(f"(--budget is set by {local}: budget)\n")
-    err = run("ingest", str(CLIP), "--dry-run", "-s", "window").err
+    err = run("ingest", str(CLIP), "--dry-run", "-s", "window").stderr
     assert "'lots' is not a size" in err
     assert err.endswith(f"(--max-disk is set by {local}: max-disk)\n")
-    assert "is set by" not in run("analyze", str(CLIP), "--dry-run", "-s", "psychic").err
+    assert "is set by" not in run("analyze", str(CLIP), "--dry-run", "-s", "psychic").stderr
 
 
 def test_help_works_whatever_the_files_say(places: Places, run: Run) -> None:
     places.write("nonsense")
-    assert run("analyze", "--help").code == 0
-    assert run("--help").code == 0
-    assert run("strategies").code == 2
+    assert run("analyze", "--help").returncode == 0
+    assert run("--help").returncode == 0
+    assert run("strategies").returncode == 2
     places.write("fps = 12.5")
-    assert "Frames per second to look at. [12.5]" in run("analyze", "--help").out
-    assert run("analyze", "-h").out == run("analyze", "--help").out
+    assert "Frames per second to look at. [12.5]" in run("analyze", "--help").stdout
+    assert run("analyze", "-h").stdout == run("analyze", "--help").stdout
 
 
 def test_every_command_is_one_that_can_be_set_and_no_variable_means_two_things() -> None:
@@ -344,41 +320,41 @@ def test_what_a_single_run_does_is_not_set_by_variables_either(places: Places, r
         places.environment.setenv(PREFIX + name, "1")
     params = passed("ingest", "v.mp4")
     assert (params["force"], params["resume"], params["output"], params["start"]) == (False, False, None, None)
-    unused = json.loads(run("config", "show", "--json").out)["unused"]
+    unused = json.loads(run("config", "show", "--json").stdout)["unused"]
     assert {one["variable"] for one in unused} == {
         PREFIX + name for name in ("FORCE", "RESUME", "OUTPUT", "FROM", "TPS")
     }
     assert any(one["reason"] == "no option has this name; did you mean KVVIDEO_FPS?" for one in unused)
     ended = run("-v", "strategies")
-    assert "KVVIDEO_FORCE sets nothing: --force is for the command line only: it says what a single run" in ended.err
-    assert run("strategies").err == ""
-    assert "KVVIDEO_TPS sets nothing" in run("config", "show").err
+    assert "KVVIDEO_FORCE sets nothing: --force is for the command line only: it says what a single run" in ended.stderr
+    assert run("strategies").stderr == ""
+    assert "KVVIDEO_TPS sets nothing" in run("config", "show").stderr
 
 
 def test_what_config_show_prints(places: Places, run: Run) -> None:
     places.write("max_tokens = 2222\n[bench.memory]\nclips = 5\n")
     ended = run("config", "show", "analyze")
     local = places.folder / "kvvideo.toml"
-    rows = [line.split() for line in ended.out.splitlines()]
+    rows = [line.split() for line in ended.stdout.splitlines()]
     assert ["--max-tokens", "2222", f"{local}:", "max-tokens"] in rows
     assert ["--fps", "2.0", "default"] in rows
-    assert str(local) in ended.err
-    assert f"{places.user}: not there" in ended.err
-    rows = [line.split() for line in run("config", "show", "bench", "memory").out.splitlines()]
+    assert str(local) in ended.stderr
+    assert f"{places.user}: not there" in ended.stderr
+    rows = [line.split() for line in run("config", "show", "bench", "memory").stdout.splitlines()]
     assert ["--clips", "5", f"{local}:", "[bench.memory]", "clips"] in rows
-    everything = run("config", "show").out
+    everything = run("config", "show").stdout
     assert re.search(r"--model +tiny +default +bench stream, bench start, bench checkpoint, .*bench memory", everything)
-    assert run("config", "path").out.strip() == str(places.user)
+    assert run("config", "path").stdout.strip() == str(places.user)
     ended = run("config", "show", "analyse")
-    assert (ended.code, ended.out) == (2, "")
-    assert "'analyse' is no command with settings; those are analyze, chat" in ended.err
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "'analyse' is no command with settings; those are analyze, chat" in ended.stderr
 
 
 def test_the_file_that_config_init_writes_says_what_the_defaults_are(places: Places, run: Run) -> None:
     """With every # taken away, nothing changes but what is the same for all commands, and no key is wrong."""
     before = shown(run("config", "show", "--json"))
     ended = run("config", "init")
-    assert (ended.code, ended.out) == (0, "kvvideo.toml\n")
+    assert (ended.returncode, ended.stdout) == (0, "kvvideo.toml\n")
     assert shown(run("config", "show", "--json")) == before
     local = places.folder / "kvvideo.toml"
     text = local.read_text()
@@ -392,9 +368,9 @@ def test_the_file_that_config_init_writes_says_what_the_defaults_are(places: Pla
     }
     assert sum(source == "file" for _, source, _ in after.values()) > 100
     ended = run("config", "init")
-    assert (ended.code, local.read_text() != text) == (2, True)
-    assert "is there already" in ended.err
-    assert run("config", "init", "--user").out.strip() == str(places.user)
+    assert (ended.returncode, local.read_text() != text) == (2, True)
+    assert "is there already" in ended.stderr
+    assert run("config", "init", "--user").stdout.strip() == str(places.user)
     assert places.user.read_text() == text
 
 
@@ -480,8 +456,8 @@ def offered(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[s
         monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
         monkeypatch.setenv("_KVVIDEO_COMPLETE", "complete_bash")
         ended = run()
-        assert (ended.code, ended.err) == (0, "")
-        return ended.out.split()
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return ended.stdout.split()
 
     return offered
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -10,12 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kvvideo.runs.journal import Run, key
+from kvvideo.session.memory import Memory
+from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.workspace import Workspace
-from tests.helpers import commands
+from tests.conftest import EngineFor
+from tests.helpers import SAMPLES, commands, engines
 from tests.outputs.test_outputs import answer
 
 Kvvideo = Callable[..., commands.Done]
@@ -23,6 +29,8 @@ COMMAND = ["analyze", "films/a film.mp4", "-q", "What?"]
 HOLDS = """
 import sys, time
 from pathlib import Path
+from kvvideo.session.memory import Memory
+from kvvideo.storage.checkpoints import Checkpoints
 from kvvideo.storage.workspace import Workspace
 with Workspace(Path(sys.argv[1])):
     print("held", flush=True)
@@ -231,3 +239,78 @@ def test_much_that_is_kept_is_told_of(state: Path, monkeypatch: pytest.MonkeyPat
     assert interrupted.much() == ""
     monkeypatch.setattr(interrupted, "MUCH", 3000)
     assert interrupted.much() == "; 1 interrupted run takes up 4.0 kB; 'kvvideo runs' lists and clears them"
+
+
+def test_a_run_whose_session_was_full_goes_on_with_more_room(
+    state: Path, kvvideo: Kvvideo, engine_for: EngineFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the end that it would have had with that from the beginning; what was asked early is asked again."""
+    made = {256: engine_for("full", max_model_len=256, kv_bytes=1 << 22), 2048: engine_for("full")}
+    monkeypatch.setattr("kvvideo.session.Engine", lambda config: made[config.max_model_len])
+    for engine in made.values():
+        monkeypatch.setattr(engine, "close", lambda: None)
+    # As of a video that does not say how long it is.
+    monkeypatch.setattr("kvvideo.session.prediction.check_room", lambda *_: None)
+    asked = ("-q", "@0:05 Which letter?", "-q", "@0:30 What now?", "-q", "What was last?", "--max-answer-tokens", "4")
+    more = ("-m", "tiny", "-s", "full", "--max-tokens", "512", "--to", "0:40", "--chunk", "8", "--recall", "0")
+    run = ("analyze", SAMPLES / "letters-1m.mp4", *more, *asked, "-f", "jsonl")
+    ended = kvvideo(*run, "--max-model-len", "256", "-o", "a.jsonl")
+    assert ended.returncode == 5
+    assert "kvvideo: the same command with --resume and a larger --max-model-len goes on from there" in ended.stderr
+    assert "not asked: What now?" in ended.stderr
+    early = commands.records(Path("a.jsonl").read_text())
+    assert [one.get("question") for one in early] == ["Which letter?", "What was last?", None]
+    full_at = early[1]["asked_at"]
+    listed = json.loads(kvvideo("runs", "--json").stdout)["runs"]
+    assert [(one["end"], one["answers"]) for one in listed] == [(full_at, 1)]
+    resumed = kvvideo(*run, "--max-model-len", "2048", "-o", "a.jsonl", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert kvvideo(*run, "--max-model-len", "2048", "-o", "b.jsonl").returncode == 0
+    one, other = (commands.untimed(commands.records(Path(name).read_text())) for name in ("a.jsonl", "b.jsonl"))
+    assert one == other
+    assert [record.get("asked_at") for record in one] == [5.0, 30.0, 40.0, None]
+    assert not [*state.iterdir()]
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_a_disk_without_room_for_checkpoints_is_known_before(
+    state: Path, kvvideo: Kvvideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run needs none of them, so it is done all the same, and leaves nothing."""
+    more = ("-m", "tiny", "--max-tokens", "512", "--to", "0:24", "--recall", "0", "--dtype", engines.DTYPE)
+    run = (
+        "analyze",
+        SAMPLES / "letters-1m.mp4",
+        *more,
+        "-q",
+        "What now?",
+        "--max-answer-tokens",
+        "4",
+        "--checkpoint-every",
+        "8s",
+    )
+    (predicted,) = commands.records(kvvideo(*run, "--dry-run", "-f", "jsonl").stdout)
+    needed = 2 * predicted["checkpoint_bytes"]
+    sizes: list[int] = []
+    added = Checkpoints.add
+
+    def add(self: Checkpoints, memory: Memory) -> None:
+        added(self, memory)
+        sizes.append(sum(tensor.nbytes for tensor in memory.tensors.values()))
+
+    monkeypatch.setattr(Checkpoints, "add", add)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    assert "kept" not in kvvideo(*run).stderr
+    assert len(sizes) > 1
+    # But for what is no tensor of a token.
+    assert max(sizes) == pytest.approx(predicted["checkpoint_bytes"], rel=0.05)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    says = rf"kept to resume from: two checkpoints take up to .* are free in '{state}'; name another folder"
+    dry = kvvideo(*run, "--dry-run")
+    assert re.search(f"^kvvideo: nothing would be {says}", dry.stderr)
+    assert re.search(r"^ disk +up to .* meanwhile, for --resume$", dry.stdout, re.MULTILINE)
+    sizes.clear()
+    done = kvvideo(*run)
+    assert (done.returncode, sizes) == (0, [])
+    assert re.search(f"^kvvideo: nothing is {says}", done.stderr, re.MULTILINE)
+    assert not [*state.iterdir()]

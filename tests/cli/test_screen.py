@@ -23,7 +23,7 @@ import pytest
 
 import kvvideo
 import kvvideo.runs.ask
-from kvvideo.cli import main, render, screen
+from kvvideo.cli import line, main, render, screen
 from kvvideo.cli.everywhere import Everywhere, Way
 from kvvideo.cli.screen import standard_streams
 from kvvideo.outputs import FORMATS
@@ -116,12 +116,13 @@ NOW = Progress(position=3680.0, end=3780.4, rate=30.53, cache=STATS, max_tokens=
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have time stand still for what is shown, but not for who waits for it."""
-    monkeypatch.setattr(render, "time", SimpleNamespace(monotonic=lambda: 101.0))
+    for module in (render, line):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 101.0))
 
 
 def begun(progress: render.Progress) -> render.Progress:
     """Have it that the first 80 of 180 s took 101 s, so that 127 are left."""
-    progress._pace = (3600.0, 0.0)
+    progress._rest._since = (3600.0, 0.0)
     return progress
 
 

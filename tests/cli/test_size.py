@@ -1,9 +1,7 @@
 """The size of the cache: said by ``--memory``, by exact settings from anywhere, or by the run that is gone on with."""
 
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +9,18 @@ import pytest
 import torch
 
 from kvvideo.bench.shapes import directory
-from kvvideo.cli import analyze, batch, chat, find, ingest, main
+from kvvideo.cli import analyze, batch, chat, find, ingest
 from kvvideo.runs import ingest as making
 from kvvideo.session import EngineConfig, allowance
 from kvvideo.session.allowance import CPU_SHARE, bytes_for
 from tests.helpers import SAMPLES
+from tests.helpers.commands import Run
+from tests.helpers.places import Places
 
 CLIP = str(SAMPLES / "letters-1m.mp4")
 TINY = ("-m", "tiny", "--recall", "0")
 
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The program's own entry point, in this process and an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KVVIDEO_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
-
-    def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["kvvideo", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        return Ended(code, *capsys.readouterr())
-
-    return run
+pytestmark = pytest.mark.usefixtures("places")
 
 
 @pytest.fixture
@@ -64,8 +37,8 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 def predicted(run: Run, *arguments: str, model: str = "tiny") -> dict[str, Any]:
     ended = run("analyze", CLIP, "-m", model, "--recall", "0", "--dry-run", "-f", "jsonl", *arguments)
-    assert ended.code == 0, ended.err
-    (record,) = map(json.loads, ended.out.splitlines())
+    assert ended.returncode == 0, ended.stderr
+    (record,) = map(json.loads, ended.stdout.splitlines())
     found: dict[str, Any] = record
     return found
 
@@ -92,14 +65,14 @@ def test_a_real_model_is_given_more(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert predicted(run, model=str(directory("7b")))["max_tokens"] == 16_384
 
 
-def test_what_is_exact_wins_wherever_it_is_said(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_exact_wins_wherever_it_is_said(run: Run, monkeypatch: pytest.MonkeyPatch, places: Places) -> None:
     assert predicted(run, "--max-tokens", "512", "--memory", "90MB")["max_tokens"] == 512
-    (tmp_path / "kvvideo.toml").write_text("max-tokens = 640\n")
+    places.write("max-tokens = 640\n")
     assert predicted(run)["max_tokens"] == 640
     # A wish that is set nearer puts it out of force.
     assert predicted(run, "--memory", "90MB")["max_tokens"] > 4096
     monkeypatch.setenv("KVVIDEO_MAX_TOKENS", "768")
-    (tmp_path / "kvvideo.toml").write_text('memory = "90MB"\n')
+    places.write('memory = "90MB"\n')
     assert predicted(run)["max_tokens"] == 768
     monkeypatch.delenv("KVVIDEO_MAX_TOKENS")
     assert predicted(run)["max_tokens"] > 4096
@@ -131,9 +104,9 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(
     arguments, says = REFUSED[case]
     for words in (("analyze", CLIP, "-q", "x"), ("ingest", CLIP), ("find", CLIP, "x"), ("analyze", CLIP, "--dry-run")):
         ended = run(*words, "-m", "tiny", *arguments)
-        assert (ended.code, ended.out) == (2, "")
-        assert says in ended.err
-        assert len(ended.err.splitlines()) == 1
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert says in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
 
 
 def test_a_run_goes_on_with_the_memory_it_began_with(
@@ -148,19 +121,19 @@ def test_a_run_goes_on_with_the_memory_it_began_with(
     monkeypatch.setattr(analyze, "_run", begun)
     ask = ("analyze", CLIP, *TINY, "-q", "x", "--compare", "distinct,window")
     has(1024)
-    assert run(*ask).code == 0
+    assert run(*ask).returncode == 0
     has(100_000)
-    assert run(*ask, "--resume").code == 0
+    assert run(*ask, "--resume").returncode == 0
     assert found == [(1024, [1024, 1024], 0), (1024, [1024, 1024], 1)]
     # Without --resume, and with a number, it is another run.
     run(*ask)
     ended = run(*ask, "--max-tokens", "1024", "--resume")
-    assert "there is no interrupted run of just this" in ended.err
+    assert "there is no interrupted run of just this" in ended.stderr
     assert [one[0] for one in found[2:]] == [4096, 1024]
 
 
 def test_an_ingest_goes_on_with_the_memory_it_began_with(
-    run: Run, has: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, has: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, places: Places
 ) -> None:
     found = []
 
@@ -171,8 +144,8 @@ def test_an_ingest_goes_on_with_the_memory_it_began_with(
 
     monkeypatch.setattr(making, "Part", Part)
     has(100_000)
-    (tmp_path / "a.kvv.part").mkdir()
-    (tmp_path / "a.kvv.part" / "run.json").write_text('{"cache": {"max_tokens": 1024}}')
+    (places.folder / "a.kvv.part").mkdir()
+    (places.folder / "a.kvv.part" / "run.json").write_text('{"cache": {"max_tokens": 1024}}')
     words = ("ingest", CLIP, "-m", "tiny", "-o", "a.kvv")
     run(*words)
     run(*words, "--resume")
@@ -181,10 +154,10 @@ def test_an_ingest_goes_on_with_the_memory_it_began_with(
 
 
 def test_a_batch_is_the_same_on_all_machines_and_takes_on_what_fits(
-    run: Run, has: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, has: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, places: Places
 ) -> None:
     jobs = [{"id": str(n), "video": CLIP, "questions": [{"q": f"{n}?"}], "fps": n} for n in range(1, 5)]
-    (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
+    (places.folder / "jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
     found = []
 
     def check(tasks: list[Any], defaults: Any, json_output: bool) -> None:
@@ -194,8 +167,8 @@ def test_a_batch_is_the_same_on_all_machines_and_takes_on_what_fits(
     monkeypatch.setattr(batch, "_check", check)
     for tokens in (100_000, 1024):
         has(tokens)
-        assert run("batch", "jobs.jsonl", *TINY, "--check").code == 0
-    assert run("batch", "jobs.jsonl", *TINY, "--check", "--at-once", "3", "--max-tokens", "32000").code == 0
+        assert run("batch", "jobs.jsonl", *TINY, "--check").returncode == 0
+    assert run("batch", "jobs.jsonl", *TINY, "--check", "--at-once", "3", "--max-tokens", "32000").returncode == 0
     assert found == [({4096}, 4, 32768), ({4096}, 2, 32768), ({32000}, 3, 32768)]
 
 

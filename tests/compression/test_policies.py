@@ -130,6 +130,14 @@ def test_full_keeps_everything():
     assert make("full", 4, sink=1).select(live(7)).tolist() == [[*range(7)]] * 2
 
 
+def test_what_is_listed_without_importing_is_what_the_classes_say():
+    described, unusable = compression.described()
+    policies, _ = compression.load_all()
+    assert unusable == []
+    assert described == {name: (policy.summary, policy.source) for name, policy in policies.items()}
+    assert len(described) >= 14
+
+
 def test_each_built_in_strategy_describes_itself():
     for name in ("full", "streaming", "window"):
         policy = compression.load(name)

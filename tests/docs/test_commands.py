@@ -222,6 +222,7 @@ def folder(movie: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     listed = re.search(r"```\n(# The kitchen\n.*?)```", (ROOT / "docs/analyze.md").read_text(), re.DOTALL)
     assert listed
     (tmp_path / "questions.txt").write_text(listed[1])
+    (tmp_path / "english.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nI waited all night.\n")
     (tmp_path / "kvvideo.toml").write_text(
         'model = "tiny"\nmax-tokens = 512\nmax-answer-tokens = 4\nfps = 0.125\nchunk = 64\n'
     )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+Run = Callable[..., Done]
 
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:

@@ -169,9 +169,12 @@ def done(
 @st.composite
 def runs(draw: st.DrawFn) -> list[Record]:
     """The records of a run about hostile texts; some were interrupted, and have no last record at all."""
-    said = draw(st.lists(st.tuples(moments, texts, texts), min_size=1, max_size=8))
+    said = draw(st.lists(st.tuples(moments, texts, texts, st.just("") | texts), min_size=1, max_size=8))
     video = draw(texts.filter(bool))
-    found = [answer(at, asked, words, video) for at, asked, words in sorted(said, key=lambda s: s[0])]
+    found = [
+        answer(at, asked, words, video, **records.system(told))
+        for at, asked, words, told in sorted(said, key=lambda s: s[0])
+    ]
     if draw(st.booleans()):
         status = draw(st.sampled_from(["complete", "interrupted", "error"]))
         end = found[-1]["asked_at"]
@@ -905,6 +908,28 @@ def test_the_page_tells_of_the_run() -> None:
     assert page.all("summary") == ["400 of the 1,500 tokens seen were held: 27\xa0%"] * 2
     assert "Later?" in text
     assert "at the end" in text
+
+
+def test_what_was_told_before_is_said_once_or_of_each_answer_where_it_differs() -> None:
+    def shown(*told: str) -> tuple[list[str], list[str], str]:
+        run = [answer(30.0 + n, **records.system(words)) for n, words in enumerate(told)]
+        page = check_page(render(run))
+        facts = dict(zip(page.all("dt"), page.all("dd"), strict=True))
+        found = [facts[name] for name in facts if name.startswith("Told")], page.all("note")[: len(told)]
+        return *found, markdown.render(run)
+
+    facts, notes, text = shown("Be brief.", "Be brief.")
+    assert facts == ["Be brief."]
+    assert not any("told" in note for note in notes)
+    assert text.count("Be brief.") == 1
+    assert "| Told before each question | Be brief. |" in text
+    facts, notes, text = shown("Be <brief>.", "")
+    assert facts == []
+    assert notes[0] == "told before: Be <brief>."
+    assert "told" not in notes[1]
+    assert r"(told before: Be \<brief\>.)" in text
+    assert shown("", "")[0] == []
+    assert "told" not in "".join(shown("", "")[1] + [shown("", "")[2]])
 
 
 def test_the_page_of_a_run_without_answers_or_bound() -> None:

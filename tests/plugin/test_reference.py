@@ -1,6 +1,7 @@
 """vLLM with a bounded cache computes what plain transformers computes with the same tokens evicted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def check_plain(model: Model, strategy: str, prompt: Sequence[int], result: Plai
 
 
 def feed_chunk(stream: Stream, chunk: Chunk, first: bool) -> None:
-    text = (OPENING if first else "") + chunk_text(chunk.start)
+    text = (OPENING if first else "") + chunk_text(chunk.start, chunk.words)
     stream.feed(stream.model.tokens(text, chunk.frames, chunk.fps))
 
 
@@ -213,6 +214,23 @@ def test_a_session(engine_for: EngineFor, reference: Model, strategy: str):
                 answer = session.ask("And now?", also=also, max_tokens=8, logprobs=True)
                 check_answer(stream, "And now?", answer, also)
     assert strategy == "full" or stream.compactions >= 8
+
+
+@pytest.mark.parametrize("strategy", ["full", "streaming", "heavy"])
+def test_a_session_of_chunks_with_words(engine_for: EngineFor, reference: Model, strategy: str):
+    """Words are tokens of the stream like any other: the model sees them before the frames, and they are evicted."""
+    engine, stream = engine_for(strategy), stream_of(reference, strategy)
+    chunks = [replace(chunk, words=f"Number {n}.") if n % 3 else chunk for n, chunk in enumerate(varied_chunks(16))]
+    with VideoSession(engine) as session:
+        for index, chunk in enumerate(chunks[:-1]):
+            session.ingest(chunk)
+            feed_chunk(stream, chunk, first=index == 0)
+            stats = session.stats()
+            assert (stats.seen, stats.live, stats.compactions) == (stream.seen, stream.live, stream.compactions)
+            check_kept(session._live_positions(), stream)
+        answer = session.ask("And now?", also=chunks[-1], max_tokens=8, logprobs=True)
+        check_answer(stream, "And now?", answer, chunks[-1])
+    assert strategy == "full" or stream.compactions >= 3
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """When which question is asked."""
 
+import math
 import re
 from itertools import pairwise
 from typing import Any
@@ -151,6 +152,9 @@ def test_impossible_questions_are_refused() -> None:
         Agenda([Question("q", 10.0)], start=30.0)
     with pytest.raises(ConfigError, match="outside of what is read, 0:00 to 0:20"):
         Agenda([Question("q", 21.0)], end=20.0)
+    for at in (math.nan, math.inf, -math.inf, 1e300):
+        with pytest.raises(ConfigError, match=f"^at: {re.escape(str(at))} is not a moment of any video"):
+            Agenda([Question("q", at)])
     with pytest.raises(ConfigError, match="every"):
         Agenda([Question("q")], every=0.0)
     with pytest.raises(ConfigError, match="no question without a time"):

@@ -1,6 +1,7 @@
 """``kvvideo.analyze``: what the session API gives in many lines, in five."""
 
 import ast
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,10 +147,11 @@ def test_a_video_that_ends_early_answers_what_it_can(closed: list[str], clip: Pa
         ([NOW], {"dtype": "float7"}, "dtype: no 'float7'"),
         (["@0:20 What?"], {"end": 10.0}, "is outside of what is read"),
         (["@5:00 What?"], {}, "is after the end"),
+        ([Question("What?", math.nan)], {}, "at: nan is not a moment of any video"),
     ],
 )
 def test_what_cannot_be_is_said_before_a_model_is_loaded(
-    clip: Path, questions: list[str], settings: dict[str, Any], message: str
+    clip: Path, questions: list[str | Question], settings: dict[str, Any], message: str
 ):
     with pytest.raises(ConfigError, match=message):
         list(kvvideo.analyze(clip, questions, **SETTINGS | settings))

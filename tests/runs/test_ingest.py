@@ -14,7 +14,7 @@ from kvvideo.runs.ingest import Ingested, Part, ingest, is_made, part_of
 from kvvideo.session import Engine
 from kvvideo.storage import jpegs
 from kvvideo.storage.file import MemoryFile
-from kvvideo.video import Source, probe
+from kvvideo.video import Source, Subtitles, probe
 from tests.conftest import EngineFor
 from tests.helpers.clips import clip
 
@@ -114,6 +114,22 @@ def test_a_file_without_frames_is_not_the_one_that_was_wanted(engine: Engine, tm
         for keep in (True, False)
     }
     assert made == {("with", True): True, ("with", False): True, ("without", True): False, ("without", False): True}
+
+
+def test_a_file_with_other_words_is_not_the_one_that_was_wanted(engine: Engine, tmp_path: Path) -> None:
+    said, moved, others = (
+        replace(source(), subtitles=Subtitles(name, ((1.5, words),)))
+        for name, words in (("a.srt", "Hello"), ("b/a.srt", "Hello"), ("a.srt", "Bye"))
+    )
+    for name, of in (("bare", source()), ("said", said)):
+        with Part(tmp_path / f"{name}.kvv", of, engine.config.cache) as part:
+            ingest(engine, of, part, every=0)
+    made = {
+        (name, number): is_made(tmp_path / f"{name}.kvv", of, engine.config)
+        for name in ("bare", "said")
+        for number, of in enumerate((source(), said, moved, others))
+    }
+    assert [key for key, same in made.items() if same] == [("bare", 0), ("said", 1), ("said", 2)]
 
 
 @pytest.mark.parametrize("max_bytes", [1 << 40, 100_000, 1])

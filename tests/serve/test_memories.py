@@ -1,18 +1,21 @@
 """``kvvideo serve movie.kvv``: a real server in its own process, asked by OpenAI's client and by ``kvvideo ask``."""
 
 import json
+import math
 import os
 import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import openai
 import pytest
@@ -23,7 +26,7 @@ from kvvideo.serve.client import Client
 from kvvideo.serve.notice import Notice, Shown, identity, settings
 from kvvideo.session import EngineConfig
 from tests.conftest import EngineFor
-from tests.helpers.commands import Done, records, run, untimed
+from tests.helpers.commands import records, run, untimed
 from tests.helpers.looking import CLIP, QUESTION, SHOWN, SMALL, STRATEGY, as_asked, sees
 from tests.serve.test_serve import Server, end, start
 
@@ -39,7 +42,6 @@ WORDS = (
     *(w for q in OTHERS for w in ("-q", q)),
 )
 Record = dict[str, Any]
-Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +255,17 @@ def test_wrong_requests_are_refused_and_it_lives_on(server: Server, more: dict[s
     with pytest.raises(openai.BadRequestError, match=says):
         chat(server, more.pop("question", "What?"), **more)
     assert chat(server, "What?").choices[0].finish_reason == "stop"
+
+
+def test_a_moment_that_is_no_number_is_refused_in_a_line(server: Server) -> None:
+    """JSON has no such number, but Python's reads it."""
+    asked = {"model": "film", "messages": [{"role": "user", "content": "What?"}], "at": math.nan}
+    url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(url, json.dumps(asked).encode()))
+    assert refused.value.code == 400
+    message = json.load(refused.value)["error"]["message"]
+    assert message == "at: nan is not a moment of any video; give the seconds from its beginning"
 
 
 def test_clients_that_go_away_are_no_trouble(server: Server, wanted: Wanted) -> None:

@@ -33,6 +33,7 @@ from kvvideo.prompt import OPENING, VIDEO, question_text
 from kvvideo.serve.messages import content
 from kvvideo.serve.server import Serving, main
 from kvvideo.session import EngineConfig
+from kvvideo.session.hub import model_path
 from kvvideo.session.pool import block_bytes
 from kvvideo.tiny.model import MAX_PIXELS, MIN_PIXELS
 from kvvideo.types import Chunk
@@ -424,9 +425,9 @@ def environment() -> Iterator[None]:
     logging.getLogger("vllm").handlers[:] = handlers
 
 
-def serve(*arguments: str, model: str = "tiny", **cache: Any) -> None:
+def serve(*arguments: str, model: str = "tiny", memory: int | None = None, **cache: Any) -> None:
     """The body of the server's process, here."""
-    main(Serving(model, CacheConfig(**cache)).command([*arguments])[3:])
+    main(Serving(model, CacheConfig(**cache), memory=memory).command([*arguments])[3:])
 
 
 NGRAM = json.dumps({"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3})
@@ -456,6 +457,23 @@ def test_what_cannot_be_served_is_refused_at_once(
     assert caught.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kvvideo: ")]
     assert all(word in line for word in words), line
+
+
+@pytest.mark.usefixtures("environment")
+def test_memory_is_the_room_of_all_requests(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """It holds one at its largest; and vLLM's own option stands, as all of them."""
+    found = []
+    monkeypatch.setattr(ServeCommand, "run", lambda _, args: found.append(args.kv_cache_memory_bytes))
+    config = EngineConfig("tiny", CacheConfig(max_tokens=512), "float32")
+    least = (512 // 32 + 2) * block_bytes(model_path("tiny"), config, 32)
+    settings = ("--block-size", "32", "--dtype", "float32", "--port", "0")
+    with pytest.raises(SystemExit):
+        serve(*settings, memory=least - 1, max_tokens=512)
+    says = f"is too little for a request of 512 tokens; use at least {-(-least // 10**6)}MB, or a smaller --max-tokens"
+    assert says in capsys.readouterr().err
+    serve(*settings, memory=least, max_tokens=512)
+    serve(*settings, "--kv-cache-memory-bytes", str(2 * least), memory=least, max_tokens=512)
+    assert found == [least, 2 * least]
 
 
 @pytest.mark.usefixtures("environment")

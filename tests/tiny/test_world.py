@@ -1,11 +1,13 @@
 """The synthetic world, and that training sees what inference will."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from kvvideo import prompt
 from kvvideo.times import format_time, parse_time
-from kvvideo.tiny import model, world
+from kvvideo.tiny import film, model, world
 from kvvideo.tiny.training import packing, streams
 from kvvideo.tiny.training.packing import Ask, ChunkPlan
 
@@ -55,15 +57,18 @@ def test_answers_follow_from_the_slots():
 
 
 @pytest.fixture(scope="module")
-def encode():
+def encode(tmp_path_factory):
     from kvvideo.tiny.training import train
 
-    return train.encoder()
+    directory = tmp_path_factory.mktemp("model")
+    model.write_files(directory)
+    return train.encoder(directory)
 
 
 def test_the_tokenizer_knows_the_worlds_words(encode):
-    for word in [*world.COLOURS, *world.LETTERS, "none"]:
-        assert len(encode(word)) == 1
+    places = [*film.PLACES, *film.SIDES, *film.SAID, film.NOTHING, "1", "6"]
+    for word in [*world.COLOURS, *world.LETTERS, "none", *places, *(f" {word}" for word in film.SAID)]:
+        assert len(encode(word)) == 1, word
     assert len(encode(world.NOT_SEEN)) == 2
     assert all(len(encode(format_time(60 * i + (i + 7) % 60))) == 3 for i in range(60))
     tokens = model.tokenizer()
@@ -217,8 +222,9 @@ def test_a_sample_shows_what_its_truth_says(tmp_path):
         assert np.abs(picture.astype(int) - clip.frame(time)).mean() < 12
 
 
-def test_the_loaded_tokenizer_is_the_one_trained_with(encode):
+def test_the_loaded_tokenizer_is_the_one_trained_with():
     from kvvideo.plugin import compat
+    from kvvideo.tiny.training import train
 
     compat.prepare()
     from transformers import AutoProcessor, AutoTokenizer
@@ -227,6 +233,6 @@ def test_the_loaded_tokenizer_is_the_one_trained_with(encode):
 
     directory = model_path("tiny")
     text = prompt.OPENING + prompt.chunk_text(184.0) + prompt.question_text("When did the letter K appear?")
-    wanted = encode(text).tolist()
+    wanted = train.encoder(Path(directory))(text).tolist()
     assert AutoTokenizer.from_pretrained(directory)(text).input_ids == wanted
     assert AutoProcessor.from_pretrained(directory).tokenizer(text).input_ids == wanted

@@ -55,6 +55,9 @@ Job = TypedDict(
         "fps": NotRequired[Annotated[Above0, Rule(description="As --fps.")]],
         "from": NotRequired[Annotated[Time, Rule(description="As --from.")]],
         "to": NotRequired[Annotated[Time, Rule(description="As --to.")]],
+        "subtitles": NotRequired[
+            Annotated[Path, Rule(description="As --subtitles; a file is relative to the job file.")]
+        ],
         "system": NotRequired[Annotated[Text, Rule(description="What the model is told before each question.")]],
         "meta": NotRequired[Annotated[dict[str, Any], Rule(description="Anything; it is handed through.")]],
     },

@@ -104,6 +104,7 @@ class Done(TypedDict):
     waited_seconds: Seconds
     seconds: Seconds
     load_seconds: NotRequired[Seconds]
+    subtitles: NotRequired[str]
 
 
 class Ingest(TypedDict):
@@ -127,6 +128,7 @@ class Ingest(TypedDict):
     bytes: Count | None
     waited_seconds: Seconds
     seconds: Seconds
+    subtitles: NotRequired[str]
 
 
 class Pace(TypedDict):
@@ -141,7 +143,7 @@ class Pace(TypedDict):
 
 
 class Prediction(TypedDict):
-    """Predicted cost of a run; of ``ingest`` with the fields from ``checkpoints`` on."""
+    """Predicted cost of a run; ``analyze`` has none of the fields from ``checkpoints`` on but ``checkpoint_bytes``."""
 
     type: Literal["prediction"]
     schema: NotRequired[Literal[1]]
@@ -173,6 +175,8 @@ class Prediction(TypedDict):
     answers: NotRequired[Count]
     run_seconds: NotRequired[Seconds | None]
     pace: NotRequired[Pace | None]
+    subtitles: NotRequired[str]
+    words_tokens: NotRequired[Count]
     checkpoints: NotRequired[Count]
     kept_checkpoints: NotRequired[Count]
     checkpoint_bytes: NotRequired[Count]
@@ -267,6 +271,8 @@ class Check(TypedDict):
     weight_bytes: NotRequired[Count]
     pool_bytes: NotRequired[Count | None]
     reserve_bytes: NotRequired[Count]
+    subtitles: NotRequired[str]
+    words_tokens: NotRequired[Count]
 
 
 class CheckTotal(TypedDict):
@@ -284,6 +290,22 @@ class CheckTotal(TypedDict):
     pool_bytes: Count | None
     errors: Count
     findings: Count
+
+
+class Stream(TypedDict):
+    """A video at hand of a batch."""
+
+    jobs: list[str]
+    strategy: str
+    start: Seconds
+    position: Seconds
+    end: Seconds | None
+    share: Share
+    left_seconds: Seconds | None
+    live: Count
+    max_tokens: Positive | None
+    done: Count
+    of: Count
 
 
 class Progress(TypedDict):
@@ -307,6 +329,7 @@ class Progress(TypedDict):
     max_tokens: NotRequired[Positive | None]
     evicted: NotRequired[Count]
     bytes: NotRequired[Count]
+    videos: NotRequired[list[Stream]]
 
 
 Record = Answer | Done | Ingest | Prediction | Failed | Summary | Check | CheckTotal | Progress

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kvvideo.times import parse_time
 from kvvideo.tiny import film, world
 from kvvideo.tiny.film import Moment, Script
 from kvvideo.tiny.training import packing
@@ -16,20 +17,20 @@ from kvvideo.tiny.training.streams import GRIDS, KINDS, Plan, first_time
 from kvvideo.tiny.world import Question
 
 WEIGHTS: dict[film.Kind, float] = {
-    "colour first": 0.10,
-    "colour last": 0.10,
-    "when first": 0.13,
-    "when last": 0.13,
-    "count": 0.10,
-    "after": 0.10,
-    "side": 0.08,
-    "place": 0.07,
-    "place at": 0.07,
-    "said": 0.06,
-    "shown now": 0.04,
-    "place now": 0.02,
+    "colour first": 0.07,
+    "colour last": 0.07,
+    "when first": 0.10,
+    "when last": 0.10,
+    "count": 0.08,
+    "after": 0.08,
+    "side": 0.06,
+    "place": 0.11,
+    "place at": 0.12,
+    "said": 0.12,
+    "shown now": 0.05,
+    "place now": 0.04,
 }
-"""Parts that each kind has of the questions: our choice."""
+"""Parts that each kind has of the questions: our choice, more of what a first run hardly learnt (place, said)."""
 
 TRIES = 20
 """Scenes that are tried until one fits to what came before: our choice."""
@@ -107,7 +108,12 @@ class FilmSource:
         # "it" is the letter of the question before.
         letter = letter_of(before[0][0] if "it" in drawn.q.split() else drawn.q)
         age = -1.0 if drawn.age is None else drawn.age
-        return Ask(chunk, grids, drawn.q, drawn.answer, KINDS.index(drawn.kind), age, letter, before)
+        clock = -1
+        if drawn.kind == "place at":
+            # Of the chunk that shows what was on screen then.
+            named = parse_time(drawn.q.rstrip("?").split()[-1])
+            clock = int(start + (named - start) // world.SLOT * world.SLOT)
+        return Ask(chunk, grids, drawn.q, drawn.answer, KINDS.index(drawn.kind), age, letter, before, clock)
 
     def _question(self, rng: np.random.Generator, moment: Moment, about: str | None = None) -> Question:
         kinds = list(WEIGHTS)
@@ -148,9 +154,10 @@ def _fits(part: Script, before: Script | None, counts: dict[str, int]) -> bool:
 
 
 def marks_of(script: Script) -> Ints:
-    """Return what the hints ask of each pair at each side, ``[slots, GRIDS, sides, 2]``; see ``ChunkPlan``."""
-    marks = np.zeros((len(script), GRIDS, len(film.SIDES), 2), np.int64)
+    """Return what the hints ask of each pair at each side, ``[slots, GRIDS, sides, MARKS]``; see ``ChunkPlan``."""
+    marks = np.zeros((len(script), GRIDS, len(film.SIDES), packing.MARKS), np.int64)
     marks[..., 1] = -1
+    marks[..., 2] = np.array([film.PLACES.index(place) for place in script.places])[:, None, None]
     came: dict[str, int] = {}
     latest = len(world.LETTERS)
     newest = -1
@@ -176,6 +183,8 @@ def _chunks(script: Script, slots: Ints, start: float, width: float) -> list[Chu
         for first in range(0, GRIDS, size):
             at = start + slot * world.SLOT + first * world.SLOT / GRIDS
             grids = bank * GRIDS + first + np.arange(size)
-            words = "" if first else script.words(slot)
-            made.append(ChunkPlan(at, grids, words=words, marks=marks[slot, first : first + size]))
+            line = None if first else script.lines.get(slot)
+            about = world.LETTERS.index(line.letter) if line is not None and line.letter is not None else -1
+            words = "" if line is None else line.text
+            made.append(ChunkPlan(at, grids, words=words, about=about, marks=marks[slot, first : first + size]))
     return made

@@ -16,6 +16,9 @@ from kvvideo.tiny import model
 
 Ints = npt.NDArray[np.int64]
 
+MARKS = 3
+"""What the hints ask of a video token."""
+
 SIDES = np.tile([0, 0, 1, 2, 2], model.ROWS)
 """Side, 0 to 2, that each of a pair's tokens shows."""
 
@@ -27,15 +30,16 @@ class ChunkPlan:
     """A chunk of a stream: its start in seconds, and the stored grids that show its frames.
 
     ``grids`` are indices of frame pairs in a bank; ``spacing`` is the distance of two frame pairs in
-    M-RoPE's temporal positions, tokens per second x seconds per pair. ``words`` are said in it. ``marks`` are what the
-    hints ask of its pairs, ``[grids, sides, 2]``: how often the letter at a side has come so far, and the letter that
-    came before it; -1 where that is not asked.
+    M-RoPE's temporal positions, tokens per second x seconds per pair. ``words`` are said in it, ``about`` the letter of
+    this index. ``marks`` are what the hints ask of its pairs, ``[grids, sides, MARKS]``: how often the letter at a side
+    has come so far, the letter that came before it, and the place; -1 where that is not asked.
     """
 
     start: float
     grids: Ints
     spacing: float = 2.0
     words: str = ""
+    about: int = -1
     marks: Ints | None = None
 
 
@@ -44,7 +48,7 @@ class Ask:
     """A question asked once the first ``grids`` frame pairs of chunk ``chunk`` were seen.
 
     ``letter`` is the index of the letter it is about, -1 if it names none. ``before`` is what was asked and answered
-    before it.
+    before it. ``clock`` are the seconds written before the chunk that it names by its time, -1 if it names none.
     """
 
     chunk: int
@@ -55,6 +59,7 @@ class Ask:
     age: float
     letter: int = -1
     before: tuple[prompt.Turn, ...] = ()
+    clock: int = -1
 
 
 @dataclass
@@ -72,7 +77,8 @@ class Packed:
         asks: the questions, by fork.
         video_starts: ``[chunks]`` stream index of each chunk's first video token.
         times: ``[S]`` seconds that are written before the chunk a token belongs to; 0 for the opening.
-        marks: ``[S, 2]``; as in ``ChunkPlan``, for the video tokens at each side.
+        marks: ``[S, MARKS]``; as in ``ChunkPlan``, for the video tokens at each side.
+        about: ``[S]``; as in ``ChunkPlan``, for the text before the video tokens.
     """
 
     ids: Ints
@@ -85,6 +91,7 @@ class Packed:
     video_starts: Ints
     times: Ints
     marks: Ints
+    about: Ints
 
 
 class Encoder:
@@ -118,7 +125,7 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
     ids, positions, cells = [opening], [_text_positions(0, len(opening))], [np.full(len(opening), -1)]
     at, position = len(opening), len(opening) + offset
     starts, video_starts, video_positions = [], [], []
-    marks = [np.full((len(opening), 2), -1)]
+    marks, about = [np.full((len(opening), MARKS), -1)], [np.full(len(opening), -1)]
     for chunk in chunks:
         text = encode(prompt.chunk_text(chunk.start, chunk.words).removesuffix(prompt.VIDEO) + VISION_START)
         count = len(chunk.grids) * model.TOKENS
@@ -131,8 +138,9 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
         positions += [_text_positions(position, len(text)), video, _text_positions(after, len(close))]
         cell = (chunk.grids[:, None] * model.TOKENS + np.arange(model.TOKENS)).reshape(-1)
         cells += [np.full(len(text), -1), cell, np.full(len(close), -1)]
-        own = np.full((count, 2), -1) if chunk.marks is None else chunk.marks[:, SIDES].reshape(count, 2)
-        marks += [np.full((len(text), 2), -1), own, np.full((len(close), 2), -1)]
+        own = np.full((count, MARKS), -1) if chunk.marks is None else chunk.marks[:, SIDES].reshape(count, MARKS)
+        marks += [np.full((len(text), MARKS), -1), own, np.full((len(close), MARKS), -1)]
+        about += [np.full(len(text), chunk.about), np.full(count + len(close), -1)]
         at += len(text) + count + len(close)
         position = after + len(close)
     limits, forks, labels = [], [], []
@@ -162,6 +170,7 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
         video_starts=np.array(video_starts),
         times=np.repeat([0, *(int(chunk.start) for chunk in chunks)], np.diff([0, *starts, stream])),
         marks=np.concatenate(marks),
+        about=np.concatenate(about),
     )
 
 
@@ -171,13 +180,13 @@ class Batch:
 
     Attributes:
         ids: ``[B, S + F]``; positions: ``[3, B, S + F]``; cells: ``[B, S + F]``.
-        times: ``[B, S]``, marks: ``[B, S, 2]``; as in ``Packed``.
+        times, about: ``[B, S]``, marks: ``[B, S, MARKS]``; as in ``Packed``.
         limit, fork: ``[B, F]``; padding belongs to fork -1.
         where: ``[N]`` flat index into ``B x (S + F)`` of each token whose follower is asked for.
         targets: ``[N]`` those followers.
         question: ``[N]`` the question each belongs to, counted over the batch.
-        kinds, ages, sizes, letters: ``[Q]`` of each question: its kind, its age in seconds (-1: not
-            seen), the chunks of its stream, and the letter it names (-1: none).
+        kinds, ages, sizes, letters, clocks: ``[Q]`` of each question: its kind, its age in seconds (-1: not
+            seen), the chunks of its stream, the letter it names (-1: none), and its ``Ask``'s clock.
     """
 
     ids: Ints
@@ -185,6 +194,7 @@ class Batch:
     cells: Ints
     times: Ints
     marks: Ints
+    about: Ints
     limit: Ints
     fork: Ints
     where: Ints
@@ -194,6 +204,7 @@ class Batch:
     ages: npt.NDArray[np.float64]
     sizes: Ints
     letters: Ints
+    clocks: Ints
 
 
 def collate(packed: list[Packed], multiple: int = 32) -> Batch:
@@ -208,7 +219,8 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
     total = stream + forks
     ids, cells = np.zeros((rows, total), np.int64), np.full((rows, total), -1)
     positions = np.zeros((3, rows, total), np.int64)
-    times, marks = np.zeros((rows, stream), np.int64), np.full((rows, stream, 2), -1)
+    times, marks = np.zeros((rows, stream), np.int64), np.full((rows, stream, MARKS), -1)
+    about = np.full((rows, stream), -1)
     limit, fork = np.ones((rows, forks), np.int64), np.full((rows, forks), -1)
     where, targets, question = [], [], []
     asked = 0
@@ -218,7 +230,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         cells[row, :s] = one.cells[:s]
         positions[:, row, :s] = one.positions[:, :s]
         positions[:, row, stream : stream + f] = one.positions[:, s:]
-        times[row, :s], marks[row, :s] = one.times, one.marks
+        times[row, :s], marks[row, :s], about[row, :s] = one.times, one.marks, one.about
         limit[row, :f], fork[row, :f] = one.limit, one.fork
         index = np.flatnonzero(one.labels >= 0)
         where.append(row * total + stream + index)
@@ -233,6 +245,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         cells=cells,
         times=times,
         marks=marks,
+        about=about,
         limit=limit,
         fork=fork,
         where=np.concatenate(where),
@@ -242,6 +255,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
         ages=np.array([ask.age for ask in asks]),
         sizes=np.array(sizes),
         letters=np.array([ask.letter for ask in asks]),
+        clocks=np.array([ask.clock for ask in asks]),
     )
 
 

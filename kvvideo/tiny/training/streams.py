@@ -150,6 +150,7 @@ def _subject(rng: np.random.Generator, kind: world.Kind, drawn: _Drawn, now: int
 
 
 def first_time(rng: np.random.Generator, plan: Plan) -> float:
+    """Return the seconds at which a stream's first chunk begins: as ``plan`` has it, or drawn."""
     if plan.start is not None:
         return plan.start
     # A short stream from 0:00 would never show a time with other digits, hence fewer of those.

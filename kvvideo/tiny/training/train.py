@@ -3,8 +3,8 @@
 First the vision tower learns to turn a picture into the embeddings of the words for what it shows. Then it is frozen,
 banks of drawn slots of both worlds become banks of embeddings, and the language model learns to answer on streams that
 grow as it gets better, from one chunk to ten minutes. At last it is evaluated on slots it never saw. Nothing is ever
-evicted. ``DIR`` gets ``model.safetensors`` (bfloat16), ``eval.json``, ``state.json`` and ``log.txt``;
-``kvvideo.tiny.model`` writes the files that belong beside the weights. ``--resume DIR`` goes on from an earlier run.
+evicted. ``DIR`` gets ``model.safetensors`` (bfloat16) and the files that belong beside it, ``eval.json``,
+``state.json`` and ``log.txt``. ``--resume DIR`` goes on from an earlier run.
 """
 
 import argparse
@@ -64,8 +64,6 @@ LETTERS_SHARE = 0.25
 EVAL_CHUNKS = (16, 32, 60, 120, 150)
 AGES = (0, 16, 64, 256, 600)
 
-TOKENIZER = Path(model.__file__).parent / "weights" / "tokenizer.json"
-
 CLIP_SLOTS = 24
 """Slots of a clip drawn for the bank."""
 
@@ -87,7 +85,7 @@ class Scale:
 
 
 SCALES = {
-    "cuda": Scale(6144, 30720, 1920, 1920, 1024, 32768, 49152, 3, 10, 5.0),
+    "cuda": Scale(6144, 30720, 7680, 1920, 1024, 32768, 49152, 3, 10, 5.0),
     "cpu": Scale(240, 960, 240, 240, 48, 2048, 6144, 1, 1, 10.0),
 }
 
@@ -338,14 +336,14 @@ class Reading(torch.nn.Module):
 
 
 def train_vision(
-    whole: Any, vision: compute.Vision, banks: list[Bank], *, scale: Scale, until: float, log: Log
+    whole: Any, vision: compute.Vision, banks: list[Bank], encode: Encoder, *, scale: Scale, until: float, log: Log
 ) -> None:
     """Teach the vision tower what pictures show until ``until`` seconds, or until it makes few mistakes.
 
     ``banks`` are of the letters' world and of films; a quarter of the pictures is of the first.
     """
     device = banks[0].frames.device
-    reading = Reading(whole.get_input_embeddings().weight.detach(), encoder()).to(device)
+    reading = Reading(whole.get_input_embeddings().weight.detach(), encode).to(device)
     named = [*whole.model.visual.named_parameters(), *reading.named_parameters()]
     adam = optimizer(named, 1e-3, device)
     begin, shown, step = log.elapsed(), log.elapsed(), 0
@@ -451,11 +449,12 @@ def draw_batch(sources: tuple[Source, FilmSource], rng: np.random.Generator, lev
     return packing.collate([source.draw(rng, plan) for _ in range(rows)])
 
 
-def _produce(seed: int, level: Any, scale: Scale, box: Any, queue: Any) -> None:
+def _produce(seed: int, level: Any, scale: Scale, directory: Path, box: Any, queue: Any) -> None:
     try:
         rng = np.random.default_rng(seed)
         drawn: Sources = box.get()
-        sources = Source(drawn.labels, encoder()), FilmSource(drawn.scenes, encoder())
+        encode = encoder(directory)
+        sources = Source(drawn.labels, encode), FilmSource(drawn.scenes, encode)
         while True:
             queue.put(draw_batch(sources, rng, level.value, scale))
     except (KeyboardInterrupt, BrokenPipeError):
@@ -470,13 +469,17 @@ class Producer:
     They are forked at once, while there is neither a thread nor an accelerator to inherit, and wait.
     """
 
-    def __init__(self, seed: int, scale: Scale) -> None:
+    def __init__(self, seed: int, scale: Scale, directory: Path) -> None:
         context = multiprocessing.get_context("fork")
         self.level = context.Value("i", 0)
         self._queue = context.Queue(maxsize=2 * scale.workers)
         self._box = context.Queue()
         self._workers = [
-            context.Process(target=_produce, args=(seed + i, self.level, scale, self._box, self._queue), daemon=True)
+            context.Process(
+                target=_produce,
+                args=(seed + i, self.level, scale, directory, self._box, self._queue),
+                daemon=True,
+            )
             for i in range(scale.workers)
         ]
         for worker in self._workers:
@@ -520,7 +523,8 @@ class Hints(torch.nn.Module):
     Video tokens should know the time that is written before them, so that it is found with what they
     show. Each token of an answer should know the letter that was asked about: the first of them learns it
     alone, but the second half of a time was guessed (0.4 right) for whole runs without this. Of a film, video tokens
-    should also know how often the letter at their side has come, and the letter that came before it.
+    should also know how often the letter at their side has come, the letter that came before it and the place, a line's
+    tokens the letter it is about, and the answer's tokens the time that was asked about.
     """
 
     SIZES = (10, 60, 60)
@@ -533,6 +537,9 @@ class Hints(torch.nn.Module):
         self.letter = torch.nn.Linear(hidden, self.LETTERS)
         self.count = torch.nn.Linear(hidden, film.MOST + 1)
         self.before = torch.nn.Linear(hidden, self.LETTERS)
+        self.place = torch.nn.Linear(hidden, len(film.PLACES))
+        self.about = torch.nn.Linear(hidden, self.LETTERS)
+        self.named = torch.nn.Linear(hidden, sum(self.SIZES))
         self._states: torch.Tensor | None = None
         self.hook = language_model.layers[HINT_LAYERS - 1].register_forward_hook(self._keep)
 
@@ -540,25 +547,34 @@ class Hints(torch.nn.Module):
         self._states = output[0] if isinstance(output, tuple) else output
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of the latest forward pass, which was of ``batch``: for the time plus for the letter."""
+        """Return the loss of the latest forward pass, which was of ``batch``: the sum of all hints."""
         assert self._states is not None
         states, self._states = self.norm(self._states), None
         device, width = states.device, batch.times.shape[1]
         video = compute.load(batch.cells[:, :width], device) >= 0
-        times = compute.load(batch.times, device)[video]
-        logits = torch.split(self.clock(states[:, :width][video]).float(), [*self.SIZES], dim=1)
-        targets = ((times // 3600).clamp(max=9), times // 60 % 60, times % 60)
-        clock = torch.stack([F.cross_entropy(x, y) for x, y in zip(logits, targets, strict=True)]).sum()
-        asked = compute.load(batch.letters, device)[compute.load(batch.question, device)] % self.LETTERS
+        clock = self._clocks(self.clock(states[:, :width][video]), compute.load(batch.times, device)[video])
+        question = compute.load(batch.question, device)
         answering = states.flatten(0, 1)[compute.load(batch.where, device)]
+        asked = compute.load(batch.letters, device)[question] % self.LETTERS
         loss = clock + F.cross_entropy(self.letter(answering).float(), asked)
-        marks = compute.load(batch.marks, device).flatten(0, 1)
-        for mark, head in enumerate((self.count, self.before)):
-            logits_ = head(states[:, :width].flatten(0, 1)).float()
-            # Of streams that ask for none the mean would be no number.
-            total = F.cross_entropy(logits_, marks[:, mark], ignore_index=-1, reduction="sum")
-            loss = loss + total / (marks[:, mark] >= 0).sum().clamp(min=1)
-        return loss
+        loss = loss + self._clocks(self.named(answering), compute.load(batch.clocks, device)[question])
+        seen, marks = states[:, :width].flatten(0, 1), compute.load(batch.marks, device).flatten(0, 1)
+        for mark, head in enumerate((self.count, self.before, self.place)):
+            loss = loss + _mean(head(seen), marks[:, mark])
+        return loss + _mean(self.about(seen), compute.load(batch.about, device).flatten())
+
+    def _clocks(self, logits: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
+        """Return the loss of hours, minutes and seconds; those below zero do not count."""
+        parts = torch.split(logits, [*self.SIZES], dim=1)
+        targets = ((seconds // 3600).clamp(max=9), seconds // 60 % 60, seconds % 60)
+        losses = [_mean(x, torch.where(seconds < 0, -1, y)) for x, y in zip(parts, targets, strict=True)]
+        return torch.stack(losses).sum()
+
+
+def _mean(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean loss of the targets that are not -1; 0 if all are."""
+    total = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
+    return total / (targets >= 0).sum().clamp(min=1)
 
 
 class Tally:
@@ -728,11 +744,11 @@ def load_weights(whole: Any, directory: Path) -> None:
     whole.load_state_dict(found.state_dict())
 
 
-def encoder() -> Encoder:
-    """Return the encoder of the shipped tokenizer."""
+def encoder(directory: Path) -> Encoder:
+    """Return the encoder of the tokenizer in ``directory``."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     return Encoder(lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids))
 
 
@@ -747,7 +763,6 @@ def prepare_imports() -> None:
 
 def build(resume: Path | None) -> tuple[Any, dict[str, Any]]:
     """Return the model as drawn, or as an earlier run left it in ``resume``, and how far it got."""
-    prepare_imports()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     whole = Qwen2_5_VLForConditionalGeneration(model.config()).to(torch.float32)
@@ -761,14 +776,18 @@ def build(resume: Path | None) -> tuple[Any, dict[str, Any]]:
 
 def train(args: argparse.Namespace) -> None:
     """Train both parts and evaluate, with the options of the command line."""
-    args.out.mkdir(parents=True, exist_ok=True)
+    prepare_imports()
+    model.write_files(args.out)
+    if args.resume is not None:
+        # Words are numbered as they were; another release of the tokenizers might choose others.
+        shutil.copyfile(args.resume / "tokenizer.json", args.out / "tokenizer.json")
     log = Log(args.out / "log.txt")
     device, scale = torch.device(args.device), SCALES[args.device]
     total = args.minutes * 60.0
     cores = min(16, len(os.sched_getaffinity(0)))
     # Workers come first: they must not inherit a running accelerator.
     pool = multiprocessing.get_context("fork").Pool(cores if args.device == "cuda" else 1)
-    producer = Producer(1000 * (args.seed + 1), scale)
+    producer = Producer(1000 * (args.seed + 1), scale, args.out)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     # Its kernels for masked attention are picky; the two others serve every shape here.
@@ -776,6 +795,7 @@ def train(args: argparse.Namespace) -> None:
     seed = 1_000_000 * (args.seed + 1)
     banks = [Bank(pool, draw_clip, scale.letters, seed, device), Bank(pool, draw_film, scale.films, seed, device)]
 
+    encode = encoder(args.out)
     whole, state = build(args.resume)
     whole = whole.to(device)
     compute.use_packed_attention(whole)
@@ -791,7 +811,7 @@ def train(args: argparse.Namespace) -> None:
 
     if not state["vision"]:
         until = args.vision_share * total
-        train_vision(whole, vision, banks, scale=scale, until=until, log=log)
+        train_vision(whole, vision, banks, encode, scale=scale, until=until, log=log)
     for bank in banks:
         bank.wait()
     held_out = [Bank(pool, draw, scale.held_out, 900_000_000, device) for draw in (draw_clip, draw_film, draw_unseen)]
@@ -809,7 +829,7 @@ def train(args: argparse.Namespace) -> None:
         # What is shipped is what is evaluated.
         for parameter in whole.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
-    report = evaluate(whole, vision, held_out, encoder(), until=total, log=log)
+    report = evaluate(whole, vision, held_out, encode, until=total, log=log)
     (args.out / "eval.json").write_text(json.dumps(report, indent=1) + "\n")
     pool.terminate()
     log("done")
