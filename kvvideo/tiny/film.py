@@ -6,7 +6,7 @@ happens, in slots of four seconds; ``kvvideo.tiny.scenery`` draws it.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -171,7 +171,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Script:
-    """What happens: ``places`` by slot, ``visits`` in order of time, ``lines`` by slot."""
+    """A film without its pictures: ``places`` by slot, ``visits`` in order of time, ``lines`` by slot."""
 
     places: tuple[str, ...]
     visits: tuple[Visit, ...]
@@ -355,7 +355,7 @@ class Moment:
 
     @property
     def shown(self) -> list[Visit]:
-        """What is on screen, from left to right."""
+        """Visits on screen, from left to right."""
         last = self.now - 1.0
         return sorted((v for v in self.script.visits if v.shows(last)), key=lambda v: v.side)
 
@@ -443,18 +443,3 @@ def _answer(moment: Moment, kind: Kind, letter: str, first: bool) -> tuple[str, 
 
 def _age(moment: Moment, slot: int) -> float:
     return max(0.0, moment.now - (slot + 1) * SLOT)
-
-
-def answers(kind: str) -> Sequence[str]:
-    """Return all answers of ``kind`` that are words; empty for times and letters."""
-    if kind.startswith("colour"):
-        return (*COLOURS, NOT_SEEN)
-    found: dict[str, Sequence[str]] = {
-        "side": (*SIDES, NOT_SEEN),
-        "place": (*PLACES, NOT_SEEN),
-        "place at": PLACES,
-        "place now": PLACES,
-        "said": (*SAID, NOTHING),
-        "count": (*(str(n) for n in range(1, MOST + 1)), NOT_SEEN),
-    }
-    return found.get(kind, ())

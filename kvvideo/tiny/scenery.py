@@ -351,8 +351,8 @@ def _street(rng: np.random.Generator, draw: ImageDraw.ImageDraw, colour: _Palett
     while x < WIDE:
         wide, top = float(rng.uniform(40, 80)), float(rng.uniform(0, 0.3)) * TALL
         draw.rectangle((x, top, x + wide, road), fill=colour(85, 78, 76))
-        for wx in np.arange(x + 6, x + wide - 8, 14):
-            for wy in np.arange(top + 8, road - 10, 17):
+        for wx in np.arange(x + 6, x + wide - 8, 14).tolist():
+            for wy in np.arange(top + 8, road - 10, 17).tolist():
                 draw.rectangle((wx, wy, wx + 7, wy + 9), fill=colour(150, 140, 100))
         x += wide
     for x in range(0, WIDE, 50):
@@ -396,7 +396,7 @@ def _harbour(rng: np.random.Generator, draw: ImageDraw.ImageDraw, colour: _Palet
     """Paint masts and hulls over dark water."""
     sea = rng.uniform(0.55, 0.7) * TALL
     _horizon(draw, sea, colour(140, 135, 140), colour(24, 50, 66))
-    for x in np.arange(rng.uniform(0, 30), WIDE, rng.uniform(34, 48)):
+    for x in np.arange(rng.uniform(0, 30), WIDE, rng.uniform(34, 48)).tolist():
         top = rng.uniform(0.05, 0.2) * TALL
         draw.line((x, top, x, sea), fill=colour(60, 45, 35), width=3)
         draw.line((x, top, x + 16, sea), fill=colour(60, 45, 35), width=1)
@@ -409,7 +409,7 @@ def _library(rng: np.random.Generator, draw: ImageDraw.ImageDraw, colour: _Palet
     draw.rectangle((0, 0, WIDE, TALL), fill=colour(52, 34, 22))
     high = float(rng.uniform(30, 42))
     kinds = ((110, 40, 36), (40, 66, 60), (120, 100, 60), (50, 50, 90), (90, 84, 80))
-    for y in np.arange(4, TALL, high):
+    for y in np.arange(4, TALL, high).tolist():
         x = 0.0
         while x < WIDE:
             wide, less = float(rng.uniform(4, 10)), float(rng.uniform(0, 8))

@@ -17,7 +17,7 @@ from kvvideo.tiny import model
 Ints = npt.NDArray[np.int64]
 
 MARKS = 3
-"""What the hints ask of a video token."""
+"""Questions that the hints ask of a video token."""
 
 SIDES = np.tile([0, 0, 1, 2, 2], model.ROWS)
 """Side, 0 to 2, that each of a pair's tokens shows."""

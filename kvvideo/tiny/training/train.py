@@ -424,7 +424,7 @@ def embed(vision: compute.Vision, banks: list[Bank], versions: int, dtype: torch
 
 @dataclass(frozen=True)
 class Sources:
-    """What streams are drawn from: labels of the letters' world, and scenes of films that lie behind in the bank."""
+    """Labels of the letters' world, and scenes of films that lie behind them in the bank, to draw streams from."""
 
     labels: Labels
     scenes: Scenes
@@ -677,7 +677,7 @@ def evaluate(
     tokens = embed(vision, banks, 1, torch.float32)
     sources = Sources.of(banks[:2])
     behind = len(banks[0].frames) + len(banks[1].frames)
-    by_name = {
+    by_name: dict[str, Source | FilmSource] = {
         "letters": Source(sources.labels, encode),
         "film": FilmSource(sources.scenes, encode),
         "unseen": FilmSource(Scenes(banks[2].scripts, behind), encode),
