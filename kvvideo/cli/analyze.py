@@ -127,8 +127,10 @@ def command(
         reading = watching.reading(config)
     choice = output.choice(len(caches))
     source = watching.source(video, reading, _written(choice, video, names))
-    looking, config = recall.looking(), config if source.subtitles is None else config.with_words(source.chunk_seconds)
-    config = looking.room_in(config, reading["fps"], reading["chunk_seconds"], reading["max_pixels"])
+    looking = recall.looking()
+    config = looking.room_in(
+        config.with_words_of(source), reading["fps"], reading["chunk_seconds"], reading["max_pixels"]
+    )
     config, caches = cache.settle(config, caches, reading, engine.max_model_len)
     asking = asked.asking(questions, reading["start"], max_answer_tokens)
     # Questions that cannot be asked show before anything is loaded.

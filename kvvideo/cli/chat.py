@@ -110,7 +110,7 @@ def command(
 
     subject = _subject(context, video, beside, watching, config)
     if not isinstance(subject, Path):
-        config = config if subject.subtitles is None else config.with_words(subject.chunk_seconds)
+        config = config.with_words_of(subject)
         sized = looking.room_in(config, subject.fps, subject.chunk_seconds, subject.max_pixels)
         sized = with_room_for(others(sized.cache), sized)
         config, _ = cache.settle(sized, [sized.cache], subject.as_dict(), engine.max_model_len)

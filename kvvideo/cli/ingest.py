@@ -94,8 +94,7 @@ def command(
     if resume and cache.is_auto:
         cache = replace(cache, max_tokens=recorded_tokens(path))
     source = watching.source(video, reading)
-    config = config if source.subtitles is None else config.with_words(source.chunk_seconds)
-    config, _ = cache.settle(config, [config.cache], reading, engine.max_model_len)
+    config, _ = cache.settle(config.with_words_of(source), [config.cache], reading, engine.max_model_len)
     from kvvideo.session import BASELINES
 
     if config.cache.strategy in BASELINES:

@@ -130,7 +130,7 @@ def _settled(
     source = Source.from_dict(source.as_dict())
     if subtitles is not None or not isinstance(video, Source):
         source = source.with_subtitles(os.fsdecode(subtitles or AUTO_SUBTITLES), note=logger.info)
-    return config if source.subtitles is None else config.with_words(source.chunk_seconds), source
+    return config.with_words_of(source), source
 
 
 def _taken(settings: dict[str, Any], kind: Any) -> dict[str, Any]:

@@ -325,8 +325,7 @@ def find(
         else:
             low, high = frame_pixels(config)
             video = Source(os.fsdecode(source), min_pixels=low, max_pixels=high).with_subtitles(subtitles)
-            room = config if video.subtitles is None else config.with_words(video.chunk_seconds)
-            subjects.append(of_video(video, room))
+            subjects.append(of_video(video, config.with_words_of(video)))
     search = Search(subjects, words, count)
     search.run()
     if search.failure is not None:

@@ -1,12 +1,15 @@
 """``EngineConfig``: the settings of an engine."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvvideo.compression.config import CacheConfig
 from kvvideo.compression.options import check_whole
 from kvvideo.errors import ConfigError
 from kvvideo.prompt import system_text, words_tokens
+
+if TYPE_CHECKING:
+    from kvvideo.video import Source
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Dtypes that a model can be computed in; ``auto`` is its own."""
@@ -80,3 +83,7 @@ class EngineConfig:
         """Return the same with room for the words of chunks of so many seconds, of which a question may show one."""
         words = words_tokens(chunk_seconds)
         return replace(self, words_tokens=words, question_tokens=self.question_tokens + words)
+
+    def with_words_of(self, source: "Source") -> "EngineConfig":
+        """Return the same with room for the words of ``source``; as it is if that has none."""
+        return self if source.subtitles is None else self.with_words(source.chunk_seconds)

@@ -200,10 +200,6 @@ class Script:
         lines = {slot - first: line for slot, line in self.lines.items() if first <= slot < end}
         return Script(self.places[first:end], tuple(sorted(visits, key=_order)), lines)
 
-    def words(self, slot: int) -> str:
-        """Return what is said in ``slot``; empty if nothing is."""
-        return self.lines[slot].text if slot in self.lines else ""
-
 
 def _order(visit: Visit) -> tuple[int, int]:
     return visit.first, visit.side
@@ -385,9 +381,7 @@ def possible(moment: Moment, kind: Kind) -> list[str]:
     return list(seen)
 
 
-def ask(
-    rng: np.random.Generator, moment: Moment, kind: Kind, about: str | None = None, t: float | None = None
-) -> Question | None:
+def ask(rng: np.random.Generator, moment: Moment, kind: Kind, about: str | None = None) -> Question | None:
     """Draw a question of ``kind`` at ``moment``, or return None if none can be asked.
 
     Args:
@@ -395,7 +389,6 @@ def ask(
         moment: what was seen.
         kind: of the question.
         about: a letter, or a slot as digits; drawn if None, one question in ten about a letter never seen.
-        t: seconds that the question carries as the moment it is asked at.
     """
     if about is None:
         pool = possible(moment, kind)
@@ -411,14 +404,16 @@ def ask(
         slot = int(about)
         # Any even second, as a person would name one.
         clock = moment.start + slot * SLOT + 2.0 * float(rng.random() < 0.3)
-        return Question(t, way.format(clock=format_time(clock)), moment.script.places[slot], kind, _age(moment, slot))
+        return Question(
+            None, way.format(clock=format_time(clock)), moment.script.places[slot], kind, _age(moment, slot)
+        )
     if kind == "place now":
-        return Question(t, way, moment.script.places[moment.slot], kind, 0.0)
+        return Question(None, way, moment.script.places[moment.slot], kind, 0.0)
     if kind == "shown now":
-        return Question(t, way, " ".join(v.letter for v in moment.shown) or NONE, kind, 0.0)
+        return Question(None, way, " ".join(v.letter for v in moment.shown) or NONE, kind, 0.0)
     q = way.format(letter=about, time="first" if first else "last")
     answer, age = _answer(moment, kind, about, first)
-    return Question(t, q, answer, kind, age)
+    return Question(None, q, answer, kind, age)
 
 
 def _answer(moment: Moment, kind: Kind, letter: str, first: bool) -> tuple[str, float | None]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 from kvvideo.tiny import film
 from kvvideo.tiny.film import PLACES, Script, Visit
-from kvvideo.tiny.world import COLOURS, HEIGHT, SLOT, WIDTH, Shape, draw_shape, muted
+from kvvideo.tiny.world import COLOURS, HEIGHT, SLOT, WIDTH, Shape, draw_shape, random_shape
 
 WIDE, TALL = 416, 176
 """Size of the whole of a place, over which the camera pans."""
@@ -70,19 +70,13 @@ class Film:
         width: int = WIDTH,
         height: int = HEIGHT,
     ) -> None:
+        self.script = film.draw_script(np.random.default_rng([seed, slots]), slots) if script is None else script
         rng = np.random.default_rng([seed, slots, 11])
-        drawn = film.draw_script(rng, slots)
-        self.script = drawn if script is None else script
         self.seed, self.width, self.height, self._unseen = seed, width, height, unseen
         self._views = _draw_views(rng, self.script, unseen)
         self._looks = {visit: _draw_look(rng, unseen) for visit in self.script.visits}
         self._pictures: dict[str, Image.Image] = {}
         self._glyphs: dict[Visit, tuple[Image.Image, Image.Image]] = {}
-
-    @property
-    def duration(self) -> float:
-        """Length in seconds."""
-        return len(self.script) * SLOT
 
     def slot_index(self, t: float) -> int:
         """Return the index of the slot that shows at ``t`` seconds; the last one from the end on."""
@@ -179,23 +173,10 @@ def _draw_views(rng: np.random.Generator, script: Script, unseen: bool) -> list[
                 speed=float(rng.uniform(0.1, 0.25) if unseen else rng.uniform(0, 0.12)),
                 lift=float(rng.uniform(0, 2 * math.pi)),
                 light=float(rng.uniform(0.6, 1.15) if unseen else rng.uniform(0.75, 1.1)),
-                shapes=tuple(_draw_passing(rng) for _ in range(passing)),
+                shapes=tuple(random_shape(rng, 0.08, 0.04, (0.05, 0.15)) for _ in range(passing)),
             )
         )
     return views
-
-
-def _draw_passing(rng: np.random.Generator) -> Shape:
-    return Shape(
-        int(rng.integers(4)),
-        muted(rng),
-        float(rng.uniform(0, 1.4)),
-        float(rng.uniform(0, 1.4)),
-        float(rng.uniform(-0.08, 0.08)),
-        float(rng.uniform(-0.04, 0.04)),
-        float(rng.uniform(0.05, 0.15)),
-        float(rng.uniform(0, 6.28)),
-    )
 
 
 def _draw_look(rng: np.random.Generator, unseen: bool) -> Look:

@@ -254,6 +254,20 @@ class Clip:
         return picture
 
 
+def random_shape(rng: np.random.Generator, across: float, down: float, sizes: tuple[float, float]) -> Shape:
+    """Draw how a shape looks that moves at most so fast, of a size between two."""
+    return Shape(
+        int(rng.integers(4)),
+        _muted(rng),
+        float(rng.uniform(0, 1.4)),
+        float(rng.uniform(0, 1.4)),
+        float(rng.uniform(-across, across)),
+        float(rng.uniform(-down, down)),
+        float(rng.uniform(*sizes)),
+        float(rng.uniform(0, 6.28)),
+    )
+
+
 def draw_shape(draw: ImageDraw.ImageDraw, shape: Shape, t: float, width: int, height: int) -> None:
     """Draw ``shape`` as it is at ``t`` seconds into a picture of ``width`` x ``height``."""
     size = shape.size * height
@@ -279,7 +293,7 @@ def _grid() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     return x, y
 
 
-def muted(rng: np.random.Generator) -> tuple[int, int, int]:
+def _muted(rng: np.random.Generator) -> tuple[int, int, int]:
     """Draw a dull colour, well apart from the letters' colours."""
     grey = rng.uniform(25, 125)
     red, green, blue = (int(c) for c in np.clip(grey + rng.uniform(-24, 24, 3), 8, 150))
@@ -287,26 +301,14 @@ def muted(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _draw_shot(rng: np.random.Generator, start: float) -> _Shot:
-    shapes = tuple(
-        Shape(
-            int(rng.integers(4)),
-            muted(rng),
-            float(rng.uniform(0, 1.4)),
-            float(rng.uniform(0, 1.4)),
-            float(rng.uniform(-0.06, 0.06)),
-            float(rng.uniform(-0.06, 0.06)),
-            float(rng.uniform(0.08, 0.35)),
-            float(rng.uniform(0, 6.28)),
-        )
-        for _ in range(int(rng.integers(3, 8)))
-    )
+    shapes = tuple(random_shape(rng, 0.06, 0.06, (0.08, 0.35)) for _ in range(int(rng.integers(3, 8))))
     wave = (
         float(rng.uniform(-6, 6)),
         float(rng.uniform(-6, 6)),
         float(rng.uniform(-0.6, 0.6)),
         float(rng.uniform(0, 6.28)),
     )
-    return _Shot(start, muted(rng), muted(rng), wave, shapes)
+    return _Shot(start, _muted(rng), _muted(rng), wave, shapes)
 
 
 def _draw_look(rng: np.random.Generator) -> _Look:

@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(films: Path, capfd: p
 
 @pytest.mark.usefixtures("watched")
 def test_answers_are_no_subtitles(films: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What a run wrote beside the video is not read by the same run, and never replaces what is read."""
+    """A file beside the video that a run writes is not read by that run, and never replaces what is read."""
     for _ in range(2):
         done = run(capfd, "analyze", "bare.mp4", *MODEL, *ASKED[:2], "-q", "What?", "-o", "bare.srt", "--force")
         assert done.returncode == 0, done.stderr

@@ -195,6 +195,15 @@ def varied_chunks(count: int) -> list[Chunk]:
     return chunks
 
 
+def feed_both(session: VideoSession, stream: Stream, chunk: Chunk, first: bool) -> None:
+    """Let both see ``chunk``, and check that they hold the same."""
+    session.ingest(chunk)
+    feed_chunk(stream, chunk, first)
+    stats = session.stats()
+    assert (stats.seen, stats.live, stats.compactions) == (stream.seen, stream.live, stream.compactions)
+    check_kept(session._live_positions(), stream)
+
+
 @each_strategy
 def test_a_session(engine_for: EngineFor, reference: Model, strategy: str):
     """Folded at each chunk, asked in between, it equals one stream that was never folded nor asked."""
@@ -202,11 +211,7 @@ def test_a_session(engine_for: EngineFor, reference: Model, strategy: str):
     chunks = varied_chunks(34)
     with VideoSession(engine) as session:
         for index, chunk in enumerate(chunks[:-1]):
-            session.ingest(chunk)
-            feed_chunk(stream, chunk, first=index == 0)
-            stats = session.stats()
-            assert (stats.seen, stats.live, stats.compactions) == (stream.seen, stream.live, stream.compactions)
-            check_kept(session._live_positions(), stream)
+            feed_both(session, stream, chunk, first=index == 0)
             if index % 6 == 3:
                 for question in ("What is it?", "Where was the red ball when it all began?"):
                     check_answer(stream, question, session.ask(question, max_tokens=12, logprobs=True))
@@ -223,11 +228,7 @@ def test_a_session_of_chunks_with_words(engine_for: EngineFor, reference: Model,
     chunks = [replace(chunk, words=f"Number {n}.") if n % 3 else chunk for n, chunk in enumerate(varied_chunks(16))]
     with VideoSession(engine) as session:
         for index, chunk in enumerate(chunks[:-1]):
-            session.ingest(chunk)
-            feed_chunk(stream, chunk, first=index == 0)
-            stats = session.stats()
-            assert (stats.seen, stats.live, stats.compactions) == (stream.seen, stream.live, stream.compactions)
-            check_kept(session._live_positions(), stream)
+            feed_both(session, stream, chunk, first=index == 0)
         answer = session.ask("And now?", also=chunks[-1], max_tokens=8, logprobs=True)
         check_answer(stream, "And now?", answer, chunks[-1])
     assert strategy == "full" or stream.compactions >= 3

@@ -3,14 +3,14 @@
 The truth follows from the scripts of the parts, so a bank of scenes gives more streams than could ever be drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kvvideo.times import parse_time
 from kvvideo.tiny import film, world
-from kvvideo.tiny.film import Moment, Script
+from kvvideo.tiny.film import Moment, Script, Visit
 from kvvideo.tiny.training import packing
 from kvvideo.tiny.training.packing import Ask, ChunkPlan, Encoder, Ints, Packed
 from kvvideo.tiny.training.streams import GRIDS, KINDS, Plan, first_time
@@ -31,9 +31,6 @@ WEIGHTS: dict[film.Kind, float] = {
     "place now": 0.04,
 }
 """Parts that each kind has of the questions: our choice, more of what a first run hardly learnt (place, said)."""
-
-TRIES = 20
-"""Scenes that are tried until one fits to what came before: our choice."""
 
 FOLLOWING = 0.15
 """Part of the questions that another one came before: our choice."""
@@ -75,16 +72,13 @@ class FilmSource:
         shares = rng.dirichlet((0.7, 1.0, 0.7))
         length = 0
         while length < count:
-            for _ in range(TRIES):
-                group = self._classes[rng.choice(3, p=shares)]
-                number = int(group[rng.integers(len(group))])
-                whole = self._scenes.scripts[number]
-                size = min(count - length, int(np.exp(rng.uniform(0, np.log(len(whole) + 1)))))
-                first = int(rng.integers(len(whole) - size + 1))
-                part = whole.part(first, first + size)
-                if _fits(part, parts[-1] if parts else None, counts):
-                    break
-            else:
+            group = self._classes[rng.choice(3, p=shares)]
+            number = int(group[rng.integers(len(group))])
+            whole = self._scenes.scripts[number]
+            size = min(count - length, int(np.exp(rng.uniform(0, np.log(len(whole) + 1)))))
+            first = int(rng.integers(len(whole) - size + 1))
+            part = whole.part(first, first + size)
+            if not _fits(part, parts[-1] if parts else None, counts):
                 continue
             for visit in part.visits:
                 counts[visit.letter] = counts.get(visit.letter, 0) + 1
@@ -153,6 +147,12 @@ def _fits(part: Script, before: Script | None, counts: dict[str, int]) -> bool:
     return before is None or not film.clashes(before, part)
 
 
+def pairs_of(visit: Visit) -> Iterator[tuple[int, slice]]:
+    """Yield each slot of ``visit``, and those of its pairs of frames that show it."""
+    for slot in range(visit.first, visit.last + 1):
+        yield slot, slice(0, GRIDS // 2 if visit.half and slot == visit.last else GRIDS)
+
+
 def marks_of(script: Script) -> Ints:
     """Return what the hints ask of each pair at each side, ``[slots, GRIDS, sides, MARKS]``; see ``ChunkPlan``."""
     marks = np.zeros((len(script), GRIDS, len(film.SIDES), packing.MARKS), np.int64)
@@ -168,8 +168,7 @@ def marks_of(script: Script) -> Ints:
             # Of several that come at once the last one is to the right.
             newest, latest = visit.first, waiting
         waiting = world.LETTERS.index(visit.letter)
-        for slot in range(visit.first, visit.last + 1):
-            pairs = slice(0, GRIDS // 2 if visit.half and slot == visit.last else GRIDS)
+        for slot, pairs in pairs_of(visit):
             marks[slot, pairs, visit.side, 0] = came[visit.letter]
             marks[slot, pairs, visit.side, 1] = latest
     return marks

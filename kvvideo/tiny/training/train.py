@@ -35,7 +35,7 @@ from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from kvvideo.tiny import film, model, scenery, world
 from kvvideo.tiny.training import compute, packing
-from kvvideo.tiny.training.films import FilmSource, Scenes
+from kvvideo.tiny.training.films import FilmSource, Scenes, pairs_of
 from kvvideo.tiny.training.packing import Batch, Encoder
 from kvvideo.tiny.training.streams import EMPTY, GRIDS, KINDS, Labels, Plan, Source
 
@@ -127,10 +127,11 @@ class Drawn:
     script: film.Script | None = None
 
 
-def _empty(slots: int) -> Drawn:
-    size = (slots, GRIDS, len(film.SIDES))
-    frames = np.zeros((slots, 2 * GRIDS, model.FRAME_HEIGHT, model.FRAME_WIDTH, 3), np.uint8)
-    return Drawn(frames, np.full(size, EMPTY), np.full(size, len(world.COLOURS)), np.full(slots, -1))
+def _empty() -> Drawn:
+    """Return a clip of the bank before anything is drawn."""
+    size = (CLIP_SLOTS, GRIDS, len(film.SIDES))
+    frames = np.empty((CLIP_SLOTS, 2 * GRIDS, model.FRAME_HEIGHT, model.FRAME_WIDTH, 3), np.uint8)
+    return Drawn(frames, np.full(size, EMPTY), np.full(size, len(world.COLOURS)), np.full(CLIP_SLOTS, -1))
 
 
 def _shoot(picture: Callable[[float], npt.NDArray[np.uint8]], frames: npt.NDArray[np.uint8], seed: int) -> None:
@@ -156,7 +157,7 @@ def _shoot(picture: Callable[[float], npt.NDArray[np.uint8]], frames: npt.NDArra
 
 def draw_clip(seed: int) -> Drawn:
     """Draw a clip of the letters' world."""
-    clip, drawn = world.Clip(seed, CLIP_SLOTS, density=0.8), _empty(CLIP_SLOTS)
+    clip, drawn = world.Clip(seed, CLIP_SLOTS, density=0.8), _empty()
     _shoot(clip.frame, drawn.frames, seed)
     names = list(world.COLOURS)
     for i, slot in enumerate(clip.slots):
@@ -170,12 +171,11 @@ def draw_film(seed: int, unseen: bool = False) -> Drawn:
     """Draw a scene of the film world."""
     rng = np.random.default_rng([seed, 3])
     script = film.draw_scene(rng, film.PLACES[rng.integers(len(film.PLACES))], CLIP_SLOTS)
-    drawn = _empty(CLIP_SLOTS)
+    drawn = _empty()
     _shoot(scenery.Film(seed, CLIP_SLOTS, unseen, script).frame, drawn.frames, seed)
     names = list(world.COLOURS)
     for visit in script.visits:
-        for slot in range(visit.first, visit.last + 1):
-            pairs = slice(0, GRIDS // 2 if visit.half and slot == visit.last else GRIDS)
+        for slot, pairs in pairs_of(visit):
             drawn.letters[slot, pairs, visit.side] = world.LETTERS.index(visit.letter)
             drawn.colours[slot, pairs, visit.side] = names.index(visit.colour)
     drawn.places[:] = film.PLACES.index(script.places[0])
@@ -199,12 +199,13 @@ class Bank:
         seed: int,
         device: torch.device,
     ) -> None:
-        empty = _empty(slots)
         size = (slots, GRIDS, 2, model.FRAME_HEIGHT, model.FRAME_WIDTH, 3)
+        # Nobody looks beyond what is filled.
         self.frames = torch.zeros(size, dtype=torch.uint8, device=device)
-        self.letters, self.colours, self.places = (
-            torch.from_numpy(x).to(device) for x in (empty.letters, empty.colours, empty.places)
+        self.letters, self.colours = (
+            torch.zeros((slots, GRIDS, len(film.SIDES)), dtype=torch.int64, device=device) for _ in range(2)
         )
+        self.places = torch.zeros(slots, dtype=torch.int64, device=device)
         self.scripts: list[film.Script] = []
         self.filled = 0
         self._device = device
