@@ -19,6 +19,12 @@ Ints = npt.NDArray[np.int64]
 MARKS = 3
 """Questions that the hints ask of a video token."""
 
+NOTHING = (-1, -1)
+"""Letter and word of a chunk whose words are about no letter."""
+
+ENDING = 3
+"""Last tokens of a chunk's text, the word about a letter and what closes the line: they should know both."""
+
 SIDES = np.tile([0, 0, 1, 2, 2], model.ROWS)
 """Side, 0 to 2, that each of a pair's tokens shows."""
 
@@ -30,8 +36,8 @@ class ChunkPlan:
     """A chunk of a stream: its start in seconds, and the stored grids that show its frames.
 
     ``grids`` are indices of frame pairs in a bank; ``spacing`` is the distance of two frame pairs in
-    M-RoPE's temporal positions, tokens per second x seconds per pair. ``words`` are said in it, ``about`` the letter of
-    this index. ``marks`` are what the hints ask of its pairs, ``[grids, sides, MARKS]``: how often the letter at a side
+    M-RoPE's temporal positions, tokens per second x seconds per pair. ``words`` are said in it, ``about`` the letter and
+    with the word of these indices. ``marks`` are what the hints ask of its pairs, ``[grids, sides, MARKS]``: how often the letter at a side
     has come so far, the letter that came before it, and the place; -1 where that is not asked.
     """
 
@@ -39,7 +45,7 @@ class ChunkPlan:
     grids: Ints
     spacing: float = 2.0
     words: str = ""
-    about: int = -1
+    about: tuple[int, int] = NOTHING
     marks: Ints | None = None
 
 
@@ -78,7 +84,7 @@ class Packed:
         video_starts: ``[chunks]`` stream index of each chunk's first video token.
         times: ``[S]`` seconds that are written before the chunk a token belongs to; 0 for the opening.
         marks: ``[S, MARKS]``; as in ``ChunkPlan``, for the video tokens at each side.
-        about: ``[S]``; as in ``ChunkPlan``, for the text before the video tokens.
+        about: ``[S, 2]``; as in ``ChunkPlan``, for the last tokens of the text before the video tokens.
     """
 
     ids: Ints
@@ -125,7 +131,7 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
     ids, positions, cells = [opening], [_text_positions(0, len(opening))], [np.full(len(opening), -1)]
     at, position = len(opening), len(opening) + offset
     starts, video_starts, video_positions = [], [], []
-    marks, about = [np.full((len(opening), MARKS), -1)], [np.full(len(opening), -1)]
+    marks, about = [np.full((len(opening), MARKS), -1)], [np.full((len(opening), 2), -1)]
     for chunk in chunks:
         text = encode(prompt.chunk_text(chunk.start, chunk.words).removesuffix(prompt.VIDEO) + VISION_START)
         count = len(chunk.grids) * model.TOKENS
@@ -140,7 +146,9 @@ def pack(chunks: list[ChunkPlan], asks: list[Ask], encode: Encoder, offset: int 
         cells += [np.full(len(text), -1), cell, np.full(len(close), -1)]
         own = np.full((count, MARKS), -1) if chunk.marks is None else chunk.marks[:, SIDES].reshape(count, MARKS)
         marks += [np.full((len(text), MARKS), -1), own, np.full((len(close), MARKS), -1)]
-        about += [np.full(len(text), chunk.about), np.full(count + len(close), -1)]
+        own = np.full((len(text) + count + len(close), 2), -1)
+        own[len(text) - ENDING : len(text)] = chunk.about
+        about.append(own)
         at += len(text) + count + len(close)
         position = after + len(close)
     limits, forks, labels = [], [], []
@@ -180,7 +188,7 @@ class Batch:
 
     Attributes:
         ids: ``[B, S + F]``; positions: ``[3, B, S + F]``; cells: ``[B, S + F]``.
-        times, about: ``[B, S]``, marks: ``[B, S, MARKS]``; as in ``Packed``.
+        times: ``[B, S]``, marks: ``[B, S, MARKS]``, about: ``[B, S, 2]``; as in ``Packed``.
         limit, fork: ``[B, F]``; padding belongs to fork -1.
         where: ``[N]`` flat index into ``B x (S + F)`` of each token whose follower is asked for.
         targets: ``[N]`` those followers.
@@ -220,7 +228,7 @@ def collate(packed: list[Packed], multiple: int = 32) -> Batch:
     ids, cells = np.zeros((rows, total), np.int64), np.full((rows, total), -1)
     positions = np.zeros((3, rows, total), np.int64)
     times, marks = np.zeros((rows, stream), np.int64), np.full((rows, stream, MARKS), -1)
-    about = np.full((rows, stream), -1)
+    about = np.full((rows, stream, 2), -1)
     limit, fork = np.ones((rows, forks), np.int64), np.full((rows, forks), -1)
     where, targets, question = [], [], []
     asked = 0

@@ -67,7 +67,7 @@ A first run passed on without it while it guessed places and lines, and never le
 AGAIN = 2
 """Level that a resumed run begins at, at most: what is still guessed is learned on short streams."""
 
-LETTERS_SHARE = 0.25
+LETTERS_SHARE = 0.15
 """Part of the streams that is of the letters' world: our choice."""
 
 EVAL_CHUNKS = (16, 32, 60, 120, 150)
@@ -533,8 +533,9 @@ class Hints(torch.nn.Module):
     Video tokens should know the time that is written before them, so that it is found with what they
     show. Each token of an answer should know the letter that was asked about: the first of them learns it
     alone, but the second half of a time was guessed (0.4 right) for whole runs without this. Of a film, video tokens
-    should also know how often the letter at their side has come, the letter that came before it and the place, a line's
-    tokens the letter it is about, and the answer's tokens the time that was asked about.
+    should also know how often the letter at their side has come, the letter that came before it and the place, the end
+    of a line the letter it is about and the word (lost among larger states without this: a second run guessed it), and
+    the answer's tokens the time that was asked about.
     """
 
     SIZES = (10, 60, 60)
@@ -549,6 +550,7 @@ class Hints(torch.nn.Module):
         self.before = torch.nn.Linear(hidden, self.LETTERS)
         self.place = torch.nn.Linear(hidden, len(film.PLACES))
         self.about = torch.nn.Linear(hidden, self.LETTERS)
+        self.word = torch.nn.Linear(hidden, len(film.SAID))
         self.named = torch.nn.Linear(hidden, sum(self.SIZES))
         self._states: torch.Tensor | None = None
         self.hook = language_model.layers[HINT_LAYERS - 1].register_forward_hook(self._keep)
@@ -571,7 +573,8 @@ class Hints(torch.nn.Module):
         seen, marks = states[:, :width].flatten(0, 1), compute.load(batch.marks, device).flatten(0, 1)
         for mark, head in enumerate((self.count, self.before, self.place)):
             loss = loss + _mean(head(seen), marks[:, mark])
-        return loss + _mean(self.about(seen), compute.load(batch.about, device).flatten())
+        about = compute.load(batch.about, device).flatten(0, 1)
+        return loss + _mean(self.about(seen), about[:, 0]) + _mean(self.word(seen), about[:, 1])
 
     def _clocks(self, logits: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
         """Return the loss of hours, minutes and seconds; those below zero do not count."""
