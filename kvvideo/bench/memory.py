@@ -1,22 +1,23 @@
-"""``bench memory``: what each strategy still remembers, by size of the cache and by age.
+"""``bench memory``: what each strategy still remembers, by size of the cache, kind of question and age.
 
-Clips of the synthetic world, which no model was trained on, are streamed once for each strategy and
-share; every letter shown so far is then asked about, without and with looking again. A share is ``max_tokens`` as a
+Clips of a synthetic world, which no model was trained on, are streamed once for each strategy and
+share, and asked about, without and with looking again. A share is ``max_tokens`` as a
 part of the stream: at 10 % the cache never takes more than a tenth of the full cache's memory. The budget follows from
 it as everywhere.
 """
 
 import math
-import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from kvvideo.bench.clips import SEEDS, Clip, clip_size, slots_in
+from kvvideo.bench import uniform
+from kvvideo.bench.clips import SEEDS, Clip, clip_size, slots_in, world_of
+from kvvideo.bench.intervals import clustered
 from kvvideo.bench.machine import describe
+from kvvideo.bench.probes import Probe, is_right, probes_of
+from kvvideo.bench.uniform import UniformSession
 from kvvideo.compression import load
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import KvvideoError
@@ -25,28 +26,10 @@ from kvvideo.session import BASELINES, Engine, EngineConfig, Session, VideoSessi
 from kvvideo.session.hub import model_path
 from kvvideo.session.pool import block_bytes, with_room_for
 from kvvideo.session.recall import Recall
-from kvvideo.times import format_time
-from kvvideo.tiny import world
 from kvvideo.video import tokens
 
 AGES = (30.0, 60.0, 120.0, 240.0, 480.0, math.inf)
 """Upper ends, in seconds, of the classes of age that answers are counted in: our choice."""
-
-MOMENTS = (0.4, 0.7, 1.0)
-"""Parts of a clip after which everything shown so far is asked about: our choice."""
-
-REAL_TIME = 12
-"""Moments of a clip at which it is asked what is on screen: our choice."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One question, its right answer, and how old what it asks for is (0: on screen)."""
-
-    question: str
-    answer: str
-    age: float
-    real_time: bool
 
 
 @dataclass
@@ -58,7 +41,9 @@ class Cell:
         share: of the stream that the cache may hold at most.
         max_tokens: the same in tokens.
         recall: most stretches that a question was shown again.
-        right, asked: counts of questions about the past, by class of age (``AGES``).
+        right, asked: counts of questions about the past, by class of age (``AGES``; last what was never shown).
+        kinds: right and asked by kind of question, those about what is on screen included.
+        clips: right and asked about the past, by clip.
         real_time_right, real_time_asked: counts of questions about what is on screen.
         real_time_changed: those of them that were answered otherwise than without looking again.
         peak_bytes: of the cache, side state included.
@@ -72,8 +57,10 @@ class Cell:
     share: float
     max_tokens: int
     recall: int = 0
-    right: list[int] = field(default_factory=lambda: [0] * len(AGES))
-    asked: list[int] = field(default_factory=lambda: [0] * len(AGES))
+    right: list[int] = field(default_factory=lambda: [0] * (len(AGES) + 1))
+    asked: list[int] = field(default_factory=lambda: [0] * (len(AGES) + 1))
+    kinds: dict[str, list[int]] = field(default_factory=dict)
+    clips: list[list[int]] = field(default_factory=list)
     real_time_right: int = 0
     real_time_asked: int = 0
     real_time_changed: int = 0
@@ -84,58 +71,15 @@ class Cell:
     seconds: float = 0.0
 
 
-def probes_of(clip: Clip) -> dict[int, list[Probe]]:
-    """Return what is asked about ``clip`` after which of its chunks (by number, from 1)."""
-    slots, rng = len(clip), np.random.default_rng([clip.seed, 2])
-    probes: dict[int, list[Probe]] = {}
-    for part in MOMENTS:
-        now = max(1, round(part * slots))
-        probes[now] = [*backward(clip, now, rng)]
-    for now in rng.choice(np.arange(1, slots + 1), min(REAL_TIME, slots), replace=False).tolist():
-        probes.setdefault(now, []).extend(_real_time(clip, now))
-    return probes
-
-
-def backward(clip: Clip, now: int, rng: np.random.Generator) -> Iterable[Probe]:
-    """Yield the questions after ``now`` chunks about each letter that is not on screen any more."""
-    for index, slot in enumerate(clip.drawn.slots[:now]):
-        if slot.letter is not None and slot.colour is not None and index < now - 1:
-            age = world.SLOT * now - slot.end
-            yield Probe(world.phrase("colour", rng, slot.letter), slot.colour, age, False)
-            yield Probe(world.phrase("when", rng, slot.letter), format_time(slot.start), age, False)
-
-
-def _real_time(clip: Clip, now: int) -> Iterable[Probe]:
-    slot = clip.drawn.slots[now - 1]
-    yield Probe(world.PHRASES["now"][0], slot.letter or world.NONE, 0.0, True)
-    yield Probe(world.PHRASES["now colour"][0], slot.colour or world.NONE, 0.0, True)
-
-
-def is_right(said: str, answer: str) -> bool:
-    """Return True if ``answer`` stands in what was said, as a word, and no other answer of its kind does."""
-    words = {*world.COLOURS, world.NONE} if answer in world.COLOURS else {answer}
-    found = {word for word in words | {answer} if re.search(rf"(?<![\w:]){re.escape(word)}(?![\w:])", said, re.I)}
-    return found == {answer}
-
-
-def interval(right: int, asked: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share by Wilson's score."""
-    if not asked:
-        return 0.0, 1.0
-    z, p = 1.96, right / asked
-    centre = (p + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z * math.sqrt(p * (1 - p) / asked + z * z / (4 * asked**2)) / (1 + z * z / asked)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def run(
     config: EngineConfig,
     strategies: Sequence[str],
     shares: Sequence[float],
     *,
+    world: str = "film",
     recalls: Sequence[int] = (0,),
     minutes: float = 10.0,
-    clips: int = 4,
+    clips: int = 5,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -143,8 +87,9 @@ def run(
 
     Args:
         config: the model and the cache settings that all strategies share; ``ratio`` sets the budget.
-        strategies: names; ``full`` is always run, as the yardstick.
+        strategies: names, or ``uniform``; ``full`` is always run, as the yardstick.
         shares: ``max_tokens``, as parts of the stream's tokens.
+        world: name of the clips' world, of ``WORLDS``.
         recalls: most stretches that a question is shown again; each, and none, is tried on the same streams.
         minutes: length of a clip.
         clips: number of clips.
@@ -152,17 +97,21 @@ def run(
         on_progress: told what is being done.
     """
     size, slots, first = clip_size(config), slots_in(minutes), SEEDS + seed
-    made = [Clip(first + number, slots, size) for number in range(clips)]
-    bounded = [name for name in strategies if load(name).bounded]
+    made = [world_of(world)(first + number, slots, size) for number in range(clips)]
+    bounded = [name for name in strategies if name == uniform.NAME or load(name).bounded]
     skipped, recalls = [], sorted({0, *recalls})
-    engine = start(config, bounded, tokens_at_most(made[0], size))
+    policies = [name for name in bounded if name != uniform.NAME]
+    engine = start(config, policies, max(tokens_at_most(clip, size) for clip in made))
     cells = _cells(engine, CacheConfig("full"), Cell("full", 1.0, 0), made, [0], on_progress)
     total = cells[0].max_tokens
     for share in shares:
         for name in bounded:
-            most, again = whole_blocks(share * total, engine.block_size), [0] if name in BASELINES else recalls
+            most, again = whole_blocks(share * total, engine.block_size), recalls
+            strategy = name
+            if name == uniform.NAME or name in BASELINES:
+                strategy, again = name if name in BASELINES else "recent", [0]
             try:
-                cache = replace(config.cache, strategy=name, max_tokens=most)
+                cache = replace(config.cache, strategy=strategy, max_tokens=most)
                 cells += _cells(engine, cache, Cell(name, share, most), made, again, on_progress)
             except KvvideoError as error:
                 # Too small for the sinks, or for whole chunks or notes; the others can still be measured.
@@ -173,6 +122,7 @@ def run(
         "bench": "memory",
         "machine": describe(),
         "model": config.model,
+        "world": world,
         "minutes": minutes,
         "clips": clips,
         "seed": first,
@@ -187,7 +137,7 @@ def run(
 def summary(cell: Cell, full: Cell) -> dict[str, Any]:
     """Return a cell as the report has it: its counts, with shares and intervals."""
     right, asked = sum(cell.right), sum(cell.asked)
-    low, high = interval(right, asked)
+    low, high = clustered([(r, a) for r, a in cell.clips])
     yardstick = sum(full.right) / max(1, sum(full.asked))
     accuracy = right / max(1, asked)
     return {
@@ -197,13 +147,15 @@ def summary(cell: Cell, full: Cell) -> dict[str, Any]:
         "of_full": round(accuracy / yardstick, 4) if yardstick else None,
         "real_time": round(cell.real_time_right / max(1, cell.real_time_asked), 4),
         "by_age": [round(r / a, 4) if a else None for r, a in zip(cell.right, cell.asked, strict=True)],
+        "by_kind": {kind: round(r / a, 4) for kind, (r, a) in cell.kinds.items()},
     }
 
 
 def tokens_at_most(clip: Clip, size: tuple[int, int]) -> int:
     """Return an upper bound of the tokens of ``clip``, in pictures of ``size`` (height, width)."""
     last = clip.chunk(len(clip) - 1)
-    return len(clip) * (tokens(*size, len(last.frames)) + len(chunk_text(last.start))) + 256
+    text = sum(len(chunk_text(last.start, clip.words(number))) for number in range(len(clip)))
+    return len(clip) * tokens(*size, len(last.frames)) + text + 256
 
 
 def start(config: EngineConfig, strategies: Sequence[str], longest: int) -> Engine:
@@ -230,12 +182,14 @@ def _cells(
 ) -> list[Cell]:
     """Stream all clips once; return a cell like ``cell`` for each number of ``recalls``, of which the first is 0."""
     engine.use(cache)
-    cells = [replace(cell, recall=n, right=[*cell.right], asked=[*cell.asked]) for n in recalls]
+    cells = [replace(cell, recall=n, right=[*cell.right], asked=[*cell.asked], kinds={}, clips=[]) for n in recalls]
     ingesting, count = 0.0, 0
     for number, clip in enumerate(clips, 1):
         on_progress(f"{cell.strategy} at {cell.share:.0%}: clip {number} of {len(clips)}")
         probes = probes_of(clip)
-        with open_session(engine) as session:
+        for own in cells:
+            own.clips.append([0, 0])
+        with (UniformSession if cell.strategy == uniform.NAME else open_session)(engine) as session:
             for index in range(len(clip)):
                 chunk = clip.chunk(index)
                 began = time.perf_counter()
@@ -272,11 +226,17 @@ def _ask(cells: Sequence[Cell], session: Session, clip: Clip, probes: Sequence[P
 
 
 def _count(cell: Cell, probe: Probe, right: bool, changed: bool) -> None:
+    kind = cell.kinds.setdefault(probe.kind, [0, 0])
+    kind[0] += right
+    kind[1] += 1
     if probe.real_time:
         cell.real_time_right += right
         cell.real_time_asked += 1
         cell.real_time_changed += changed
         return
-    place = next(i for i, age in enumerate(AGES) if probe.age <= age)
+    age = probe.age
+    place = len(AGES) if age is None else next(i for i, most in enumerate(AGES) if age <= most)
     cell.right[place] += right
     cell.asked[place] += 1
+    cell.clips[-1][0] += right
+    cell.clips[-1][1] += 1

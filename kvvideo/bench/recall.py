@@ -1,6 +1,6 @@
 """``bench recall``: how often a question finds the chunk it is about, by strategy, budget and length of the stream.
 
-Clips are those of ``bench memory``, and as long as ten hours; a letter is shown once in all that time. Found is a
+Clips are of the letters' world, as long as ten hours; a letter is shown once in all that time. Found is a
 chunk that would be shown again: the best entry of an event, not any chunk of it.
 """
 
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from kvvideo.bench.clips import SEEDS, Clip, clip_size, slots_in
+from kvvideo.bench.clips import SEEDS, LettersClip, clip_size, slots_in
+from kvvideo.bench.intervals import wilson
 from kvvideo.bench.machine import describe
-from kvvideo.bench.memory import backward, interval, start, tokens_at_most, whole_blocks
+from kvvideo.bench.memory import start, tokens_at_most, whole_blocks
+from kvvideo.bench.probes import past
 from kvvideo.errors import ConfigError
 from kvvideo.session import Engine, EngineConfig, VideoSession
 from kvvideo.session.index import Found
@@ -75,11 +77,11 @@ def run(
         on_progress: told what is being done.
     """
     size, first = clip_size(config), SEEDS + seed
-    longest = Clip(first, slots_in(max(minutes)), size)
+    longest = LettersClip(first, slots_in(max(minutes)), size)
     engine = start(config, strategies, round(max(shares) * tokens_at_most(longest, size)) + 1024)
     cells, skipped = [], []
     for length in minutes:
-        made = [Clip(first + number, slots_in(length), size) for number in range(clips)]
+        made = [LettersClip(first + number, slots_in(length), size) for number in range(clips)]
         total = _tokens(engine, made[0])
         for share in shares:
             for name in strategies:
@@ -108,7 +110,7 @@ def run(
 
 def _summary(cell: Cell) -> dict[str, Any]:
     """Return a cell as the report has it: its counts, with shares and intervals."""
-    intervals = [interval(found, cell.asked) for found in cell.found]
+    intervals = [wilson(found, cell.asked) for found in cell.found]
     return {
         **asdict(cell),
         "among": [round(found / max(1, cell.asked), 4) for found in cell.found],
@@ -116,17 +118,17 @@ def _summary(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _tokens(engine: Engine, clip: Clip) -> int:
+def _tokens(engine: Engine, clip: LettersClip) -> int:
     """Return the tokens of a stream of ``clip``, but for its opening."""
     chunk = clip.chunk(0)
     return sum(engine.chunk_tokens(replace(chunk, start=slot.start)) for slot in clip.drawn.slots)
 
 
-def _fill(cell: Cell, engine: Engine, clips: Sequence[Clip]) -> None:
+def _fill(cell: Cell, engine: Engine, clips: Sequence[LettersClip]) -> None:
     """Stream all ``clips`` and count into ``cell`` what is found at their ends."""
     began, ingesting, finding = time.perf_counter(), 0.0, 0.0
     for clip in clips:
-        probes = [*backward(clip, len(clip), np.random.default_rng(clip.seed))]
+        probes = [*past(clip, len(clip), np.random.default_rng(clip.seed))]
         with VideoSession(engine) as session:
             for number in range(len(clip)):
                 chunk = clip.chunk(number)
@@ -138,7 +140,7 @@ def _fill(cell: Cell, engine: Engine, clips: Sequence[Clip]) -> None:
             finding += time.perf_counter() - asked
             cell.index_bytes = session.index.bytes
         for probe, found in zip(probes, events, strict=True):
-            rank = _rank(found, world.SLOT * len(clip) - probe.age - world.SLOT / 2)
+            rank = _rank(found, world.SLOT * len(clip) - (probe.age or 0.0) - world.SLOT / 2)
             cell.asked += 1
             cell.found = [count + (rank < first) for count, first in zip(cell.found, FIRST, strict=True)]
     cell.ms_per_question = round(1000 * finding / max(1, cell.asked), 2)

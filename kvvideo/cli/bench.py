@@ -429,7 +429,7 @@ def memory(
             "--strategies",
             "-s",
             metavar="NAME,NAME,…",
-            help="Who takes part. [all but summary]",
+            help="Who takes part; uniform is frames at equal distances. [all but summary]",
             autocompletion=complete.strategies,
             rich_help_panel=MEASURE,
         ),
@@ -442,17 +442,26 @@ def memory(
             help="The most a cache may hold, as parts of the stream.",
             rich_help_panel=MEASURE,
         ),
-    ] = "0.02,0.05,0.1,0.2,0.5",
+    ] = "0.02,0.05,0.1,0.2",
     recall: Annotated[
         str,
         typer.Option(
             "--recall", metavar="N,N,…", help="Stretches that a question is shown again.", rich_help_panel=MEASURE
         ),
     ] = "0",
+    world: Annotated[
+        str,
+        typer.Option(
+            "--world",
+            metavar="NAME",
+            help="film, unseen (a style never trained on) or letters.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = "film",
     minutes: Annotated[
         float, typer.Option("--minutes", min=0.5, help="Length of a clip.", rich_help_panel=MEASURE)
     ] = 10.0,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.", rich_help_panel=MEASURE)] = 3,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.", rich_help_panel=MEASURE)] = 5,
     quick: Annotated[
         bool, typer.Option("--quick", help="Three strategies, two shares, two clips of 6 min.", rich_help_panel=MEASURE)
     ] = False,
@@ -506,8 +515,9 @@ def memory(
             strategies,
             shares,
             recall,
-            minutes,
-            clips,
+            world=world,
+            minutes=minutes,
+            clips=clips,
         )
     if json_output:
         print(json.dumps(report))
@@ -521,16 +531,27 @@ def memory(
 
 
 def _measure(
-    config: EngineConfig, strategies: str | None, shares: str, recall: str, minutes: float, clips: int
+    config: EngineConfig,
+    strategies: str | None,
+    shares: str,
+    recall: str,
+    *,
+    world: str,
+    minutes: float,
+    clips: int,
 ) -> dict[str, Any]:
+    from kvvideo.bench import uniform
+    from kvvideo.bench.clips import world_of
     from kvvideo.bench.memory import run
     from kvvideo.cli import render
 
     # Writing captions takes long, and the bundled model cannot.
-    usual = [name for name in compression.load_all()[0] if name != "summary"]
+    usual = [name for name in compression.load_all()[0] if name != "summary"] + [uniform.NAME]
     names = usual if strategies is None else [name.strip() for name in strategies.split(",")]
     for name in names:
-        compression.load(name)
+        if name != uniform.NAME:
+            compression.load(name)
+    world_of(world)
     parts = _shares(shares)
     again = _numbers(int, "recall", recall, "whole numbers", "1,4", lambda count: count >= 0)
     ensure(config.model)
@@ -540,6 +561,7 @@ def _measure(
             config,
             names,
             parts,
+            world=world,
             recalls=again,
             minutes=minutes,
             clips=clips,

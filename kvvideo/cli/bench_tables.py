@@ -127,7 +127,7 @@ def decode(report: dict[str, Any]) -> None:
 
 def memory(report: dict[str, Any]) -> None:
     """Print the report of ``bench memory``: a row for each strategy and share."""
-    ages = [f"≤{age:g}s" if age else "older" for age in report["ages"]]
+    ages = [*(f"≤{age:g}s" if age else "older" for age in report["ages"]), "never"]
     costs = ("cache", "index", "ms/chunk", "ms/question")
     table = Table("strategy", "budget", "tokens", "again", "past", "95 %", "now", *ages, *costs, box=None)
     for cell in report["cells"]:
