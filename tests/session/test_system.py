@@ -78,7 +78,7 @@ def test_it_takes_room(engine_for: EngineFor) -> None:
     with VideoSession(engine) as session:
         session.ingest(clips(1)[0])
         with pytest.raises(EngineError, match=r"^the question \(20\d\d tokens"):
-            session.ask("Who?", system="word " * 500)
+            session.ask("Who?", system="zebra " * 400)
     config = EngineConfig(model="tiny")
     assert config.with_system("") == config
     words = "Answer in one word, and in French. " * 10
