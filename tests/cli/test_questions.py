@@ -20,6 +20,7 @@ from tests.helpers.commands import records, run, untimed
 
 CLIP = SAMPLES / "letters-1m.mp4"
 PLAIN = ("-m", "tiny", "--max-tokens", "512", "--max-answer-tokens", "4", "--recall", "0", "-f", "jsonl")
+SYSTEM = "What was said? Say what was said about it."
 SHORT = (*PLAIN, "--to", "0:12", "--fps", "1")
 
 
@@ -32,11 +33,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("one_engine")
 def test_what_a_file_asks_is_asked_as_what_is_typed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     Path("more.txt").write_text('# two\n@0:04 Now?\n{"question": "Then?"}\n')
-    done = run(capfd, "analyze", CLIP, *SHORT, "-q", "First?", "--questions", "more.txt", "--system", " Be brief. ")
+    done = run(capfd, "analyze", CLIP, *SHORT, "-q", "First?", "--questions", "more.txt", "--system", f" {SYSTEM} ")
     assert done.returncode == 0, done.stderr
     *found, last = records(done.stdout)
     assert [(one["asked_at"], one["question"]) for one in found] == [(4.0, "Now?"), (12.0, "First?"), (12.0, "Then?")]
-    assert {one["system"] for one in found} == {"Be brief."}
+    assert {one["system"] for one in found} == {SYSTEM}
     assert last["answers"] == 3
     typed = run(capfd, "analyze", CLIP, *SHORT, "-q", "First?", "-q", "@0:04 Now?", "-q", "Then?")
     plain = [one for one in records(typed.stdout) if one["type"] == "answer"]
@@ -48,7 +49,7 @@ def test_what_a_file_asks_is_asked_as_what_is_typed(capfd: pytest.CaptureFixture
     assert kept.returncode == 0, kept.stderr
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"First?\nThen?\n")))
     asked = run(
-        capfd, "ask", "it.kvv", "--questions", "-", "--system", "Be brief.", "--recall", "0", *PLAIN[4:6], *PLAIN[-2:]
+        capfd, "ask", "it.kvv", "--questions", "-", "--system", SYSTEM, "--recall", "0", *PLAIN[4:6], *PLAIN[-2:]
     )
     assert asked.returncode == 0, asked.stderr
     said = [(one["question"], one["answer"], one["system"]) for one in records(asked.stdout)[:-1]]
