@@ -1,4 +1,4 @@
-"""The two pictures of ``bench memory``: accuracy against budget, and against age; and the same with looking again."""
+"""The pictures of ``bench memory``: accuracy against budget, age and kind of question; the same with looking again."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from kvvideo.errors import ConfigError
 
 AT_SHARE = 0.1
-"""Share that the plot by age is drawn for; the nearest one measured."""
+"""Share that is drawn and shown by age and by kind; the nearest one measured."""
 
 
 def draw(report: dict[str, Any], directory: Path) -> list[Path]:
-    """Write ``memory-budget.svg`` and ``memory-age.svg`` to ``directory``; return their paths.
+    """Write ``memory-budget.svg``, ``memory-age.svg`` and ``memory-kind.svg`` to ``directory``; return their paths.
 
     Answers with looking again are drawn apart, as ``memory-budget-recall-4.svg`` and so on.
 
@@ -32,6 +32,7 @@ def draw(report: dict[str, Any], directory: Path) -> list[Path]:
         part = {**report, "cells": own}
         paths.append(_by_budget(part, directory / f"memory-budget{name}.svg"))
         paths.append(_by_age(part, directory / f"memory-age{name}.svg"))
+        paths.append(_by_kind(part, directory / f"memory-kind{name}.svg"))
     return paths
 
 
@@ -54,16 +55,44 @@ def _by_budget(report: dict[str, Any], path: Path) -> Path:
 
 
 def _by_age(report: dict[str, Any], path: Path) -> Path:
-    shares = sorted({cell["share"] for cell in report["cells"][1:]}, key=lambda share: abs(share - AT_SHARE))
-    figure, axes = _figure(f"A cache of {shares[0]:.0%} of the stream" if shares else "")
-    labels = [f"{age:g} s" if age else "older" for age in report["ages"]]
+    share = middle(report)
+    figure, axes = _figure(f"A cache of {share:.0%} of the stream")
+    labels = [*(f"{age:g} s" if age else "older" for age in report["ages"]), "never"]
     for number, (name, cells) in enumerate(_bounded(report).items()):
-        cell = next(cell for cell in cells if cell["share"] == shares[0])
+        cell = next(cell for cell in cells if cell["share"] == share)
         points = [(i, 100 * y) for i, y in enumerate(cell["by_age"]) if y is not None]
         axes.plot([i for i, _ in points], [y for _, y in points], **_style(name, number))
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel("seconds since it was shown, up to")
     return _save(figure, axes, path)
+
+
+def _by_kind(report: dict[str, Any], path: Path) -> Path:
+    """Draw a field for each strategy and kind; strategies in order of what they remember."""
+    from matplotlib.figure import Figure
+
+    share = middle(report)
+    cells = [cell for cell in report["cells"] if cell["strategy"] == "full" or cell["share"] == share]
+    cells.sort(key=lambda cell: -cell["backward"])
+    kinds = [*report["cells"][0]["by_kind"]]
+    values = [[100 * cell["by_kind"].get(kind, 0.0) for kind in kinds] for cell in cells]
+    figure = Figure(figsize=(7.5, 0.6 + 0.27 * len(cells) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(f"Right answers by kind of question, %: a cache of {share:.0%} of the stream")
+    axes.imshow(values, vmin=0, vmax=100, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(len(kinds)), kinds, rotation=35, ha="right")
+    axes.set_yticks(range(len(cells)), [cell["strategy"] for cell in cells])
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            axes.text(x, y, f"{value:.0f}", ha="center", va="center", color="white" if value > 60 else "black", size=8)
+    figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def middle(report: dict[str, Any]) -> float:
+    """Return the share of ``report`` that is nearest to ``AT_SHARE``; 1 if it has only the full cache."""
+    shares = {cell["share"] for cell in report["cells"][1:]}
+    return min(shares, key=lambda share: abs(share - AT_SHARE), default=1.0)
 
 
 def _bounded(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

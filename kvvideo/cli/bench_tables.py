@@ -126,7 +126,7 @@ def decode(report: dict[str, Any]) -> None:
 
 
 def memory(report: dict[str, Any]) -> None:
-    """Print the report of ``bench memory``: a row for each strategy and share."""
+    """Print the report of ``bench memory``: a row for each strategy and share, and one share by kind of question."""
     ages = [*(f"≤{age:g}s" if age else "older" for age in report["ages"]), "never"]
     costs = ("cache", "index", "ms/chunk", "ms/question")
     table = Table("strategy", "budget", "tokens", "again", "past", "95 %", "now", *ages, *costs, box=None)
@@ -147,6 +147,8 @@ def memory(report: dict[str, Any]) -> None:
             f"{cell['ms_per_question']:.1f}" if "ms_per_question" in cell else "",
         )
     whole(table)
+    out.print()
+    _kinds(report)
     for skipped in report["skipped"]:
         err.print(Text(f"{skipped['strategy']} at {skipped['share']:.0%} was left out: {skipped['reason']}"))
     out.print(
@@ -160,6 +162,18 @@ def memory(report: dict[str, Any]) -> None:
                 f"{cell['strategy']} at {cell['share']:.0%}, looking again at {cell['recall']}: {changed} of "
                 f"{cell['real_time_asked']} answers about now are others than without"
             )
+
+
+def _kinds(report: dict[str, Any]) -> None:
+    from kvvideo.bench.plots import middle
+
+    share, kinds = middle(report), [*report["cells"][0]["by_kind"]]
+    table = Table("strategy", "budget", "again", *kinds, box=None)
+    for cell in report["cells"]:
+        if cell["strategy"] == "full" or cell["share"] == share:
+            shares = (f"{cell['by_kind'].get(kind, 0.0):.0%}" for kind in kinds)
+            table.add_row(cell["strategy"], f"{cell['share']:.0%}", str(cell.get("recall", 0)), *shares)
+    whole(table)
 
 
 def recall(report: dict[str, Any]) -> None:
