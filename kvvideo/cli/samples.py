@@ -65,11 +65,11 @@ def make(
     from kvvideo.cli import render
     from kvvideo.tiny import samples
 
-    lines = samples.sidecar(video)
     if video.is_dir():
         raise ConfigError(f"{str(video)!r} is a folder; name a file in it")
     if not video.parent.is_dir():
         raise ConfigError(f"there is no folder {str(video.parent)!r} to write {video.name!r} to")
+    lines = samples.sidecar(video)
     # Also in a world without speech: the lines of another clip are not to be beside this one.
     for path in (video, lines):
         if path.exists() and not force:
