@@ -93,7 +93,7 @@ def test_a_video_may_be_a_message(tmp_path: Path):
 def test_the_bundled_jobs_are_jobs():
     path = SAMPLES / "jobs.jsonl"
     jobs = read_jobs(path)
-    assert [job.id for job in jobs] == ["letters-1m", "letters-2m", "letters-4m"]
+    assert [job.id for job in jobs] == ["letters-1m", "letters-2m", "letters-4m", "film-2m"]
     assert all(Path(job.video).is_file() for job in jobs)
     assert all(asking.expected for job in jobs for asking in job.askings)
 

@@ -218,14 +218,15 @@ def test_what_every_command_takes(
         monkeypatch.setenv(name, "")  # as it will be again after this
     make = ("samples", "make", tmp_path / "clip.mp4", "--minutes", "0.1")
     log = tmp_path / "log.txt"
-    assert re.fullmatch(r"kvvideo: wrote .*clip\.mp4: .*\n", commands.run(capfd, *make, "--log-file", log).stderr)
+    said = commands.run(capfd, *make, "--log-file", log).stderr
+    assert re.fullmatch(r"kvvideo: wrote .*clip\.mp4: .*\nkvvideo: wrote .*clip\.srt: what is said in it\n", said)
     assert commands.run(capfd, *make, "--force", "--quiet").stderr == ""
     records = commands.run(capfd, *make, "--force", "--progress", "jsonl").stderr.splitlines()
     assert json.loads(records[0])["doing"].startswith("making ")
     failed = commands.run(capfd, *make, "--quiet", "--log-file", log)
     assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
     assert "exists; add --force" in failed.stderr
-    wrote, error, *trace = log.read_text().splitlines()
+    wrote, _, error, *trace = log.read_text().splitlines()
     assert re.fullmatch(r"\S+ \S+ INFO:kvvideo\.told:wrote .*clip\.mp4: .*", wrote)
     assert "ERROR:kvvideo.told:" in error
     assert trace[0].startswith("Traceback")
@@ -416,7 +417,7 @@ def test_a_closed_stream_is_as_good_as_dev_null(closed: str, tmp_path: Path) -> 
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     said = [line.split()[1] for line in done.stderr.splitlines()]
-    assert said == ([] if "2>&-" in closed else ["wrote", "appended"])
+    assert said == ([] if "2>&-" in closed else ["wrote", "wrote", "appended", "subtitles"])
     assert ("tokens" in done.stdout) == (closed == "2>&-")
     with av.open(str(tmp_path / "clip.mp4")) as container:
         assert container.streams.video[0].frames > 0

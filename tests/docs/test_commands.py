@@ -46,7 +46,7 @@ ALONE = (
 
 BY_A_SHELL = {
     r"kvvideo chat samples/letters-2m\.mp4 .*": r"^ *green$",
-    r"kvvideo batch samples/jobs\.jsonl --model tiny": r"\b36 \(100\.0%\)",
+    r"kvvideo batch samples/jobs\.jsonl --model tiny": r"\b48 \(100\.0%\)",
 }
 """Run by a shell, with all that it is fed, in processes of their own: they end their engine. And what they print."""
 
