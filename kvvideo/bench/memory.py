@@ -106,12 +106,10 @@ def run(
     total = cells[0].max_tokens
     for share in shares:
         for name in bounded:
-            most, again = whole_blocks(share * total, engine.block_size), recalls
-            strategy = name
-            if name == uniform.NAME or name in BASELINES:
-                strategy, again = name if name in BASELINES else "recent", [0]
+            most = whole_blocks(share * total, engine.block_size)
+            again = [0] if name == uniform.NAME or name in BASELINES else recalls
             try:
-                cache = replace(config.cache, strategy=strategy, max_tokens=most)
+                cache = replace(config.cache, strategy="recent" if name == uniform.NAME else name, max_tokens=most)
                 cells += _cells(engine, cache, Cell(name, share, most), made, again, on_progress)
             except KvvideoError as error:
                 # Too small for the sinks, or for whole chunks or notes; the others can still be measured.

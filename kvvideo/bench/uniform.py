@@ -1,4 +1,4 @@
-"""What people do today: frames sampled uniformly over the video, as many as fit, read anew for every question."""
+"""Frames sampled uniformly over the video, as many as fit, read anew for every question: the usual way today."""
 
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -13,7 +13,7 @@ from kvvideo.types import Chunk
 NAME = "uniform"
 
 FRAMES = 2
-"""Frames shown of each sampled moment: our choice, the best of 2, 4 and 8 for the bundled model."""
+"""Frames shown of each sampled moment: the better of 2 and 4 for the bundled model."""
 
 
 class UniformSession(RecentSession):

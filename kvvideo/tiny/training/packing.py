@@ -36,9 +36,10 @@ class ChunkPlan:
     """A chunk of a stream: its start in seconds, and the stored grids that show its frames.
 
     ``grids`` are indices of frame pairs in a bank; ``spacing`` is the distance of two frame pairs in
-    M-RoPE's temporal positions, tokens per second x seconds per pair. ``words`` are said in it, ``about`` the letter and
-    with the word of these indices. ``marks`` are what the hints ask of its pairs, ``[grids, sides, MARKS]``: how often the letter at a side
-    has come so far, the letter that came before it, and the place; -1 where that is not asked.
+    M-RoPE's temporal positions, tokens per second x seconds per pair. ``words`` are said in it, ``about`` the letter
+    and with the word of these indices. ``marks`` are what the hints ask of its pairs, ``[grids, sides, MARKS]``: how
+    often the letter at a side has come so far, the letter that came before it, and the place; -1 where that is not
+    asked.
     """
 
     start: float
