@@ -137,7 +137,7 @@ class Apart(ChunkIndex):
 def looking(session: VideoSession, frames: Frames, recall: int) -> dict[str, Any]:
     """Return the median milliseconds of finding chunks, and to the first token with 0, 1 and ``recall`` shown again.
 
-    ``chunk_ms`` is what each chunk adds, the newest included, which is shown again after the others.
+    ``chunk_ms`` is what each chunk adds.
     """
     again, engine = Anew(frames), session.engine
     session.index = Apart.of_tensors(session.index.as_tensors())
@@ -157,6 +157,6 @@ def looking(session: VideoSession, frames: Frames, recall: int) -> dict[str, Any
         "finding_ms": round(found, 2),
         "first_token_ms": {count: round(ms, 2) for count, ms in tokens.items()},
         "shown": shown,
-        "chunk_ms": round((tokens[recall] - tokens[0] - found) / (shown + 1), 2) if shown else None,
+        "chunk_ms": round((tokens[recall] - tokens[0] - found) / shown, 2) if shown else None,
         "chunk_tokens": engine.chunk_tokens(frames.chunk(0)),
     }

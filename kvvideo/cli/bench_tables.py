@@ -225,7 +225,7 @@ def stream(report: dict[str, Any]) -> None:
             f"{look['chunk_tokens']} tokens each, decoding apart"
         )
         if look["chunk_ms"] is not None:
-            out.print(f"each chunk shown again takes {look['chunk_ms']:.1f} ms; the newest is shown once more too")
+            out.print(f"each chunk shown again takes {look['chunk_ms']:.1f} ms")
 
 
 def checkpoint(report: dict[str, Any]) -> None:

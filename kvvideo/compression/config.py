@@ -21,6 +21,9 @@ FORK_OF = "kvvideo_fork_of"
 LOOKS = "kvvideo_looks"
 """Key there that is true for a question that only looks for the chunks it would attend to."""
 
+SHOWN_AT = "kvvideo_shown_at"
+"""Key there of the M-RoPE positions at which a question's first chunks were streamed, which it is shown again."""
+
 WAYS = ("absolute", "contiguous")
 """Ways to treat the positions of tokens that survive."""
 

@@ -31,7 +31,8 @@ class KvVideoQwen(Qwen2_5_VLForConditionalGeneration):
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[torch.Tensor, int]:
         """Return M-RoPE positions ``int64 [3, len(input_tokens)]`` and what to add to a later token's index.
 
-        Placeholders of a folded history get position 0: they are in the cache and never computed. Places stand in the
+        Placeholders of a folded history get position 0: they are in the cache and never computed. What is shown again
+        gets the positions at which it was streamed, as if it had never been evicted. Places stand in the
         high halves of the second row, which ``forward`` takes out again.
 
         Args:
@@ -50,6 +51,13 @@ class KvVideoQwen(Qwen2_5_VLForConditionalGeneration):
                 for f in mm_features
             ]
             fresh, _ = super().get_mrope_input_positions(input_tokens[past.length :], shifted)
+            begin = 0
+            for feature, at in zip(shifted, past.shown_at, strict=False):
+                # A chunk ends with the token that closes its video.
+                closed = feature.mm_position.offset + feature.mm_position.length + 1
+                fresh[:, begin:closed] += at - past.position - fresh[0, begin]
+                begin = closed
+            fresh[:, begin:] -= fresh[:, begin : begin + 1].clone()
             full[:, past.length :] = fresh + past.position
             end = int(full.max()) + 1
         return self._add_places(full, mm_features), end - len(input_tokens)

@@ -1,11 +1,12 @@
 """Make a request's sampling parameters, and read what it generated."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from kvvideo.compression.config import FORK_OF, LOOKS
+from kvvideo.compression.config import FORK_OF, LOOKS, SHOWN_AT
 from kvvideo.errors import ConfigError
 
 
@@ -50,7 +51,12 @@ def looking(session_id: str) -> SamplingParams:
 
 
 def answering(
-    session_id: str | None, max_tokens: int, temperature: float, seed: int | None, logprobs: bool
+    session_id: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None,
+    logprobs: bool,
+    shown_at: Sequence[int] = (),
 ) -> SamplingParams:
     """Return parameters of a question.
 
@@ -60,6 +66,8 @@ def answering(
         temperature: 0 is greedy.
         seed: of the sampling; None for vLLM's.
         logprobs: True for the log probability of each token.
+        shown_at: M-RoPE positions at which the first chunks of the question were streamed; those after them, and its
+            words, go on where the session stands.
 
     Raises:
         ConfigError: if vLLM refuses to sample like this.
@@ -71,7 +79,7 @@ def answering(
             seed=seed,
             logprobs=0 if logprobs else None,
             output_kind=RequestOutputKind.CUMULATIVE,
-            extra_args={FORK_OF: session_id} if session_id else None,
+            extra_args={FORK_OF: session_id, SHOWN_AT: [*shown_at]} if session_id else None,
         )
     except ValueError as error:
         raise ConfigError(f"vLLM refuses to sample like this: {error}") from error

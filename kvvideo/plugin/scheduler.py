@@ -17,7 +17,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
 from kvvideo.compression import load
-from kvvideo.compression.config import FORK_OF, LOOKS
+from kvvideo.compression.config import FORK_OF, LOOKS, SHOWN_AT
 from kvvideo.compression.schedule import Schedule
 from kvvideo.errors import EngineError
 from kvvideo.plugin import history, layout, metrics
@@ -301,15 +301,17 @@ class SessionScheduler(Scheduler):
         if self.config is not None and FORK_OF in extra and request.request_id not in self.requests:
             try:
                 marks = layout.LOOKS if extra.get(LOOKS) else layout.FORK
-                self._fork(request, self._idle(str(extra[FORK_OF])), marks)
+                self._fork(request, self._idle(str(extra[FORK_OF])), marks, tuple(extra.get(SHOWN_AT, ())))
             except EngineError as error:
                 # Anyone may send such a request to a server; raising here would end the engine with it.
                 logger.warning("question %s is refused: %s", request.request_id, error)
                 self._refused.append(request.request_id)
         super().add_request(request)
 
-    def _fork(self, request: Request, session: Request, marks: int) -> None:
+    def _fork(self, request: Request, session: Request, marks: int, shown_at: tuple[int, ...]) -> None:
         """Let ``request`` go on where ``session`` stands, on the session's own blocks, behind so many null blocks.
+
+        Its first chunks get the positions ``shown_at``.
 
         Raises:
             EngineError: if no block is free for the half-filled last one.
@@ -319,7 +321,8 @@ class SessionScheduler(Scheduler):
         self.manager.share(session.request_id, request.request_id, live, marks)
         self._forks[request.request_id] = session.request_id
         past = self._pasts[session.request_id]
-        ids = history.encode(History(marks * self.manager.block_size + live, past.position))
+        length = marks * self.manager.block_size + live
+        ids = history.encode(History(length, past.position, shown_at[: history.most_shown(length)]))
         request.mm_features = [
             replace(f, mm_position=replace(f.mm_position, offset=f.mm_position.offset + len(ids)))
             for f in request.mm_features

@@ -17,8 +17,8 @@ from kvvideo.video.geometry import FACTOR
 COUNT = 4
 """Stretches that a question is shown again: our choice; in the bundled model's world one is enough."""
 
-MOST = CHUNKS - 2
-"""Most stretches: a question may be shown so many chunks, the newest and the one it is asked in among them."""
+MOST = CHUNKS - 1
+"""Most stretches: a question may be shown so many chunks, the one it is asked in among them."""
 
 KEEP_BYTES = 1_000_000_000
 """Size of the ring of frames of what cannot be read again, in bytes."""
@@ -59,10 +59,8 @@ class Looking:
         """
         if not self.count:
             return replace(config, index=False)
-        words = config.words_tokens
-        again = self.count * (chunk_tokens(fps, chunk_seconds, self._pixels or max_pixels) + words)
-        # The newest chunk is shown with them.
-        return replace(config, again_tokens=again + chunk_tokens(fps, chunk_seconds, max_pixels) + words)
+        size = chunk_tokens(fps, chunk_seconds, self._pixels or max_pixels) + config.words_tokens
+        return replace(config, again_tokens=self.count * size)
 
     def room_for(self, config: EngineConfig, memory: Memory) -> EngineConfig:
         """Return ``room_in`` for what ``memory`` is about; ``config`` as it is if the memory does not say."""

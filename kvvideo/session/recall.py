@@ -1,4 +1,4 @@
-"""Choose what a question is shown again before it is asked: evicted chunks that it wants to look at, and the newest."""
+"""Choose what a question is shown again before it is asked: evicted chunks that it wants to look at."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class Shown:
     """Chunks that a question's fork is shown.
 
     Attributes:
-        chunks: in order of time, so that the last one is the present.
-        hits: those of them that the question has found.
+        hits: stretches that the question has found, in order of time.
+        chunks: their frames.
     """
 
-    chunks: tuple[Chunk, ...] = ()
     hits: tuple[Hit, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
 
 
 def wanted(events: Iterable[Found], count: int, whole_from: float) -> list[Hit]:
@@ -53,38 +53,27 @@ def wanted(events: Iterable[Found], count: int, whole_from: float) -> list[Hit]:
     return found
 
 
-def fetched(hits: Sequence[Sequence[Hit]], newest: Stretch | None, frames: Again) -> dict[Stretch, Chunk]:
-    """Return the frames of all ``hits``, and of the ``newest`` chunk if it is to be fetched too, by stretch."""
+def fetched(hits: Sequence[Sequence[Hit]], frames: Again) -> dict[Stretch, Chunk]:
+    """Return the frames of all ``hits``, by stretch."""
     stretches = [*dict.fromkeys((hit.start, hit.end) for some in hits for hit in some)]
-    if stretches and newest is not None and newest not in stretches:
-        stretches.append(newest)
     chunks = frames.chunks(stretches) if stretches else []
     return {stretch: chunk for stretch, chunk in zip(stretches, chunks, strict=True) if chunk is not None}
 
 
-def chosen(
-    hits: Sequence[Hit], chunks: dict[Stretch, Chunk], newest: Chunk | None, size: Callable[[Chunk], int], room: int
-) -> Shown:
-    """Return the best hits that fit, in order of time, and after them the newest chunk.
+def chosen(hits: Sequence[Hit], chunks: dict[Stretch, Chunk], size: Callable[[Chunk], int], room: int) -> Shown:
+    """Return the best hits that fit, in order of time.
 
     Args:
         hits: the best first.
         chunks: their frames.
-        newest: shown at the end, if it is not None.
         size: returns the tokens of a chunk.
         room: tokens that there is room for.
     """
-    left = room - (0 if newest is None else size(newest))
     best: list[tuple[Hit, Chunk]] = []
     for hit in hits:
         chunk = chunks.get((hit.start, hit.end))
-        # The newest is shown anyway.
-        needed = 0 if chunk is None or (newest is not None and chunk.start == newest.start) else size(chunk)
-        if chunk is not None and needed <= left:
-            left -= needed
+        if chunk is not None and size(chunk) <= room:
+            room -= size(chunk)
             best.append((hit, chunk))
     best.sort(key=lambda pair: pair[0].start)
-    if not best:
-        return Shown()
-    earlier = [chunk for _, chunk in best if newest is None or chunk.start < newest.start]
-    return Shown((*earlier, *([] if newest is None else [newest])), tuple(hit for hit, _ in best))
+    return Shown(tuple(hit for hit, _ in best), tuple(chunk for _, chunk in best))

@@ -1,6 +1,7 @@
 """One video's stream: ingest chunks, ask questions, see what is still remembered."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import compress, islice
@@ -39,7 +40,6 @@ class VideoSession(Session):
         self._log: list[tuple[int, int, float, float]] = []
         self.index = ChunkIndex()
         """Vectors by which questions find the chunks."""
-        self._newest: Chunk | None = None
 
     def ingest(self, chunk: Chunk) -> None:
         """Let the model see ``chunk``, and compact the cache when that is due.
@@ -56,7 +56,6 @@ class VideoSession(Session):
         self.chunks += 1
         self.frames += len(chunk.frames)
         self.end = chunk.end
-        self._newest = chunk
 
     def remember(self, turns: Sequence[Turn]) -> None:
         """Let questions and answers become part of what the model has seen, after the chunks so far.
@@ -141,7 +140,7 @@ class VideoSession(Session):
         requests = (
             self._request(
                 question,
-                answering(self._id, max_tokens, temperature, seed, logprobs),
+                answering(self._id, max_tokens, temperature, seed, logprobs, self._streamed_at(again.chunks)),
                 (*again.chunks, *_given(also)),
                 dialogue,
                 system,
@@ -212,6 +211,7 @@ class VideoSession(Session):
         max_tokens: int,
     ) -> Generator[None, None, list[Shown]]:
         """Return what each of ``questions`` is shown again. What it finds does not depend on ``system``."""
+        from kvvideo.plugin.history import most_shown
         from kvvideo.plugin.sampling import looking
 
         requests = [self._request(question, looking(self._id or ""), _given(also), dialogue) for question in questions]
@@ -220,16 +220,22 @@ class VideoSession(Session):
         # To look takes a block more than to ask.
         able = [room >= self.engine.block_size for room in rooms]
         found = yield from self._found(compress(requests, able))
-        hits = [wanted(events, min(recall.count, CHUNKS - 2), self._whole_from()) for events in found]
-        newest = None if also is not None else self._newest
-        last = next((row[2:] for row in reversed(self._log) if row[3] > row[2]), None)
-        missing = last if also is None and newest is None else None
-        chunks = fetched(hits, missing, recall.frames)
-        newest = chunks.get(missing) if missing is not None else newest
+        most = min(recall.count, CHUNKS - 1, most_shown(self.stats().live))
+        hits = [wanted(events, most, self._whole_from()) for events in found]
+        chunks = fetched(hits, recall.frames)
         size, best = self.engine.chunk_tokens, iter(hits)
-        return [
-            chosen(next(best) if can else (), chunks, newest, size, room) for can, room in zip(able, rooms, strict=True)
-        ]
+        return [chosen(next(best) if can else (), chunks, size, room) for can, room in zip(able, rooms, strict=True)]
+
+    def _streamed_at(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Return the M-RoPE position at which each of ``chunks`` was streamed; 0 before that of a rebase."""
+        opening = len(self.engine.tokenizer(self._opening).input_ids)
+        starts = [row[2] for row in self._log]
+        found = []
+        for chunk in chunks:
+            row = max(0, bisect_right(starts, chunk.start + 1e-6) - 1)
+            # The first one began with the opening.
+            found.append(max(0, self._log[row][0] + (0 if row else opening)))
+        return found
 
     def _whole_from(self) -> float:
         """Return the moment, in seconds, from which on all that was ingested is held in full."""

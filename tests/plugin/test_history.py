@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvvideo.plugin.history import BASE, HEADER_LENGTH, History, decode, encode
+from kvvideo.plugin.history import BASE, HEADER_LENGTH, History, decode, encode, most_shown
 
-histories = st.builds(History, st.integers(HEADER_LENGTH, 5000), st.integers(0, 2**34))
+positions = st.integers(0, 2**34)
+histories = st.builds(
+    History, st.integers(HEADER_LENGTH + 15, 5000), positions, st.lists(positions, max_size=3).map(tuple)
+)
 ids = st.lists(st.integers(0, 150_000), max_size=200)
 
 
@@ -34,3 +37,6 @@ def test_a_prompt_is_not_mistaken_for_one(prompt: list[int]):
 def test_too_short_a_stream_cannot_carry_it():
     with pytest.raises(ValueError, match="cannot carry"):
         encode(History(HEADER_LENGTH - 1, 5))
+    with pytest.raises(ValueError, match="cannot carry"):
+        encode(History(HEADER_LENGTH + 9, 5, (1, 2)))
+    assert [most_shown(HEADER_LENGTH + extra) for extra in (0, 4, 5, 10, 10_000)] == [0, 0, 1, 2, BASE - 1]
