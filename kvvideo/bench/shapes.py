@@ -72,7 +72,7 @@ def directory(shape: str) -> Path:
     config["vision_config"] |= _VISION | {"out_hidden_size": sizes["hidden_size"]}
     config |= {"dtype": "bfloat16", "tie_word_embeddings": sizes["tie_word_embeddings"]}
     # The bundled model's own, which a model of this size does not share.
-    del config["kvvideo_frame_tokens"]
+    del config["kvvideo_frame_tokens"], config["kvvideo_dialogue"]
     (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return made
 

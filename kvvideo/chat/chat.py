@@ -54,6 +54,7 @@ class Chat:
         self.remember, self.open = remember, load
         self.dialogue = Dialogue()
         self.settings: dict[str, Value] = {setting.name: setting.default for setting in commands.SETTINGS}
+        self.settings["dialogue"] = player.call(lambda playback: playback.engine.knows_dialogue)
         self.file, self.stamp = file, None if file is None else files.stamp(file)
         self.dialogue.adopt(player.call(lambda playback: playback.events))
         self.leaving = False

@@ -119,7 +119,9 @@ class Served:
     def answering(self, engine: Engine, asked: Asked, job: Job) -> Generator[Said | None, None, None]:
         """Yield the answer to one question as its tokens come, and None where the engine must step for it."""
         playback = self.open(engine)
-        turns, system = asked.dialogue, asked.system
+        turns = asked.dialogue if engine.knows_dialogue else ()
+        # A model that makes nothing of a dialogue was not taught instructions either.
+        system = asked.system if engine.knows_dialogue else ""
         prompt = system_text(system) + dialogue_text(turns) + question_text(asked.text)
         count = len(engine.tokenizer(prompt).input_ids)
         at = self.end if asked.at is None else min(asked.at, self.end)

@@ -115,6 +115,11 @@ class Engine:
         return model_files.of_model(path, "" if self.config.load_format != "dummy" else "dummy")
 
     @property
+    def knows_dialogue(self) -> bool:
+        """True if the model makes sense of earlier questions and answers: all do that do not deny it."""
+        return bool(getattr(self._local.hf_config, "kvvideo_dialogue", True))
+
+    @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self._local.tokenizer

@@ -112,6 +112,7 @@ def config() -> Any:
         dtype="float32",
     )
     made.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    made.kvvideo_dialogue = False
     # What kvvideo makes frames as large as, unless told otherwise.
     made.kvvideo_frame_tokens = MAX_PIXELS // (PATCH * MERGE) ** 2
     return made

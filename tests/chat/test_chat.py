@@ -199,7 +199,7 @@ def test_a_question_is_told_what_was_said_before(clip: Path, tmp_path: Path):
         for chunk in read_chunks(str(clip), min_pixels=low, max_pixels=high):
             session.ingest(chunk)
         first = session.ask(LETTER).text
-        then = f"When did the letter {first} appear?"
+        then = "When did it appear?"
         alone, followed = session.ask(then).text, session.ask(then, dialogue=[(LETTER, first)]).text
         twice = session.ask(LETTER, dialogue=[(LETTER, first), (then, followed)]).text
     engine.close()
@@ -323,10 +323,11 @@ def test_answers_come_at_the_moment_stood_at(terminal: Terminal, expected: dict[
 def test_ctrl_c_stops_an_answer_and_not_the_chat(terminal: Terminal):
     terminal.enter("/set max-answer-tokens 1500")
     terminal.expect(r"^max-answer-tokens = 1500")
+    # The bundled model is brief, but for this: tokens without text, and no end of them.
     terminal.enter("What goes on and on?")
-    terminal.expect(r"› What goes on and on\?\n\S+")
+    terminal.expect(r"› What goes on and on\?\n")
     terminal.ctrl_c()
-    terminal.expect(r"› What goes on and on\?\n.+\n(?:.*\n)*?… stopped\n0:30/1:00")
+    terminal.expect(r"› What goes on and on\?\n(?:.*\n)*?… stopped\n0:30/1:00")
     terminal.enter("/set max-answer-tokens 20")
     terminal.expect(r"^max-answer-tokens = 20")
 

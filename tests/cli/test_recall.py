@@ -425,15 +425,13 @@ def test_a_chat_looks_wherever_it_stands(
     )
     early, late, end = in_words(wanted)
     assert {answer == COLOUR for _, answer, _ in (early, late, end)} == {recall > 0}
-    # What was found before would be found by a question that follows it, too.
-    alone = "/set dialogue off"
-    lines = [alone, QUESTION, f"/at 1:30 {QUESTION}", "/seek 1:10", QUESTION, "/save here", "/seek 1:30", QUESTION]
+    lines = [QUESTION, f"/at 1:30 {QUESTION}", "/seek 1:10", QUESTION, "/save here", "/seek 1:30", QUESTION]
     lines += ["/play", QUESTION, "/load here.kvv", QUESTION]
     words = (*SMALL, *STRATEGY, "--recall", recall, "--checkpoint-every", "20s")
     done = chatted(capfd, "clip.mp4", *words, lines=lines)
     assert done.returncode == 0, done.stderr
     assert turns(done.stdout) == [end, late, early, late, end, end]
-    again = chatted(capfd, "here.kvv", "--recall", recall, "--paused", lines=[alone, QUESTION, "/play", QUESTION])
+    again = chatted(capfd, "here.kvv", "--recall", recall, "--paused", lines=[QUESTION, "/play", QUESTION])
     # A memory ends with a whole chunk.
     loaded, last = turns(again.stdout)
     assert loaded[:2] == ("1:08", early[1])

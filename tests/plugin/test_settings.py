@@ -142,10 +142,11 @@ def test_the_pool_is_what_its_sessions_need(engine_for: EngineFor, model_dir: st
 
 
 def test_the_bundled_model_says_what_it_cannot(engine_for: EngineFor):
-    """In its configuration: it was never shown a frame of more than 16 tokens."""
+    """In its configuration: it repeats what it said at other moments, and never saw a frame of more than 16 tokens."""
     from kvvideo.session.prediction import frame_pixels
 
     engine = engine_for("streaming")
+    assert not engine.knows_dialogue
     assert frame_pixels(engine.config) == (4 * 28**2, 16 * 28**2)
 
 
