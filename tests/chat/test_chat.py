@@ -199,7 +199,7 @@ def test_a_question_is_told_what_was_said_before(clip: Path, tmp_path: Path):
         for chunk in read_chunks(str(clip), min_pixels=low, max_pixels=high):
             session.ingest(chunk)
         first = session.ask(LETTER).text
-        then = "When did it appear?"
+        then = "When did it first appear?"
         alone, followed = session.ask(then).text, session.ask(then, dialogue=[(LETTER, first)]).text
         twice = session.ask(LETTER, dialogue=[(LETTER, first), (then, followed)]).text
     engine.close()
