@@ -58,7 +58,7 @@ ONLY_PARSED = {
     r"kvvideo batch .*--executor ray.*": "needs a Ray cluster: tests/batch/test_ray.py",
     r"kvvideo serve .*|vllm serve .*": "is a server: examples/serve.py, tests/serve; vLLM's parser reads its arguments",
     r"kvvideo doctor.*": "looks at this machine for seconds: tests/doctor; the names of checks are looked up",
-    r"kvvideo bench memory (?!--from).*": "measures for an hour, or a model that is not here: tests/bench/test_memory.py",
+    r"kvvideo bench memory (?!--from).*": "measures for an hour: tests/bench/test_memory.py",
     r"kvvideo samples make .*-[24]m.*": "as the clip of one minute, only longer",
     r"python -m kvvideo\.tiny\.training\.train .*": "trains for minutes; its own parser reads its arguments",
     r"printf .*": "is the shell's own; kvvideo chat is fed with what it prints",
