@@ -301,28 +301,30 @@ class SessionScheduler(Scheduler):
         if self.config is not None and FORK_OF in extra and request.request_id not in self.requests:
             try:
                 marks = layout.LOOKS if extra.get(LOOKS) else layout.FORK
-                self._fork(request, self._idle(str(extra[FORK_OF])), marks, tuple(extra.get(SHOWN_AT, ())))
+                self._fork(request, self._idle(str(extra[FORK_OF])), marks, extra.get(SHOWN_AT, []))
             except EngineError as error:
                 # Anyone may send such a request to a server; raising here would end the engine with it.
                 logger.warning("question %s is refused: %s", request.request_id, error)
                 self._refused.append(request.request_id)
         super().add_request(request)
 
-    def _fork(self, request: Request, session: Request, marks: int, shown_at: tuple[int, ...]) -> None:
+    def _fork(self, request: Request, session: Request, marks: int, shown_at: Any) -> None:
         """Let ``request`` go on where ``session`` stands, on the session's own blocks, behind so many null blocks.
 
         Its first chunks get the positions ``shown_at``.
 
         Raises:
-            EngineError: if no block is free for the half-filled last one.
+            EngineError: if no block is free for the half-filled last one, or ``shown_at`` are no positions of the past.
         """
         self._fold(session)
         live = session.num_computed_tokens
+        past = self._pasts[session.request_id]
+        if not isinstance(shown_at, list) or not all(type(at) is int and 0 <= at < past.position for at in shown_at):
+            raise EngineError(f"{SHOWN_AT}: {shown_at!r} is no list of positions below {past.position}")
         self.manager.share(session.request_id, request.request_id, live, marks)
         self._forks[request.request_id] = session.request_id
-        past = self._pasts[session.request_id]
         length = marks * self.manager.block_size + live
-        ids = history.encode(History(length, past.position, shown_at[: history.most_shown(length)]))
+        ids = history.encode(History(length, past.position, tuple(shown_at[: history.most_shown(length)])))
         request.mm_features = [
             replace(f, mm_position=replace(f.mm_position, offset=f.mm_position.offset + len(ids)))
             for f in request.mm_features

@@ -228,6 +228,8 @@ class VideoSession(Session):
 
     def _streamed_at(self, chunks: Sequence[Chunk]) -> list[int]:
         """Return the M-RoPE position at which each of ``chunks`` was streamed; 0 before that of a rebase."""
+        if not chunks:
+            return []
         opening = len(self.engine.tokenizer(self._opening).input_ids)
         starts = [row[2] for row in self._log]
         found = []

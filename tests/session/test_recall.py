@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from kvvideo.compression.config import SHOWN_AT
 from kvvideo.errors import EngineError
 from kvvideo.plugin.inspect import take_sum
+from kvvideo.plugin.sampling import answering
 from kvvideo.prompt import OPENING, VIDEO, chunk_text, question_text
 from kvvideo.session import Answer, Engine, Recall, VideoSession
 from kvvideo.session.index import Found
@@ -363,6 +365,23 @@ def test_a_question_about_a_session_that_is_not_there_is_refused_alone(engine_fo
         assert engine.take(lost).outputs[0].finish_reason == "error"
         assert engine.queries(lost) is None
         engine.forget(lost)
+
+
+@pytest.mark.parametrize("shown_at", ["ab", [-1], [10**9], [0.5]])
+def test_chunks_that_were_streamed_nowhere_are_refused_alone(engine_for: EngineFor, shown_at: Any) -> None:
+    engine, chunks = engine_for("streaming"), clips(10)
+    with VideoSession(engine) as session:
+        for chunk in chunks:
+            session.ingest(chunk)
+        expected = session.ask(QUESTION, **OPTIONS)
+        params = answering(session._id, 3, 0.0, None, False)
+        assert params.extra_args is not None
+        params.extra_args[SHOWN_AT] = shown_at
+        prompt = engine.prompt(chunk_text(chunks[0].start) + question_text(QUESTION), chunks[0])
+        stray = engine.ask(engine.process(engine.new_id("question"), prompt, params))
+        assert said([session.ask(QUESTION, **OPTIONS)]) == said([expected])
+        assert engine.take(stray).outputs[0].finish_reason == "error"
+        engine.forget(stray)
 
 
 def test_a_session_that_is_lost_while_it_looks_says_so(engine_for: EngineFor) -> None:
