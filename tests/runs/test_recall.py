@@ -96,13 +96,13 @@ def test_python_looks_at_a_pipe_from_what_is_kept(
 
 
 def test_room_is_for_all_that_one_question_is_shown() -> None:
-    """So many chunks of frames, at their own size or closer, and the newest; without recall nothing changes."""
+    """So many chunks of frames, at their own size or closer; without recall nothing changes."""
     config = EngineConfig(model="tiny")
     sizes: dict[str, Any] = {"fps": 2.0, "chunk_seconds": 4.0, "max_pixels": 10 * 28**2}
-    assert Looking(1).room_in(config, **sizes) == replace(config, again_tokens=2 * (4 * 10 + 32))
-    assert Looking(4).room_in(config, **sizes) == replace(config, again_tokens=5 * (4 * 10 + 32))
+    assert Looking(1).room_in(config, **sizes) == replace(config, again_tokens=4 * 10 + 32)
+    assert Looking(4).room_in(config, **sizes) == replace(config, again_tokens=4 * (4 * 10 + 32))
     closer = Looking(4, frame_tokens=30).room_in(config, **sizes)
-    assert closer.again_tokens == 4 * (4 * 30 + 32) + 4 * 10 + 32
+    assert closer.again_tokens == 4 * (4 * 30 + 32)
     assert OFF.room_in(config, **sizes) == replace(config, index=False)
 
 
