@@ -1,11 +1,9 @@
 """Clips of the synthetic worlds as streams of chunks, drawn as they are needed; ten hours need not be held."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from kvvideo.errors import ConfigError
@@ -24,7 +22,7 @@ HELD = 256
 """Chunks of a clip that stay drawn: a clip of 10 minutes is drawn once for all who stream it. Our choice."""
 
 
-class Clip(ABC):
+class Clip:
     """A clip whose every slot of four seconds is a chunk; an ``Again`` as well.
 
     Args:
@@ -34,7 +32,10 @@ class Clip(ABC):
 
     Attributes:
         seed: as above.
+        drawn: the world's own clip.
     """
+
+    drawn: world.Clip | scenery.Film
 
     def __init__(self, seed: int, slots: int, size: tuple[int, int]) -> None:
         self.seed = seed
@@ -49,10 +50,6 @@ class Clip(ABC):
         """Return the chunks that begin with each stretch."""
         return [self.chunk(min(int(start / world.SLOT + 1e-6), self._slots - 1)) for start, _ in stretches]
 
-    @abstractmethod
-    def picture(self, t: float) -> npt.NDArray[np.uint8]:
-        """Return the picture at ``t`` seconds, ``uint8 [height, width, 3]``."""
-
     def words(self, _number: int) -> str:
         """Return what is said in a chunk."""
         return ""
@@ -60,35 +57,30 @@ class Clip(ABC):
     def _chunk(self, number: int) -> Chunk:
         start, (height, width) = number * world.SLOT, self._size
         times = tuple(start + i / FPS for i in range(round(world.SLOT * FPS)))
-        pictures = (Image.fromarray(self.picture(t)) for t in times)
+        pictures = (Image.fromarray(self.drawn.frame(t)) for t in times)
         small = [np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)) for picture in pictures]
         return Chunk(np.stack(small), times, start, start + world.SLOT, FPS, self.words(number))
 
 
 class LettersClip(Clip):
-    """A clip of the letters' world, with as many of the 26 letters as fit, each shown once; ``drawn`` is the clip."""
+    """A clip of the letters' world, with as many of the 26 letters as fit, each shown once."""
+
+    drawn: world.Clip
 
     def __init__(self, seed: int, slots: int, size: tuple[int, int]) -> None:
         super().__init__(seed, slots, size)
         self.drawn = world.Clip(seed, slots, density=min(0.6, len(world.LETTERS) / slots))
 
-    def picture(self, t: float) -> npt.NDArray[np.uint8]:
-        """Return the picture at ``t`` seconds."""
-        return self.drawn.frame(t)
-
 
 class FilmClip(Clip):
-    """A clip of the film world, lines of speech included; ``drawn`` is the film."""
+    """A clip of the film world, lines of speech included."""
 
+    drawn: scenery.Film
     unseen = False
 
     def __init__(self, seed: int, slots: int, size: tuple[int, int]) -> None:
         super().__init__(seed, slots, size)
         self.drawn = scenery.Film(seed, slots, self.unseen)
-
-    def picture(self, t: float) -> npt.NDArray[np.uint8]:
-        """Return the picture at ``t`` seconds."""
-        return self.drawn.frame(t)
 
     def words(self, number: int) -> str:
         """Return what is said in a chunk."""

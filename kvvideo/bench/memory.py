@@ -17,7 +17,6 @@ from kvvideo.bench.clips import SEEDS, Clip, clip_size, slots_in, world_of
 from kvvideo.bench.intervals import clustered
 from kvvideo.bench.machine import describe
 from kvvideo.bench.probes import Probe, is_right, probes_of
-from kvvideo.bench.uniform import UniformSession
 from kvvideo.compression import load
 from kvvideo.compression.config import CacheConfig
 from kvvideo.errors import KvvideoError
@@ -180,14 +179,14 @@ def _cells(
 ) -> list[Cell]:
     """Stream all clips once; return a cell like ``cell`` for each number of ``recalls``, of which the first is 0."""
     engine.use(cache)
-    cells = [replace(cell, recall=n, right=[*cell.right], asked=[*cell.asked], kinds={}, clips=[]) for n in recalls]
+    cells = [Cell(cell.strategy, cell.share, cell.max_tokens, n) for n in recalls]
     ingesting, count = 0.0, 0
     for number, clip in enumerate(clips, 1):
         on_progress(f"{cell.strategy} at {cell.share:.0%}: clip {number} of {len(clips)}")
         probes = probes_of(clip)
         for own in cells:
             own.clips.append([0, 0])
-        with (UniformSession if cell.strategy == uniform.NAME else open_session)(engine) as session:
+        with (uniform.UniformSession if cell.strategy == uniform.NAME else open_session)(engine) as session:
             for index in range(len(clip)):
                 chunk = clip.chunk(index)
                 began = time.perf_counter()

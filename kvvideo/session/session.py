@@ -231,10 +231,9 @@ class VideoSession(Session):
         if not chunks:
             return []
         opening = len(self.engine.tokenizer(self._opening).input_ids)
-        starts = [row[2] for row in self._log]
         found = []
         for chunk in chunks:
-            row = max(0, bisect_right(starts, chunk.start + 1e-6) - 1)
+            row = max(0, bisect_right(self._log, chunk.start + 1e-6, key=lambda row: row[2]) - 1)
             # The first one began with the opening.
             found.append(max(0, self._log[row][0] + (0 if row else opening)))
         return found

@@ -89,10 +89,13 @@ def draw_script(seed: int, slots: int) -> film.Script:
 
 def srt(script: film.Script) -> str:
     """Return the lines of ``script`` as SubRip, each for the whole of its slot."""
-    return "".join(
-        f"{number}\n{_stamp(slot * world.SLOT)} --> {_stamp((slot + 1) * world.SLOT)}\n{line.text}\n\n"
-        for number, (slot, line) in enumerate(sorted(script.lines.items()), 1)
-    )
+    import pysubs2
+
+    made = pysubs2.SSAFile()
+    for slot, line in sorted(script.lines.items()):
+        times = pysubs2.make_time(s=slot * world.SLOT), pysubs2.make_time(s=(slot + 1) * world.SLOT)
+        made.append(pysubs2.SSAEvent(*times, text=line.text))
+    return made.to_string("srt")
 
 
 def ask(rng: np.random.Generator, script: film.Script, count: int) -> list[world.Question]:
@@ -142,12 +145,6 @@ def encode(
 
 def _slots(minutes: float) -> int:
     return max(1, round(minutes * 60 / world.SLOT))
-
-
-def _stamp(seconds: float) -> str:
-    """Return the time of a subtitle in SubRip."""
-    minutes, second = divmod(round(seconds), 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d},000"
 
 
 def _write(

@@ -124,6 +124,11 @@ def feed_chunk(stream: Stream, chunk: Chunk, first: bool) -> None:
     stream.feed(stream.model.tokens(text, chunk.frames, chunk.fps))
 
 
+def position_of_next(stream: Stream) -> int:
+    """Return where the next chunk of ``stream`` begins: its first one comes after the opening."""
+    return stream.next or len(stream.model.tokens(OPENING).embeddings)
+
+
 def check_answer(stream: Stream, question: str, answer: Answer, also: Chunk | None = None) -> None:
     asked = stream.fork()
     if also is not None:

@@ -12,7 +12,7 @@ from kvvideo.compression.config import SHOWN_AT
 from kvvideo.errors import EngineError
 from kvvideo.plugin.inspect import take_sum
 from kvvideo.plugin.sampling import answering
-from kvvideo.prompt import OPENING, VIDEO, chunk_text, question_text
+from kvvideo.prompt import VIDEO, chunk_text, question_text
 from kvvideo.session import Answer, Engine, Recall, VideoSession
 from kvvideo.session.index import Found
 from kvvideo.session.recall import chosen, wanted
@@ -20,7 +20,7 @@ from kvvideo.types import Chunk, Hit
 from tests.conftest import EngineFor
 from tests.helpers.engines import BUDGET, MAX_TOKENS, add, clip, clips
 from tests.helpers.reference import Model, Stream
-from tests.plugin.test_reference import check_generated, feed_chunk, stream_of
+from tests.plugin.test_reference import check_generated, feed_chunk, position_of_next, stream_of
 
 QUESTION = "Where was the red ball when it all began?"
 OTHERS = ["What is it?", "Which letter was shown, and in which corner?"]
@@ -198,7 +198,7 @@ def test_the_reference_says_the_same_of_what_was_shown(
         seen, streamed_at = [0], {}
         for index, chunk in enumerate(chunks[:-1]):
             session.ingest(chunk)
-            streamed_at[chunk.start] = stream.next or len(reference.tokens(OPENING).embeddings)
+            streamed_at[chunk.start] = position_of_next(stream)
             feed_chunk(stream, chunk, first=index == 0)
             seen.append(stream.seen)
         options: dict[str, Any] = {"also": chunks[-1].until(chunks[-1].times[3])} if also else {}

@@ -25,7 +25,7 @@ from kvvideo.video.cues import Subtitles
 from tests.conftest import EngineFor
 from tests.helpers.engines import clip, clips
 from tests.helpers.reference import Model
-from tests.plugin.test_reference import feed_chunk, stream_of
+from tests.plugin.test_reference import feed_chunk, position_of_next, stream_of
 from tests.session.test_recall import OPTIONS, QUESTION, Frames, check_shown, said, same_memory
 
 LONG = "It was the best of times, it was the worst of times, it was the age of wisdom and of foolishness. " * 4
@@ -140,7 +140,7 @@ def test_what_is_shown_again_has_its_words(engine_for: EngineFor, reference: Mod
     with VideoSession(engine) as session:
         for index, chunk in enumerate(chunks):
             session.ingest(chunk)
-            streamed_at[chunk.start] = stream.next or len(reference.tokens(OPENING).embeddings)
+            streamed_at[chunk.start] = position_of_next(stream)
             feed_chunk(stream, chunk, first=index == 0)
         answer = session.ask(QUESTION, recall=Recall(3, Frames(chunks)), **OPTIONS)
     shown = [chunk for chunk in chunks if (chunk.start, chunk.end) in {(h.start, h.end) for h in answer.looked_at}]

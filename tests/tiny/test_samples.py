@@ -28,7 +28,7 @@ from tests.helpers.commands import command, kvvideo
 JOBS = [json.loads(line) for line in (SAMPLES / "jobs.jsonl").read_text().splitlines()]
 FILM = next(job for job in JOBS if job["id"] == "film-2m")
 SEED = 23
-"""Of the bundled film."""
+"""Seed of the bundled film."""
 
 
 def answers(
